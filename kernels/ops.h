@@ -1,0 +1,191 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/status.h"
+#include "base/tensor.h"
+#include "kernels/sampling.h"
+
+// One table of launches, complete for every backend and chosen once at start. All pointers in the
+// argument structs are device memory unless marked host. A launch is queued on the device's single
+// stream and may return before it has run; launches run in order. No launch allocates.
+// Nothing here assumes a CPU.
+
+namespace skein {
+
+// The memory and the stream of one rank. Single-owner: the executor thread.
+class Device {
+ public:
+  virtual ~Device() = default;
+};
+
+struct DeviceConfig {
+  int index = 0;        // GPU ordinal; unused on CPUs
+  int threads = 1;      // CPU worker threads of this rank, the calling one included
+  bool pin_threads = false;
+  int first_core = 0;   // thread i is pinned to core first_core + i
+};
+
+// A ragged batch of one step: row r is one sequence, its queries are tokens
+// [query_begin[r], query_begin[r + 1]) of the step, at consecutive positions.
+struct StepView {
+  int rows = 0;
+  int tokens = 0;
+  const int32_t* token_ids = nullptr;    // (tokens)
+  const int32_t* positions = nullptr;    // (tokens), also the KV index that the token is stored at
+  const int32_t* query_begin = nullptr;  // (rows + 1)
+  const int32_t* slots = nullptr;        // (rows) index into block tables and slot state
+};
+
+// Per-slot state that outlives a step, so that a step never waits for the host to see a token.
+struct SlotState {
+  int slots = 0;
+  int tokens_max = 0;
+  int32_t* tokens = nullptr;   // (slots, tokens_max): prompt, then generated
+  int32_t* lengths = nullptr;  // (slots): how many of `tokens` are valid
+  SlotSampling* sampling = nullptr;  // (slots)
+};
+
+// One layer's pages of one KV group: [block][kv_head][K or V][token][dim].
+struct KvPages {
+  void* data = nullptr;
+  Format format = Format::kF32;
+  int blocks = 0;
+  int kv_heads = 0;      // of this rank
+  int block_tokens = 0;  // tokens in a block
+  int head_dim = 0;
+  const int32_t* block_table = nullptr;  // (slots, blocks_per_slot); unused entries must not be read
+  int blocks_per_slot = 0;
+};
+
+struct PackArgs {
+  Tensor out;               // from linear_bytes; rows and columns are this rank's slice
+  int64_t first_row = 0;    // where in `out` the first source row goes
+  int64_t row_count = 0;
+  const void* const* source_rows = nullptr;  // host: (row_count) pointers to row-major source rows
+  Format source_format = Format::kF32;       // converted to out.format where they differ
+};
+
+struct GatherArgs {
+  int32_t* token_ids = nullptr;        // out (tokens)
+  int32_t* positions = nullptr;        // out (tokens)
+  StepView step;                       // token_ids and positions unused
+  const int32_t* first_position = nullptr;  // (rows); -1: the slot's length - 1, as known on the device
+  SlotState state;
+};
+
+// state.tokens[slots[i]][positions[i]] = tokens[i]; lengths grow to positions[i] + 1. Negative tokens are
+// skipped (a row that sampled nothing).
+struct StoreTokensArgs {
+  SlotState state;
+  int count = 0;
+  const int32_t* slots = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* tokens = nullptr;
+};
+
+struct EmbedArgs {
+  Tensor out;                // (tokens, hidden) f32
+  const int32_t* token_ids = nullptr;
+  Tensor table;              // (vocabulary slice, hidden), either layout
+  int64_t first_token = 0;   // id of the table's first row; ids outside the slice give zero rows
+};
+
+// residual += x (unless x.data is null), then out = rms_norm(residual) * weight in out.format.
+struct AddNormArgs {
+  Tensor out;       // (tokens, hidden)
+  Tensor residual;  // (tokens, hidden) f32, in place
+  Tensor x;         // (tokens, hidden) f32
+  const float* weight = nullptr;  // (hidden)
+  float epsilon = 0;
+};
+
+// out = x W^T (+ bias). On CPUs the accumulation order of an element depends on columns alone.
+struct LinearArgs {
+  Tensor out;     // (tokens, outputs) f32, row_stride may exceed outputs
+  Tensor x;       // (tokens, inputs) in activation_format(weight.format)
+  Tensor weight;  // (outputs, inputs) packed
+  const float* bias = nullptr;  // (outputs) or null
+};
+
+// Normalises (optional) and rotates q and k in place, then writes k and v to their pages.
+struct RopeAppendArgs {
+  Tensor qkv;  // (tokens, (q_heads + 2 kv_heads) * head_dim) f32: q heads, k heads, v heads
+  StepView step;
+  KvPages pages;
+  int q_heads = 0;
+  const float* cos_sin = nullptr;  // (positions, rotary_dim / 2, 2); pairs are (i, i + rotary_dim / 2)
+  int rotary_dim = 0;
+  const float* q_norm = nullptr;  // (head_dim) or null
+  const float* k_norm = nullptr;
+  float norm_epsilon = 0;
+};
+
+struct AttentionArgs {
+  Tensor out;  // (tokens, q_heads * head_dim) in the format its reader wants
+  Tensor q;    // (tokens, >= q_heads * head_dim) f32, row_stride may exceed it
+  StepView step;
+  KvPages pages;
+  int q_heads = 0;
+  int group_size = 1;    // q heads per KV head of the whole model
+  int group_offset = 0;  // local q head h reads local KV head (h + group_offset) / group_size
+  float scale = 0;
+  int window = 0;        // keys [position - window + 1, position]; 0: no limit
+  const uint64_t* tree_mask = nullptr;  // (tokens): bit j = may see the row's j-th query; null: causal
+};
+
+// out = silu(gate) * up, in out.format.
+struct SiluMulArgs {
+  Tensor out;      // (tokens, n)
+  Tensor gate_up;  // (tokens, 2 n) f32: gate, then up
+};
+
+// out[i] = x[rows[i]].
+struct GatherRowsArgs {
+  Tensor out;  // (count, columns) same format as x
+  Tensor x;
+  const int32_t* rows = nullptr;
+  int count = 0;
+};
+
+struct CopyBlocksArgs {
+  KvPages pages;
+  const int32_t* pairs = nullptr;  // (count, 2): source block, destination block; disjoint
+  int count = 0;
+};
+
+struct Ops {
+  const char* name;
+  Result<std::unique_ptr<Device>> (*open)(const DeviceConfig&);
+
+  // Memory of the device, 64-byte aligned, contents undefined.
+  Result<void*> (*allocate)(Device&, int64_t bytes);
+  void (*release)(Device&, void* data);
+  void (*copy_to_device)(Device&, void* to, const void* from_host, int64_t bytes);
+  void (*copy_to_host)(Device&, void* to_host, const void* from, int64_t bytes);
+  Status (*synchronize)(Device&);  // waits for the stream; an error of any launch before shows here
+
+  // What linear() wants as x for a weight of that format, and the bytes of such an activation.
+  Format (*activation_format)(Format weight);
+  int64_t (*tensor_bytes)(Format, int64_t rows, int64_t columns);  // data and scales together
+  Tensor (*make_tensor)(void* memory, Format, int64_t rows, int64_t columns);
+  int64_t (*linear_bytes)(Format, int64_t rows, int64_t columns);
+  void (*pack_linear)(Device&, const PackArgs&);
+
+  void (*gather)(Device&, const GatherArgs&);
+  void (*store_tokens)(Device&, const StoreTokensArgs&);
+  void (*embed)(Device&, const EmbedArgs&);
+  void (*add_norm)(Device&, const AddNormArgs&);
+  void (*linear)(Device&, const LinearArgs&);
+  void (*rope_append)(Device&, const RopeAppendArgs&);
+  void (*attention)(Device&, const AttentionArgs&);
+  void (*silu_mul)(Device&, const SiluMulArgs&);
+  void (*gather_rows)(Device&, const GatherRowsArgs&);
+  void (*sample)(Device&, const SampleArgs&);
+  void (*copy_blocks)(Device&, const CopyBlocksArgs&);
+};
+
+const Ops& cpu_ops();
+
+}  // namespace skein

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+
+namespace skein {
+
+inline constexpr int kTopLogprobsMax = 20;
+inline constexpr int kLogitBiasMax = 300;
+inline constexpr int kStopTokensMax = 64;
+
+// How one slot samples; plain bytes, so that a plan can carry it and a device can hold it.
+struct SlotSampling {
+  float temperature = 1;         // 0: greedy
+  float top_p = 1;               // (0, 1]
+  float min_p = 0;               // [0, 1]
+  int32_t top_k = 0;             // 0: all
+  float presence_penalty = 0;    // over generated tokens
+  float frequency_penalty = 0;   // over generated tokens
+  float repetition_penalty = 1;  // over prompt and generated tokens
+  int32_t prompt_tokens = 0;     // where generated tokens begin in SlotState::tokens
+  int32_t min_tokens = 0;        // stop_tokens are forbidden before this many generated tokens
+  int32_t top_logprobs = 0;      // how many to report, at most kTopLogprobsMax
+  uint64_t seed = 0;             // random numbers are Philox4x32-10 keyed by (seed, generated index)
+  int32_t bias_count = 0;
+  int32_t stop_count = 0;
+  int32_t bias_tokens[kLogitBiasMax] = {};
+  float bias_values[kLogitBiasMax] = {};
+  int32_t stop_tokens[kStopTokensMax] = {};
+};
+
+// One row of logits to turn into a token or to score.
+struct SampleRow {
+  int32_t slot = 0;
+  int32_t position = 0;  // of the query that made these logits; a sampled token goes to position + 1
+  int32_t score = 0;     // 1: report the log-probability of SlotState token [position + 1], sample nothing
+};
+
+// Log-probabilities are of the raw logits, before penalties, bias and temperature.
+struct SampledToken {
+  int32_t token = -1;      // sampled, or the scored one
+  float logprob = 0;
+  int32_t rank = 0;        // 1 = the likeliest; how many raw logits are >= this token's
+  int32_t top_count = 0;
+  int32_t top_tokens[kTopLogprobsMax] = {};  // falling log-probability, ties by smaller id
+  float top_logprobs[kTopLogprobsMax] = {};
+};
+
+struct SlotState;
+
+// Order per row: log-softmax of the raw logits for the report; repetition, frequency and presence
+// penalties; bias; stop tokens below min_tokens forbidden; token mask; then arg-max (ties: smaller id)
+// if temperature is 0, else temperature, top-k, top-p, min-p (as vLLM) and one uniform number.
+struct SampleArgs {
+  SampledToken* out = nullptr;    // (rows)
+  int32_t* tokens = nullptr;      // (rows) the sampled token, or -1 for a scored row
+  float* logits = nullptr;        // (rows, vocabulary), overwritten
+  int64_t vocabulary = 0;
+  int rows = 0;
+  const SampleRow* row = nullptr;  // (rows)
+  const SlotState* state = nullptr;  // host struct of device pointers
+  const uint32_t* token_mask = nullptr;  // (rows, ceil(vocabulary / 32)), bit set = allowed; or null
+};
+
+}  // namespace skein

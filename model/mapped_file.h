@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace skein {
+
+// A whole file mapped read-only. Movable, single-owner; the bytes are immutable.
+class MappedFile {
+ public:
+  static Result<MappedFile> open(const std::string& path);
+  MappedFile() = default;
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::string_view bytes() const { return {data_, size_}; }
+  // The pages wholly inside that range may leave memory; reading them again reads the file.
+  void drop_pages(const void* begin, size_t bytes) const;
+
+ private:
+  const char* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The file's text, at most `bytes_max`.
+Result<std::string> read_file(const std::string& path, size_t bytes_max);
+
+}  // namespace skein
