@@ -9,7 +9,7 @@ import torch
 import oracle
 
 # The smallest change of a log-probability that a fault must cause.
-MIN_CHANGE = 0.01
+MIN_CHANGE = 0.03
 
 
 @contextlib.contextmanager
@@ -125,6 +125,8 @@ def _configs(model):
         linear = {**wrong, "rope_type": "linear", "factor": rope["factor"]}
         configs["rope_scaling_ignored"] = {"rope_parameters": wrong}
         configs["rope_scaling_linear"] = {"rope_parameters": linear}
+    if not torch.equal(_rebuilt(model).model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq):
+        configs["rope_freqs_ignored"] = {}  # Factors that come from a GGUF file, not the config.
     window = getattr(model.config, "sliding_window", None)
     if window:
         configs["window_ignored"] = {"sliding_window": None}

@@ -87,7 +87,7 @@ def expect(variant, folder):
 def report(name, expected):
     margins = [min(p["greedy"]["margins"]) for p in expected["prompts"]]
     print(f"{name}: top {expected['mean_top_probability']}, noise {expected['float32_noise']}, "
-          f"least margin {min(margins):.3f}\n  faults {expected.get('faults')}", flush=True)
+          f"least margin {min(margins):.3f}\n  faults {expected['faults']}", flush=True)
 
 
 def main(out, names):

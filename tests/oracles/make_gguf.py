@@ -12,6 +12,7 @@ import transformers as hf
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import quantize
 
+import faults
 import gguf_model
 import make_checkpoints
 import oracle
@@ -186,6 +187,7 @@ def expect(variant, folder, model, path):
         "weights": variant.type.name,
         "mean_top_probability": round(likeliest, 3),
         "float32_noise": oracle.float32_noise(read, prompts),
+        "faults": faults.changes(read, prompts),
         "prompts": [oracle.record_prompt(read, p, 1 if len(p) <= 33 else 10) for p in prompts],
     }
 

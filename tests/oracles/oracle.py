@@ -10,6 +10,8 @@ GREEDY_TOKENS = 16
 TOP = 5
 # A greedy step counts as reproducible only if the best token leads by more than this.
 MIN_MARGIN = 0.02
+# A continuation of fewer different tokens than this proves little.
+MIN_DISTINCT = 4
 
 torch.set_num_threads(2)
 transformers.logging.set_verbosity_error()
@@ -152,14 +154,15 @@ def float32_noise(model, prompts):
 
 
 def random_prompt(model, length, seed):
-    """Random ids whose greedy continuation has no near tie."""
+    """Random ids whose greedy continuation has no near tie and is no mere repetition."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(200):
         shape = (length,)
         tokens = torch.randint(model.config.vocab_size, shape, generator=generator).tolist()
-        if min(greedy(model, tokens)[2]) > MIN_MARGIN:
+        chosen, _, margins = greedy(model, tokens)
+        if min(margins) > MIN_MARGIN and len(set(chosen)) >= MIN_DISTINCT:
             return tokens
-    raise RuntimeError(f"no prompt of {length} tokens has a greedy continuation without ties")
+    raise RuntimeError(f"no prompt of {length} tokens has a usable greedy continuation")
 
 
 def versions():

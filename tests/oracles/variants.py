@@ -1,4 +1,4 @@
-"""The model variants: one Hugging Face folder each, chosen so that a fault has somewhere to show."""
+"""The Hugging Face variants, chosen so that a fault of each kind has somewhere to show."""
 
 import dataclasses
 

@@ -13,11 +13,12 @@ RESIDUAL = 0.06
 TOP_PROBABILITY = 0.3
 
 
-def _spread(name, shape):
+def _spread(name, shape, tied):
     """Standard deviation of a random tensor, by its role in the model."""
     fan_in = shape[-1] ** 0.5
     if "embed_tokens" in name:
-        return RESIDUAL
+        # Tied and as large as the layers' outputs, it would make every token predict itself.
+        return 0.3 * RESIDUAL if tied else RESIDUAL
     if name.endswith(("q_proj.bias", "k_proj.bias")):
         return 0.5
     if name.endswith(("o_proj.bias", "down_proj.bias")):
@@ -41,7 +42,8 @@ def randomize(model, seed):
         if name.endswith("norm.weight"):
             tensor.copy_(1.0 + 0.25 * noise)
         else:
-            tensor.copy_(noise * _spread(name, tensor.shape))
+            spread = _spread(name, tensor.shape, model.config.tie_word_embeddings)
+            tensor.copy_(noise * spread)
 
 
 @torch.no_grad()

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+// Open MPI, used by one thread per rank and only while a replica starts and ends: traffic within a node goes through
+// shared memory (comm/communicator.h), so that nobody waits inside MPI.
+
+namespace skein {
+
+// MPI_Init to MPI_Finalize. Single-owner: the executor thread.
+class MpiSession {
+ public:
+  static Result<std::unique_ptr<MpiSession>> start();
+  ~MpiSession();
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  bool one_node() const { return one_node_; }  // every rank shares this rank's memory
+
+  // Rank 0's bytes, on every rank. Collective.
+  std::string broadcast(std::string bytes);
+  // Every rank's value, by rank. Collective.
+  std::vector<int64_t> all_gather(int64_t value);
+  void barrier();
+
+ private:
+  MpiSession() = default;
+  int rank_ = 0;
+  int size_ = 1;
+  bool one_node_ = true;
+};
+
+}  // namespace skein

@@ -1,0 +1,67 @@
+#include "comm/wire.h"
+
+#include <gtest/gtest.h>
+
+namespace skein {
+namespace {
+
+TEST(Wire, RequestSurvivesTheRoundTrip) {
+  GenerationRequest request;
+  request.id = 7;
+  request.epoch = 3;
+  request.tokens = {1, 2, 3, 4};
+  request.prompt_tokens = 3;
+  request.choices = 2;
+  request.sampling.temperature = 0.5f;
+  request.sampling.seed = ~uint64_t{0};
+  request.sampling.top_logprobs = -1;
+  request.sampling.stop_tokens = {9, 10};
+  request.sampling.logit_bias = {{5, -100.0f}};
+  request.cache_salt = std::string("a\0b", 3);
+  const auto frame = decode_frame(encode_frame(request));
+  ASSERT_TRUE(frame.ok()) << frame.status().message();
+  const auto& back = std::get<GenerationRequest>(*frame);
+  EXPECT_EQ(back.id, 7u);
+  EXPECT_EQ(back.epoch, 3u);
+  EXPECT_EQ(back.tokens, request.tokens);
+  EXPECT_EQ(back.prompt_tokens, 3);
+  EXPECT_EQ(back.choices, 2);
+  EXPECT_EQ(back.sampling.seed, request.sampling.seed);
+  EXPECT_EQ(back.sampling.top_logprobs, -1);
+  EXPECT_EQ(back.sampling.stop_tokens, request.sampling.stop_tokens);
+  EXPECT_EQ(back.sampling.logit_bias, request.sampling.logit_bias);
+  EXPECT_EQ(back.cache_salt, request.cache_salt);
+}
+
+TEST(Wire, TokensSurviveTheRoundTrip) {
+  TokenFrame tokens;
+  tokens.request = 1;
+  tokens.first_index = 12;
+  tokens.tokens = {5, 6};
+  tokens.logprobs = {{.token = 5, .logprob = -1.5f, .rank = 1, .top = {{5, -1.5f}, {8, -2.0f}}},
+                     {.token = 6, .logprob = -0.5f, .rank = 2, .top = {}}};
+  tokens.finish = FinishReason::kLength;
+  const auto frame = decode_frame(encode_frame(tokens));
+  ASSERT_TRUE(frame.ok());
+  const auto& back = std::get<TokenFrame>(*frame);
+  EXPECT_EQ(back.tokens, tokens.tokens);
+  ASSERT_EQ(back.logprobs.size(), 2u);
+  EXPECT_EQ(back.logprobs[0].top, tokens.logprobs[0].top);
+  EXPECT_EQ(back.finish, FinishReason::kLength);
+}
+
+TEST(Wire, RefusesFramesThatContradictThemselves) {
+  GenerationRequest request;
+  request.tokens = {1};
+  request.prompt_tokens = 2;
+  EXPECT_FALSE(decode_frame(encode_frame(request)).ok());
+  TokenFrame tokens;
+  tokens.tokens = {1, 2};
+  tokens.logprobs = {{}};
+  EXPECT_FALSE(decode_frame(encode_frame(tokens)).ok());
+  EXPECT_FALSE(decode_frame("").ok());
+  EXPECT_FALSE(decode_frame("garbage").ok());
+}
+
+}  // namespace
+}  // namespace skein
