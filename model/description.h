@@ -20,6 +20,8 @@ struct RopeSpec {
   double low_freq_factor = 1;   // llama3
   double high_freq_factor = 4;  // llama3
   int original_context = 8192;  // llama3
+  // GGUF's rope_freqs.weight: what each of the rotary_dim / 2 frequencies is divided by; empty: nothing.
+  std::vector<float> frequency_divisors = {};
 };
 
 // Layers whose KV pages have one shape and lifetime; each group has its own block tables.

@@ -7,7 +7,8 @@
 
 namespace skein {
 
-// A whole file mapped read-only. Movable, single-owner; the bytes are immutable.
+// A whole file mapped read-only. Movable, single-owner; the bytes are immutable. The file must not be truncated
+// while it is mapped: reading a page that is gone raises SIGBUS. (Replacing it by rename is fine.)
 class MappedFile {
  public:
   static Result<MappedFile> open(const std::string& path);
@@ -17,7 +18,9 @@ class MappedFile {
   ~MappedFile();
 
   std::string_view bytes() const { return {data_, size_}; }
+  bool contains(const void* address) const;
   // The pages wholly inside that range may leave memory; reading them again reads the file.
+  // Requires: the range lies within bytes().
   void drop_pages(const void* begin, size_t bytes) const;
 
  private:

@@ -1,10 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "base/request.h"
@@ -18,10 +16,10 @@ struct BatcherConfig {
   int slots = 64;               // sequences that can run at once (max_num_seqs)
   int step_tokens_max = 512;    // token budget of a step (max_num_batched_tokens)
   int sequence_tokens_max = 0;  // prompt + generated, per sequence (max_model_len)
+  int vocabulary = 0;           // token ids are below
   int lanes = 1;                // pipeline stages
   int lane_steps_max = 2;       // steps in flight per lane; 2 plans the next while one runs
   int waiting_max = 1024;       // requests that may wait for admission
-  bool prefix_caching = true;
 };
 
 struct BatcherStats {
@@ -35,12 +33,14 @@ struct BatcherStats {
   double kv_usage = 0;           // share of blocks that running sequences hold
 };
 
-// All scheduling and block state of a replica. Single-owner: the leader's batcher thread. Pure: no clock, no I/O.
+// All scheduling and block state of a replica. Single-owner: the leader's batcher thread. Pure:
+// no clock, no I/O.
 //
-// There is no prefill or decode phase: each sequence's computed-token count catches up with its token count
-// under a token budget, sequences that need one token first.
+// There is no prefill or decode phase: each sequence's computed-token count catches up with its
+// token count under a token budget, sequences that need one token first.
 class Batcher {
  public:
+  // Requires: config's numbers are positive, cache is there.
   Batcher(const BatcherConfig& config, std::unique_ptr<KvCache> cache);
   ~Batcher();
 
@@ -51,8 +51,8 @@ class Batcher {
 
   // The next step, or nothing if no work is ready or enough steps are in flight.
   std::optional<StepPlan> plan();
-  // Results come in the order of the plans.
-  void complete(const StepResult& result);
+  // Results come in the order of the plans; one that fits no plan is an error of the replica.
+  Status complete(const StepResult& result);
   // Frames made since the last call, in order.
   std::vector<TokenFrame> take_frames();
 

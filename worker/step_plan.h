@@ -44,7 +44,7 @@ struct PlanRow {
 
 // Order of execution: admissions, assignments, copies, rows, samples.
 struct StepPlan {
-  uint64_t step = 0;  // counts up by one
+  uint64_t step = 0;  // counts up by one, from 1
   int32_t lane = 0;   // which of the pipeline's lanes
   bool stop = false;  // the ranks leave their loop; nothing else is set
   std::vector<SlotAdmission> admissions;

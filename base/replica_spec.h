@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/json.h"
+#include "base/status.h"
+
+namespace skein {
+
+// Everything a replica's ranks are told when they start: a JSON file that the agent hands to skein-worker.
+struct ReplicaSpec {
+  uint32_t replica = 0;
+  uint64_t launch = 0;      // which start of that replica
+  std::string coordinator;  // endpoint to register at
+  double lease_seconds = 2; // without a sign of life for so long, the leader ends its replica
+
+  std::string model;               // folder or GGUF file
+  std::string load_format = "auto";  // auto, dummy
+  std::string device = "cpu";        // cpu
+  std::string dtype = "auto";        // auto, float32, bfloat16, float16
+  std::string kv_cache_dtype = "auto";
+  int tensor_parallel_size = 1;
+  int pipeline_parallel_size = 1;
+
+  int context_max = 0;        // prompt + generated tokens of a sequence
+  int slots = 64;             // sequences that run at once
+  int step_tokens_max = 512;  // tokens of one step
+  int waiting_max = 1024;     // requests that wait
+  int block_tokens = 16;      // tokens of a KV block
+  int kv_blocks = 0;          // of every KV group
+  bool prefix_caching = true;
+  std::string cache_key;      // 32 hex digits; keys the prefix cache's hashes
+
+  int threads = 1;       // of each rank
+  bool spin = true;      // there is a core for each thread of each rank
+  int first_core = -1;   // thread t of rank r is pinned to first_core + r * threads + t; -1: not pinned
+
+  int ranks() const { return tensor_parallel_size * pipeline_parallel_size; }
+};
+
+Json to_json(const ReplicaSpec& spec);
+// kInvalidArgument names the key that is missing, unknown or out of range.
+Result<ReplicaSpec> parse_replica_spec(const Json& json);
+
+}  // namespace skein

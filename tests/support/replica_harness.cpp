@@ -1,0 +1,164 @@
+#include "tests/support/replica_harness.h"
+
+#include <algorithm>
+#include <barrier>
+#include <thread>
+
+#include "comm/communicator.h"
+#include "kernels/ops.h"
+#include "model/shard.h"
+#include "worker/executor.h"
+
+namespace skein::testing {
+
+struct ReplicaHarness::State {
+  ReplicaSpec spec;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::vector<ShardPlan> shards;
+  std::unique_ptr<Batcher> batcher;
+  Communicator* leader = nullptr;
+  std::string segment;
+  std::unique_ptr<std::barrier<>> meet;
+  std::vector<std::thread> ranks;
+  uint64_t next_id = 1;
+
+  void run_rank(size_t rank) {
+    const ShardPlan& shard = shards[rank];
+    auto communicator = Communicator::create(
+        {.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank, .pp_rank = shard.pp_rank},
+        {.broadcast =
+             [&](std::string bytes) {
+               if (rank == 0) segment = std::move(bytes);
+               meet->arrive_and_wait();
+               return segment;
+             },
+         .barrier = [&] { meet->arrive_and_wait(); }});
+    CHECK(communicator.ok());
+    auto executor = Executor::create(spec, *checkpoint, shard, cpu_ops(), **communicator);
+    if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
+    CHECK(executor.ok());
+    if (rank == 0) leader = communicator->get();
+    meet->arrive_and_wait();
+    const bool answers = shard.last_stage() && shard.tp_rank == 0;
+    while (true) {
+      const Result<StepPlan> plan = decode_step_plan((*communicator)->receive_plan());
+      CHECK(plan.ok());
+      if (plan->stop) break;
+      const auto result = (*executor)->run(*plan);
+      CHECK(result.ok());
+      if (!answers) continue;
+      std::string bytes;
+      encode(**result, &bytes);
+      (*communicator)->send_result(bytes);
+    }
+    meet->arrive_and_wait();  // the leader's segment stays until everyone has left
+  }
+
+  void send(const StepPlan& plan) {
+    std::string bytes;
+    encode(plan, &bytes);
+    leader->send_plan(bytes);
+  }
+};
+
+ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model) : state_(std::make_unique<State>()) {
+  State& state = *state_;
+  state.spec = spec;
+  state.spec.model = model;
+  auto checkpoint = Checkpoint::open(model, LoadFormat::kAuto);
+  if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
+  CHECK(checkpoint.ok());
+  state.checkpoint = std::move(*checkpoint);
+  auto shards =
+      plan_shards(state.checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size);
+  CHECK(shards.ok());
+  state.shards = std::move(*shards);
+  auto cache = std::make_unique<KvCache>(KvCacheConfig{
+      .groups = std::vector<KvGroupConfig>(state.checkpoint->description().kv_groups.size(),
+                                           {.blocks = spec.kv_blocks, .block_tokens = spec.block_tokens}),
+      .prefix_caching = spec.prefix_caching,
+      .key = {},
+      .model = "harness"});
+  const int lanes = spec.pipeline_parallel_size;
+  state.batcher = std::make_unique<Batcher>(BatcherConfig{.slots = spec.slots,
+                                                          .step_tokens_max = spec.step_tokens_max,
+                                                          .sequence_tokens_max = spec.context_max,
+                                                          .vocabulary = state.checkpoint->description().vocabulary,
+                                                          .lanes = lanes,
+                                                          .lane_steps_max = lanes == 1 ? 2 : 1,
+                                                          .waiting_max = spec.waiting_max},
+                                            std::move(cache));
+  state.meet = std::make_unique<std::barrier<>>(spec.ranks() + 1);
+  // Three meetings of the ranks alone and the harness: broadcast, barrier, ready.
+  for (size_t rank = 0; rank < state.shards.size(); ++rank) {
+    state.ranks.emplace_back([this, rank] { state_->run_rank(rank); });
+  }
+  for (int i = 0; i < 3; ++i) state.meet->arrive_and_wait();
+}
+
+ReplicaHarness::~ReplicaHarness() {
+  StepPlan stop;
+  stop.stop = true;
+  state_->send(stop);
+  state_->meet->arrive_and_wait();
+  for (std::thread& rank : state_->ranks) rank.join();
+}
+
+std::vector<std::vector<ReplicaHarness::Answer>> ReplicaHarness::run(const std::vector<GenerationRequest>& requests) {
+  Batcher& batcher = *state_->batcher;
+  const uint64_t first_id = state_->next_id;
+  std::vector<std::vector<Answer>> answers;
+  size_t open = 0;
+  for (GenerationRequest request : requests) {
+    request.id = state_->next_id++;
+    if (request.prompt_tokens == 0) request.prompt_tokens = static_cast<int32_t>(request.tokens.size());
+    answers.emplace_back(static_cast<size_t>(request.choices));
+    const Status status = batcher.submit(request);
+    if (status.ok()) {
+      open += static_cast<size_t>(request.choices);
+    } else {
+      for (Answer& answer : answers.back()) answer.error = status.message();
+    }
+  }
+  while (open > 0) {
+    while (const std::optional<StepPlan> plan = batcher.plan()) state_->send(*plan);
+    CHECK_GT(batcher.steps_in_flight(), 0);
+    const Result<StepResult> result = decode_step_result(state_->leader->receive_result());
+    CHECK(result.ok());
+    CHECK(batcher.complete(*result).ok());
+    for (TokenFrame& frame : batcher.take_frames()) {
+      Answer& answer = answers[frame.request - first_id][static_cast<size_t>(frame.choice)];
+      answer.tokens.insert(answer.tokens.end(), frame.tokens.begin(), frame.tokens.end());
+      std::ranges::move(frame.logprobs, std::back_inserter(answer.logprobs));
+      std::ranges::move(frame.prompt_logprobs, std::back_inserter(answer.prompt_logprobs));
+      answer.cached_tokens = std::max(answer.cached_tokens, frame.cached_tokens);
+      answer.finish = frame.finish;
+      answer.error = frame.error;
+      if (frame.finish != FinishReason::kNone) --open;
+    }
+  }
+  while (!batcher.idle()) {  // steps that were planned before the last token was known
+    while (const std::optional<StepPlan> plan = batcher.plan()) state_->send(*plan);
+    const Result<StepResult> result = decode_step_result(state_->leader->receive_result());
+    CHECK(batcher.complete(*result).ok());
+  }
+  return answers;
+}
+
+const ModelDescription& ReplicaHarness::model() const { return state_->checkpoint->description(); }
+Batcher& ReplicaHarness::batcher() { return *state_->batcher; }
+
+ReplicaSpec small_spec(int tensor_parallel_size, int pipeline_parallel_size) {
+  ReplicaSpec spec;
+  spec.tensor_parallel_size = tensor_parallel_size;
+  spec.pipeline_parallel_size = pipeline_parallel_size;
+  spec.context_max = 1100;
+  spec.slots = 16;
+  spec.step_tokens_max = 256;
+  spec.block_tokens = 16;
+  spec.kv_blocks = 400;
+  spec.spin = false;
+  return spec;
+}
+
+}  // namespace skein::testing

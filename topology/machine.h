@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace skein {
+
+// What this process may use of the machine it runs on.
+struct Machine {
+  int cores = 1;                 // of its affinity mask and cgroup quota
+  int64_t memory_bytes = 0;      // that can be had now: MemAvailable, or what the cgroup leaves
+  std::string processor;         // "AMD EPYC ...", as the kernel names it
+};
+
+Machine discover_machine();
+
+}  // namespace skein

@@ -1,0 +1,154 @@
+#include "topology/memory.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/checked.h"
+
+namespace skein {
+namespace {
+
+constexpr int kDefaultContextsHeld = 8;       // full-length requests that the default pool holds
+constexpr int64_t kDefaultPoolBytesMax = int64_t{4} << 30;
+constexpr double kDefaultPoolShare = 0.5;     // of what is left after weights and activations
+
+int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }
+
+Format kept_format(Format stored, const std::string& dtype) {
+  if (dtype == "float32") return Format::kF32;
+  if (dtype == "bfloat16") return Format::kBF16;
+  if (dtype == "float16") return Format::kF16;
+  return stored;
+}
+
+Format kv_format(const MemoryRequest& request) {
+  const std::string& name = request.kv_cache_dtype;
+  if (name == "float32" || (name == "auto" && request.dtype == "float32")) return Format::kF32;
+  return Format::kF16;  // as wide as bfloat16
+}
+
+int64_t slice_bytes(const Checkpoint& checkpoint, WeightRole role, int layer, const std::string& dtype, int64_t rows,
+                    int64_t columns) {
+  const Format format = kept_format(checkpoint.weight(role, layer).format, dtype);
+  const int64_t padded = round_up(columns, int64_t{info(format).block_elements});
+  return round_up(rows, int64_t{16}) * row_bytes(format, padded);
+}
+
+RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, const MemoryRequest& request) {
+  const ModelDescription& model = checkpoint.description();
+  const int64_t q = int64_t{shard.q_heads.size()} * model.head_dim;
+  const int64_t kv = int64_t{shard.kv_heads.size()} * model.head_dim;
+  const int64_t mlp = shard.intermediate.size();
+  const auto bytes = [&](WeightRole role, int layer, int64_t rows, int64_t columns) {
+    return slice_bytes(checkpoint, role, layer, request.dtype, rows, columns);
+  };
+  RankMemory memory;
+  for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
+    memory.weights += bytes(WeightRole::kQ, layer, q, model.hidden) + bytes(WeightRole::kK, layer, kv, model.hidden) +
+                      bytes(WeightRole::kV, layer, kv, model.hidden) + bytes(WeightRole::kO, layer, model.hidden, q) +
+                      bytes(WeightRole::kGate, layer, mlp, model.hidden) +
+                      bytes(WeightRole::kUp, layer, mlp, model.hidden) +
+                      bytes(WeightRole::kDown, layer, model.hidden, mlp) + 2 * int64_t{4} * model.hidden;
+    memory.kv_per_token += 2 * kv * element_bytes(kv_format(request));
+  }
+  const int64_t vocabulary = shard.vocabulary.size();
+  if (shard.first_stage()) memory.weights += bytes(WeightRole::kTokenEmbedding, -1, vocabulary, model.hidden);
+  if (shard.last_stage() && !(model.tied_embeddings && shard.first_stage())) {
+    const WeightRole role = model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput;
+    memory.weights += bytes(role, -1, vocabulary, model.hidden);
+  }
+  const int64_t per_token = 4 * int64_t{model.hidden} + q + 2 * kv + 2 * mlp + std::max(q, mlp);
+  memory.activations = int64_t{4} * request.step_tokens_max * per_token;
+  if (shard.last_stage()) memory.activations += int64_t{4} * 32 * (vocabulary + model.vocabulary);
+  return memory;
+}
+
+Status does_not_fit(const std::string& what, int64_t needed, int64_t there, const std::string& remedy) {
+  return resource_exhausted(what + " takes " + readable_bytes(needed) + " but " + readable_bytes(std::max<int64_t>(there, 0)) +
+                            " can be had; " + remedy);
+}
+
+// The pool's size in tokens, before any context is considered.
+int64_t pool_tokens(const MemoryPlan& plan, const MemoryRequest& request, int64_t left, int context) {
+  if (request.kv_bytes_per_rank) {
+    int64_t tokens = INT64_MAX;
+    for (const RankMemory& rank : plan.ranks) {
+      tokens = std::min(tokens, *request.kv_bytes_per_rank / std::max<int64_t>(rank.kv_per_token, 1));
+    }
+    return tokens;
+  }
+  const int64_t share = std::min<int64_t>(kDefaultPoolBytesMax, static_cast<int64_t>(static_cast<double>(left) * kDefaultPoolShare));
+  const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
+  return std::min(wanted, std::max<int64_t>(share, 0) / plan.kv_per_token());
+}
+
+}  // namespace
+
+int64_t MemoryPlan::weights() const {
+  int64_t sum = 0;
+  for (const RankMemory& rank : ranks) sum += rank.weights;
+  return sum;
+}
+
+int64_t MemoryPlan::kv_per_token() const {
+  int64_t sum = 0;
+  for (const RankMemory& rank : ranks) sum += rank.kv_per_token;
+  return sum;
+}
+
+int64_t MemoryPlan::total(int block_tokens) const {
+  int64_t sum = kv_per_token() * kv_blocks * block_tokens;
+  for (const RankMemory& rank : ranks) sum += rank.weights + rank.activations;
+  return sum;
+}
+
+Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards,
+                               const MemoryRequest& request) {
+  const int model_context = checkpoint.description().context_max;
+  MemoryPlan plan;
+  int64_t fixed = 0;
+  for (const ShardPlan& shard : shards) {
+    plan.ranks.push_back(rank_memory(checkpoint, shard, request));
+    fixed += plan.ranks.back().weights + plan.ranks.back().activations;
+  }
+  const int64_t left = request.memory_bytes - fixed;
+  if (left <= 0) {
+    return does_not_fit("the model with its activations", fixed, request.memory_bytes,
+                        "use a smaller or quantised model, fewer replicas, or a smaller max-num-batched-tokens");
+  }
+  if (request.context_max && *request.context_max > model_context) {
+    return invalid_argument("max-model-len " + std::to_string(*request.context_max) + " is more than the " +
+                            std::to_string(model_context) + " tokens that the model was made for; lower it");
+  }
+  const int wanted = request.context_max.value_or(model_context);
+  const int64_t tokens = pool_tokens(plan, request, left, wanted) / request.block_tokens * request.block_tokens;
+  const int64_t needed = round_up(int64_t{wanted}, int64_t{request.block_tokens});
+  if (tokens < needed && request.context_max) {
+    return does_not_fit("a context of " + std::to_string(wanted) + " tokens", needed * plan.kv_per_token(),
+                        tokens * plan.kv_per_token(), "lower max-model-len to " + std::to_string(tokens) + " or raise kv-cache-memory-bytes");
+  }
+  if (tokens < request.block_tokens) {
+    return does_not_fit("the KV cache of a single block", request.block_tokens * plan.kv_per_token(),
+                        tokens * plan.kv_per_token(), "raise kv-cache-memory-bytes or free memory");
+  }
+  if (tokens * plan.kv_per_token() > left) {
+    return does_not_fit("the KV cache that was asked for", tokens * plan.kv_per_token(), left,
+                        "lower kv-cache-memory-bytes");
+  }
+  plan.context_max = static_cast<int>(std::min<int64_t>(wanted, tokens));
+  plan.context_lowered = plan.context_max < model_context;
+  plan.kv_blocks = static_cast<int>(std::min<int64_t>(tokens / request.block_tokens, INT32_MAX));
+  return plan;
+}
+
+std::string readable_bytes(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
+  return text;
+}
+
+}  // namespace skein

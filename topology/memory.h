@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "model/checkpoint.h"
+#include "model/shard.h"
+
+namespace skein {
+
+struct MemoryRequest {
+  int tensor_parallel_size = 1;
+  int pipeline_parallel_size = 1;
+  std::string dtype = "auto";
+  std::string kv_cache_dtype = "auto";
+  int block_tokens = 16;
+  int slots = 64;
+  int step_tokens_max = 512;
+  std::optional<int> context_max;             // asked for; else as much as fits, up to the model's
+  std::optional<int64_t> kv_bytes_per_rank;   // asked for; else chosen
+  int64_t memory_bytes = 0;                   // what this replica may take on this node
+};
+
+struct RankMemory {
+  int64_t weights = 0;
+  int64_t activations = 0;  // and the state of slots
+  int64_t kv_per_token = 0;
+};
+
+struct MemoryPlan {
+  std::vector<RankMemory> ranks;
+  int context_max = 0;
+  int kv_blocks = 0;
+  bool context_lowered = false;  // below what the model was made for
+  int64_t weights() const;
+  int64_t kv_per_token() const;  // over all ranks
+  int64_t total(int block_tokens) const;
+};
+
+// What each rank of a replica takes, by exact tensor shapes and formats, and how many KV blocks it gets. kResourceExhausted
+// has the numbers and what to change.
+Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards,
+                               const MemoryRequest& request);
+
+std::string readable_bytes(int64_t bytes);  // "93.4 MiB"
+
+}  // namespace skein

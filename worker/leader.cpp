@@ -1,0 +1,252 @@
+#include "worker/leader.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <mutex>
+#include <thread>
+#include <variant>
+
+#include "base/bounded_queue.h"
+#include "base/log.h"
+
+namespace skein {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
+constexpr size_t kOutboxFrames = 1 << 20;
+
+using Event = std::variant<GenerationRequest, CancelRequest, StepResult, Stop>;
+
+// Ends the process at once; mpirun then ends the other ranks. For states from which nothing here can be saved.
+[[noreturn]] void abandon(const std::string& reason) {
+  std::fprintf(stderr, "skein-worker: %s\n", reason.c_str());
+  std::fflush(stderr);
+  _exit(1);
+}
+
+// A final frame for each choice.
+std::vector<TokenFrame> refuse(const GenerationRequest& request) {
+  std::vector<TokenFrame> frames(static_cast<size_t>(std::max(request.choices, 1)));
+  for (size_t choice = 0; choice < frames.size(); ++choice) {
+    frames[choice].request = request.id;
+    frames[choice].epoch = request.epoch;
+    frames[choice].choice = static_cast<int32_t>(choice);
+    frames[choice].first_index = static_cast<int32_t>(request.tokens.size()) - request.prompt_tokens;
+    frames[choice].finish = FinishReason::kError;
+    frames[choice].error = "the replica's queue is full; try again later";
+  }
+  return frames;
+}
+
+}  // namespace
+
+struct Leader::State {
+  const ReplicaSpec spec;
+  std::unique_ptr<MessageSocket> socket;  // control thread
+  std::unique_ptr<Batcher> batcher;       // batcher thread
+  Communicator& communicator;
+  RegisterReplica registration;
+
+  BoundedQueue<Event> events;
+  BoundedQueue<Frame> outbox{kOutboxFrames};
+  const int wake_fd;
+  std::mutex stats_mutex;
+  BatcherStats stats;    // guarded by stats_mutex
+  uint64_t steps = 0;    // guarded by stats_mutex
+  Clock::time_point last_sign;  // control thread: of the coordinator
+  std::thread control, batching, results;
+
+  State(const ReplicaSpec& spec, std::unique_ptr<MessageSocket> socket, std::unique_ptr<Batcher> batcher,
+        Communicator& communicator)
+      : spec(spec),
+        socket(std::move(socket)),
+        batcher(std::move(batcher)),
+        communicator(communicator),
+        events(static_cast<size_t>(2 * spec.waiting_max + 4 * spec.slots + 1024)),
+        wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    CHECK_GE(wake_fd, 0);
+  }
+  ~State() { close(wake_fd); }
+
+  void wake_control() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(wake_fd, &one, sizeof one);  // full means already awake
+  }
+
+  void post(Frame frame) {
+    if (!outbox.try_push(std::move(frame))) abandon("the coordinator takes no frames any more");
+  }
+
+  // Batcher thread.
+  void run_batcher() {
+    bool stopping = false;
+    while (!stopping) {
+      send_plans();
+      publish();
+      std::optional<Event> event = events.pop();
+      while (event) {
+        stopping |= handle(std::move(*event));
+        event = events.try_pop();
+      }
+      publish();
+    }
+    StepPlan farewell;
+    farewell.stop = true;
+    std::string bytes;
+    encode(farewell, &bytes);
+    communicator.send_plan(bytes);
+  }
+
+  void send_plans() {
+    std::string bytes;
+    while (const std::optional<StepPlan> plan = batcher->plan()) {
+      bytes.clear();
+      encode(*plan, &bytes);
+      communicator.send_plan(bytes);
+    }
+  }
+
+  bool handle(Event event) {
+    if (auto* request = std::get_if<GenerationRequest>(&event)) {
+      std::vector<TokenFrame> refusals = refuse(*request);
+      if (const Status status = batcher->submit(std::move(*request)); !status.ok()) {
+        for (TokenFrame& refusal : refusals) {
+          refusal.error = status.message();
+          post(std::move(refusal));
+        }
+      }
+    } else if (const auto* cancel = std::get_if<CancelRequest>(&event)) {
+      batcher->cancel(cancel->request, cancel->epoch);
+    } else if (const auto* result = std::get_if<StepResult>(&event)) {
+      // Only a rank that has lost its mind answers for a step that was not asked for.
+      if (const Status status = batcher->complete(*result); !status.ok()) abandon(status.message());
+      std::lock_guard lock(stats_mutex);
+      ++steps;
+    } else {
+      return true;
+    }
+    return false;
+  }
+
+  void publish() {
+    std::vector<TokenFrame> frames = batcher->take_frames();
+    for (TokenFrame& frame : frames) post(std::move(frame));
+    {
+      std::lock_guard lock(stats_mutex);
+      stats = batcher->stats();
+    }
+    if (!frames.empty()) wake_control();
+  }
+
+  void run_results() {
+    while (true) {
+      Result<StepResult> result = decode_step_result(communicator.receive_result());
+      CHECK(result.ok());  // written by this build's encode()
+      if (result->step == kFarewellStep) return;
+      CHECK(events.try_push(std::move(*result)));  // the queue has room for every step in flight
+    }
+  }
+
+  // Control thread.
+  void run_control() {
+    send_or_abandon(registration);
+    Clock::time_point next_status = Clock::now();
+    last_sign = Clock::now();
+    while (true) {
+      if (!take_all()) return;
+      while (std::optional<Frame> frame = outbox.try_pop()) send_or_abandon(*frame);
+      const Clock::time_point now = Clock::now();
+      if (std::chrono::duration<double>(now - last_sign).count() > spec.lease_seconds) {
+        abandon("the coordinator gave no sign of life for its lease: this replica ends");
+      }
+      if (now >= next_status) {
+        send_or_abandon(status());
+        next_status = now + kStatusPeriod;
+      }
+      // Sending may have consumed the socket's edge: look once more before sleeping.
+      if (!take_all()) return;
+      wait_until(next_status);
+    }
+  }
+
+  void wait_until(Clock::time_point deadline) {
+    pollfd fds[2] = {{socket->fd(), POLLIN, 0}, {wake_fd, POLLIN, 0}};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    poll(fds, 2, static_cast<int>(std::max<int64_t>(left, 0)));
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t drained = read(wake_fd, &count, sizeof count);
+  }
+
+  // False when the replica is to stop.
+  bool take_all() {
+    while (std::optional<MessageSocket::Received> received = socket->receive()) {
+      last_sign = Clock::now();
+      if (!take(std::move(*received))) return false;
+    }
+    return true;
+  }
+
+  bool take(MessageSocket::Received received) {
+    if (!received.frame.ok()) {
+      log_warning("frame dropped", {{"cause", received.frame.status().message()}});
+      return true;
+    }
+    Frame& frame = *received.frame;
+    if (auto* request = std::get_if<GenerationRequest>(&frame)) {
+      std::vector<TokenFrame> refusals = refuse(*request);
+      if (!events.try_push(std::move(*request))) {
+        for (const TokenFrame& refusal : refusals) send_or_abandon(refusal);
+      }
+    } else if (const auto* cancel = std::get_if<CancelRequest>(&frame)) {
+      if (!events.try_push(*cancel)) abandon("the replica's queue is full of cancellations");
+    } else if (std::holds_alternative<Stop>(frame)) {
+      CHECK(events.try_push(Stop{}));
+      return false;
+    }
+    return true;  // leases and frames for others need no answer
+  }
+
+  void send_or_abandon(const Frame& frame) {
+    const Status status = socket->send("", frame);
+    if (!status.ok()) abandon("the coordinator takes no frames any more: " + status.message());
+  }
+
+  ReplicaStatus status() {
+    std::lock_guard lock(stats_mutex);
+    return {.launch = spec.launch,
+            .running = static_cast<uint32_t>(stats.running),
+            .waiting = static_cast<uint32_t>(stats.waiting),
+            .preemptions = static_cast<uint64_t>(stats.preemptions),
+            .prefix_queries = static_cast<uint64_t>(stats.prefix_queries),
+            .prefix_hits = static_cast<uint64_t>(stats.prefix_hits),
+            .kv_usage = stats.kv_usage,
+            .steps = steps};
+  }
+};
+
+Leader::Leader(const ReplicaSpec& spec, std::unique_ptr<MessageSocket> socket, std::unique_ptr<Batcher> batcher,
+               Communicator& communicator)
+    : state_(std::make_unique<State>(spec, std::move(socket), std::move(batcher), communicator)) {}
+
+Leader::~Leader() = default;
+
+void Leader::start(const RegisterReplica& registration) {
+  state_->registration = registration;
+  state_->control = std::thread([this] { state_->run_control(); });
+  state_->batching = std::thread([this] { state_->run_batcher(); });
+  state_->results = std::thread([this] { state_->run_results(); });
+}
+
+void Leader::join() {
+  state_->control.join();
+  state_->batching.join();
+  state_->results.join();
+}
+
+}  // namespace skein

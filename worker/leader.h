@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/replica_spec.h"
+#include "base/status.h"
+#include "comm/communicator.h"
+#include "comm/messages.h"
+#include "worker/batcher.h"
+
+namespace skein {
+
+// What rank 0 does beside executing: three threads that join the coordinator to the ranks.
+//   control  owns the socket: requests in, frames and status out, the lease
+//   batcher  owns the Batcher: plans to the ranks, results from the results thread
+//   results  blocks on the last stage's answers
+// Lives from registration until a Stop frame; thread-safe only in what it says.
+class Leader {
+ public:
+  // Takes the socket over. `communicator` must outlive this object.
+  Leader(const ReplicaSpec& spec, std::unique_ptr<MessageSocket> socket, std::unique_ptr<Batcher> batcher,
+         Communicator& communicator);
+  ~Leader();
+
+  // Registers and starts the threads. After a Stop frame every rank gets a stop plan; the executor loop of this rank then
+  // returns, and join() ends the threads.
+  void start(const RegisterReplica& registration);
+  void join();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The step number of the last stage's farewell, which ends the results thread.
+inline constexpr uint64_t kFarewellStep = ~uint64_t{0};
+
+}  // namespace skein

@@ -1,0 +1,193 @@
+// skein-worker SPEC.json: one MPI rank of one replica. Rank 0 is the replica's leader.
+// It ends with one sentence on standard error, "skein-worker: ...", if anything fails.
+
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/replica_spec.h"
+#include "comm/communicator.h"
+#include "comm/mpi.h"
+#include "kernels/ops.h"
+#include "kvcache/kv_cache.h"
+#include "model/checkpoint.h"
+#include "model/mapped_file.h"
+#include "model/shard.h"
+#include "worker/executor.h"
+#include "worker/leader.h"
+
+namespace skein {
+namespace {
+
+constexpr size_t kSpecBytesMax = 1 << 20;
+
+Result<ReplicaSpec> read_spec(const char* path) {
+  ASSIGN_OR_RETURN(const std::string text, read_file(path, kSpecBytesMax));
+  ASSIGN_OR_RETURN(const Json json, parse_json(text));
+  return parse_replica_spec(json);
+}
+
+uint64_t mix(uint64_t hash, std::string_view bytes) {  // FNV-1a
+  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
+  return hash;
+}
+
+// Equal for replicas that give bitwise the same tokens.
+uint64_t numerics_id(const ReplicaSpec& spec, const Checkpoint& checkpoint, const Ops& ops) {
+  uint64_t hash = mix(0xCBF29CE484222325u, std::to_string(checkpoint.fingerprint()));
+  for (const std::string& part :
+       {spec.dtype, spec.kv_cache_dtype, std::to_string(spec.tensor_parallel_size),
+        std::to_string(spec.pipeline_parallel_size), std::string(ops.name), std::string(SKEIN_BUILD)}) {
+    hash = mix(mix(hash, part), "/");
+  }
+  return hash;
+}
+
+// Receives plans until the stop plan. `answers`: this rank sends results.
+Status serve_plans(Executor& executor, Communicator& communicator, bool answers) {
+  std::string bytes;
+  while (true) {
+    ASSIGN_OR_RETURN(const StepPlan plan, decode_step_plan(communicator.receive_plan()));
+    StepResult result{.step = kFarewellStep, .samples = {}};
+    if (!plan.stop) {
+      ASSIGN_OR_RETURN(std::optional<StepResult> answer, executor.run(plan));
+      if (answer) result = std::move(*answer);
+    }
+    if (answers) {
+      bytes.clear();
+      encode(result, &bytes);
+      communicator.send_result(bytes);
+    }
+    if (plan.stop) return {};
+  }
+}
+
+// A step through every rank and every weight before anybody hears that this replica is ready.
+Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec& spec, int kv_groups, int rank,
+               bool answers) {
+  if (rank == 0) {
+    std::string bytes;
+    encode(warm_up_plan(kv_groups), &bytes);
+    communicator.send_plan(bytes);
+  }
+  ASSIGN_OR_RETURN(const StepPlan plan, decode_step_plan(communicator.receive_plan()));
+  ASSIGN_OR_RETURN(const std::optional<StepResult> answer, executor.run(plan));
+  if (!answers) return {};
+  CHECK(answer.has_value());
+  if (answer->samples.at(0).token < 0) {
+    return Status(Code::kCorrupt, "the model \"" + spec.model + "\" produced no finite probabilities: are its weights intact?",
+                  Scope::kReplica);
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Communicator>> join_ranks(const ShardPlan& shard, const ReplicaSpec& spec, MpiSession& mpi) {
+  return Communicator::create(
+      {.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank, .pp_rank = shard.pp_rank,
+       .spin = spec.spin},
+      {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
+       .barrier = [&] { mpi.barrier(); }});
+}
+
+Result<SipKey> parse_cache_key(std::string_view hex) {
+  SipKey key{};
+  bool good = hex.size() == 2 * key.size();
+  for (size_t i = 0; good && i < key.size(); ++i) {
+    const char* begin = hex.data() + 2 * i;
+    const auto [end, error] = std::from_chars(begin, begin + 2, key[i], 16);
+    good = error == std::errc() && end == begin + 2;
+  }
+  if (!good) return invalid_argument("the replica spec's cache_key must be 32 hexadecimal digits");
+  return key;
+}
+
+Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, const ModelDescription& model,
+                                              uint64_t numerics) {
+  ASSIGN_OR_RETURN(const SipKey key, parse_cache_key(spec.cache_key));
+  auto cache = std::make_unique<KvCache>(KvCacheConfig{
+      .groups = std::vector<KvGroupConfig>(model.kv_groups.size(),
+                                           {.blocks = spec.kv_blocks, .block_tokens = spec.block_tokens}),
+      .prefix_caching = spec.prefix_caching,
+      .key = key,
+      .model = std::to_string(numerics)});
+  const int lanes = spec.pipeline_parallel_size;
+  return std::make_unique<Batcher>(BatcherConfig{.slots = spec.slots,
+                                                 .step_tokens_max = spec.step_tokens_max,
+                                                 .sequence_tokens_max = spec.context_max,
+                                                 .vocabulary = model.vocabulary,
+                                                 .lanes = lanes,
+                                                 .lane_steps_max = lanes == 1 ? 2 : 1,
+                                                 .waiting_max = spec.waiting_max},
+                                   std::move(cache));
+}
+
+Status run(const char* spec_path) {
+  const auto started = std::chrono::steady_clock::now();
+  ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path));
+  ASSIGN_OR_RETURN(const std::unique_ptr<MpiSession> mpi, MpiSession::start());
+  if (mpi->size() != spec.ranks()) {
+    return invalid_argument("mpirun started " + std::to_string(mpi->size()) + " ranks where the plan has " +
+                            std::to_string(spec.ranks()));
+  }
+  if (!mpi->one_node()) {
+    return unsupported("the ranks of a replica must share one node's memory in this version: place it on one node");
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
+                   Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
+  ASSIGN_OR_RETURN(
+      const std::vector<ShardPlan> shards,
+      plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
+  RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
+  const ShardPlan& shard = shards[static_cast<size_t>(mpi->rank())];
+  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(shard, spec, *mpi));
+  const Ops& ops = cpu_ops();
+  ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
+                   Executor::create(spec, *checkpoint, shard, ops, *communicator));
+  const bool answers = shard.last_stage() && shard.tp_rank == 0;
+  const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
+  RETURN_IF_ERROR(warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers));
+  mpi->barrier();
+  if (mpi->rank() != 0) return serve_plans(*executor, *communicator, answers);
+
+  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
+                   MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
+  const uint64_t numerics = numerics_id(spec, *checkpoint, ops);
+  ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher, make_batcher(spec, checkpoint->description(), numerics));
+  Leader leader(spec, std::move(socket), std::move(batcher), *communicator);
+  const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - started;
+  leader.start({.replica = spec.replica,
+                .launch = spec.launch,
+                .build = SKEIN_BUILD,
+                .numerics_id = numerics,
+                .ranks = static_cast<uint32_t>(spec.ranks()),
+                .slots = static_cast<uint32_t>(spec.slots),
+                .kv_tokens = static_cast<uint64_t>(spec.kv_blocks) * static_cast<uint64_t>(spec.block_tokens),
+                .context_max = static_cast<uint32_t>(spec.context_max),
+                .load_seconds = load_time.count()});
+  RETURN_IF_ERROR(serve_plans(*executor, *communicator, answers));
+  leader.join();
+  return {};
+}
+
+}  // namespace
+}  // namespace skein
+
+int main(int argc, char** argv) {
+  // Whoever started this rank owns it: mpirun's end is its end.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (argc != 2) {
+    std::fprintf(stderr, "skein-worker: usage: skein-worker SPEC.json, under mpirun; people start `skein serve`\n");
+    return 2;
+  }
+  const skein::Status status = skein::run(argv[1]);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
+  std::fflush(stderr);
+  // No MPI_Finalize: the other ranks may be waiting for this one, and mpirun ends them when it sees this status.
+  _exit(1);
+}
