@@ -12,8 +12,8 @@
 
 #include "base/checked.h"
 
-// Little-endian records for memory that ranks share. Not for files or for other machines' versions of us: no
-// alignment, no field numbers; whoever uses it writes a version first.
+// Little-endian records for memory that ranks share. Not for files or for other machines' versions
+// of us: no alignment, no field numbers; whoever uses it writes a version first.
 
 namespace skein {
 
@@ -48,8 +48,9 @@ class ByteWriter {
   std::string& out_;
 };
 
-// Reads what ByteWriter wrote, from bytes that may be anything. The first read past the end makes every later one
-// give zero or nothing; ok() says so once, at the end. Counts are checked against the bytes left before allocating.
+// Reads what ByteWriter wrote, from bytes that may be anything. The first read past the end makes
+// every later one give zero or nothing; ok() says so once, at the end. Counts are checked against
+// the bytes left before allocating.
 class ByteReader {
  public:
   explicit ByteReader(std::string_view bytes) : bytes_(bytes) {}

@@ -3,7 +3,8 @@
 #include <bit>
 #include <cstdint>
 
-// Scalar conversions of the 16-bit float formats. To 16 bits: round to nearest, ties to even; NaN stays NaN.
+// Scalar conversions of the 16-bit float formats. To 16 bits: round to nearest, ties to even; NaN
+// stays NaN.
 
 namespace skein {
 

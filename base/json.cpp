@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
+#include <utility>
 
 namespace skein {
 namespace {
@@ -36,14 +37,16 @@ class Builder {
     return true;
   }
 
-  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception&) {
+  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception& error) {
+    constexpr int kOutOfRange = 406;
     position_ = position;
-    return fail("syntax error");
+    return fail(error.id == kOutOfRange ? "a number is out of range" : "syntax error");
   }
 
   Json take() { return std::move(root_); }
   const std::string& error() const { return error_; }
   std::optional<size_t> position() const { return position_; }
+  std::string top_member() const { return frames_.empty() ? std::string() : frames_[0].key; }
 
  private:
   struct Frame {
@@ -73,7 +76,7 @@ class Builder {
     } else if (Frame& top = frames_.back(); top.container.is_array()) {
       top.container.push_back(std::move(value));
     } else {
-      top.container.as_object().emplace_back(std::move(top.key), std::move(value));
+      top.container.as_object().emplace_back(std::exchange(top.key, {}), std::move(value));
     }
   }
 
@@ -220,13 +223,15 @@ std::string Json::dump() const {
   return out;
 }
 
-Result<Json> parse_json(std::string_view text, const JsonLimits& limits) {
+Result<Json> parse_json(std::string_view text, const JsonLimits& limits,
+                        std::string* failed_member) {
   if (text.size() > limits.bytes_max) {
     return invalid_argument("JSON of " + std::to_string(text.size()) + " bytes is over the limit of " +
                             std::to_string(limits.bytes_max));
   }
   Builder builder(limits);
   if (nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.take();
+  if (failed_member != nullptr) *failed_member = builder.top_member();
   std::string message = "JSON: " + builder.error();
   if (builder.position()) message += " at " + line_and_column(text, *builder.position());
   return invalid_argument(std::move(message));

@@ -78,8 +78,10 @@ struct JsonLimits {
 };
 
 // Parses RFC 8259 JSON. kInvalidArgument with line and column for anything else: bad syntax, invalid UTF-8,
-// duplicate keys in one object, trailing bytes, a limit exceeded.
-Result<Json> parse_json(std::string_view text, const JsonLimits& limits = {});
+// duplicate keys in one object, trailing bytes, a limit exceeded. On failure `failed_member`, if given, gets the name
+// of the top-level object's member whose value was being read, or nothing.
+Result<Json> parse_json(std::string_view text, const JsonLimits& limits = {},
+                        std::string* failed_member = nullptr);
 
 // `text` as a JSON string with its quotes; invalid UTF-8 becomes U+FFFD.
 void append_json_string(std::string_view text, std::string* out);

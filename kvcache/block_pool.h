@@ -13,9 +13,9 @@ enum class BlockId : int32_t {};
 constexpr int32_t value_of(BlockId block) { return static_cast<int32_t>(block); }
 inline std::ostream& operator<<(std::ostream& out, BlockId block) { return out << value_of(block); }
 
-// The blocks of one KV group, each with a count of the sequences that hold it. A block that nobody holds is free,
-// or, if it was marked as cached, stays as it is until the pool needs it: the one that was let go first goes first.
-// Single-owner.
+// The blocks of one KV group, each with a count of the sequences that hold it. A block that nobody
+// holds is free, or, if it was marked as cached, stays as it is until the pool needs it: the one
+// that was let go first goes first. Single-owner.
 class BlockPool {
  public:
   // Requires: blocks > 0.
@@ -36,8 +36,9 @@ class BlockPool {
 
   int holders(BlockId block) const;
   int size() const { return static_cast<int>(blocks_.size()) - 1; }
-  int available() const { return static_cast<int>(free_.size()) + idle_; }  // take() gives that many
-  int idle() const { return idle_; }                                       // cached and held by nobody
+  // How many times take() gives a block.
+  int available() const { return static_cast<int>(free_.size()) + idle_; }
+  int idle() const { return idle_; }  // cached and held by nobody
   int held() const { return size() - available(); }
 
  private:

@@ -58,7 +58,8 @@ struct KvCache::State {
     sequences[static_cast<size_t>(sequence)] = std::move(tables);
     return sequence;
   }
-  // How many of the leading tokens the group has, by whole blocks; its blocks are appended to *hits.
+  // How many of the leading tokens the group has, by whole blocks; its blocks are appended to
+  // *hits.
   int find_prefix(size_t group, std::span<const int32_t> tokens, std::vector<BlockId>* hits,
                   std::vector<Hash128>* names);
 
@@ -233,7 +234,8 @@ bool KvCache::writable(KvSequence sequence, int first, int tokens) const {
     const Group& group = state_->groups[g];
     const int begin = first / group.block_tokens;
     const int end = ceil_div(first + tokens, group.block_tokens);
-    if (end > static_cast<int>(tables[g].blocks.size()) || begin < tables[g].committed) return false;
+    if (begin < tables[g].committed) return false;
+    if (end > static_cast<int>(tables[g].blocks.size())) return false;
     for (int i = begin; i < end; ++i) {
       if (group.pool.holders(tables[g].blocks[static_cast<size_t>(i)]) != 1) return false;
     }

@@ -40,8 +40,9 @@ struct KvUsage {
   int idle = 0;  // held by nobody, content findable until the room is needed
 };
 
-// Who holds which blocks of every KV group, and which blocks already hold the content of a prefix. Knows nothing of
-// devices: it decides, and the caller has it carried out in the same order. Single-owner.
+// Who holds which blocks of every KV group, and which blocks already hold the content of a prefix.
+// Knows nothing of devices: it decides, and the caller has it carried out in the same order.
+// Single-owner.
 class KvCache {
  public:
   // Requires: valid counts in every group.
@@ -54,18 +55,20 @@ class KvCache {
 
   // A new sequence without blocks; only equal salts share content.
   KvSequence open(std::string_view salt);
-  // Shares the blocks of the longest cached prefix that leaves at least the last of `tokens` to be computed, and
-  // returns its length, a multiple of every group's block_tokens. Requires: the sequence has no blocks.
+  // Shares the blocks of the longest cached prefix that leaves at least the last of `tokens` to be
+  // computed, and returns its length, a multiple of every group's block_tokens. Requires: the
+  // sequence has no blocks.
   int attach_prefix(KvSequence sequence, std::span<const int32_t> tokens);
   // Adds blocks until `tokens` tokens have a place: all of them, or none and false.
   [[nodiscard]] bool grow(KvSequence sequence, int tokens);
-  // A sequence that shares the first `shared_tokens` of `parent` and has room for `tokens`: full blocks are shared,
-  // what is left is copied (appended to *copies; to be done before either writes on). All, or nothing.
-  // Requires: shared_tokens <= tokens, and the parent has room for shared_tokens.
+  // A sequence that shares the first `shared_tokens` of `parent` and has room for `tokens`: full
+  // blocks are shared, what is left is copied (appended to *copies; to be done before either writes
+  // on). All, or nothing. Requires: shared_tokens <= tokens, and the parent has room for
+  // shared_tokens.
   std::optional<KvSequence> fork(KvSequence parent, int shared_tokens, int tokens,
                                  std::vector<KvBlockCopy>* copies);
-  // The first `tokens.size()` positions have been computed from exactly these tokens, on every rank: their full
-  // blocks may be shared from now on.
+  // The first `tokens.size()` positions have been computed from exactly these tokens, on every
+  // rank: their full blocks may be shared from now on.
   void commit(KvSequence sequence, std::span<const int32_t> tokens);
   // Gives back every block. The sequence is gone.
   void release(KvSequence sequence);

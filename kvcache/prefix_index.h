@@ -13,8 +13,8 @@
 
 namespace skein {
 
-// Names the content of a block by everything that it was computed from: a chain of keyed hashes. Immutable but for
-// its scratch space: single-owner.
+// Names the content of a block by everything that it was computed from: a chain of keyed hashes.
+// Immutable but for its scratch space: single-owner.
 class PrefixHasher {
  public:
   explicit PrefixHasher(const SipKey& key) : key_(key) {}
@@ -29,8 +29,9 @@ class PrefixHasher {
   std::string scratch_;
 };
 
-// Which block of one KV group holds the content of which hash; a block is in it at most once. Tokens and parent are
-// compared on every hit, so that a collision of hashes is a miss. Single-owner.
+// Which block of one KV group holds the content of which hash; a block is in it at most once.
+// Tokens and parent are compared on every hit, so that a collision of hashes is a miss.
+// Single-owner.
 class PrefixIndex {
  public:
   PrefixIndex(int blocks, int block_tokens);

@@ -15,8 +15,8 @@ struct Hash128 {
   bool operator==(const Hash128&) const = default;
 };
 
-// SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF"): without the key
-// nobody can make two inputs meet.
+// SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF"):
+// without the key nobody can make two inputs meet.
 Hash128 siphash128(const SipKey& key, std::span<const std::byte> bytes);
 
 }  // namespace skein

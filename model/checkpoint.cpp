@@ -30,8 +30,8 @@ struct Contents {
 
 void add_description(const ModelDescription& d, Fingerprint* fingerprint) {
   fingerprint->add(d.architecture);
-  for (const int number : {d.vocabulary, d.hidden, d.intermediate, d.q_heads, d.kv_heads, d.head_dim,
-                           int{d.tied_embeddings}, d.rope.rotary_dim,
+  for (const int number : {d.vocabulary, d.hidden, d.intermediate, d.q_heads, d.kv_heads,
+                           d.head_dim, int{d.tied_embeddings}, d.rope.rotary_dim,
                            static_cast<int>(d.rope.scaling), d.rope.original_context}) {
     fingerprint->add(int64_t{number});
   }
@@ -120,7 +120,8 @@ std::string find_file(const std::string& folder, std::string_view ending) {
 
 Status no_config(const std::string& folder) {
   if (const std::string gguf = find_file(folder, ".gguf"); !gguf.empty()) {
-    return not_found(folder + " has no config.json; to use its GGUF file, pass " + folder + "/" + gguf);
+    return not_found(folder + " has no config.json; to use its GGUF file, pass " + folder + "/" +
+                     gguf);
   }
   return not_found(folder + " has no config.json: it is no Hugging Face model folder");
 }

@@ -22,8 +22,9 @@ enum class WeightRole : uint8_t {
   kMlpNorm, kGate, kUp, kDown, kGateBias, kUpBias, kDownBias,
 };
 
-// A weight matrix as it lies in a mapped file: (rows = outputs, columns = inputs), vectors have one row.
-// Valid as long as its Checkpoint. Rows are aligned to bytes only, and contiguous only within themselves.
+// A weight matrix as it lies in a mapped file: (rows = outputs, columns = inputs), vectors have one
+// row. Valid as long as its Checkpoint. Rows are aligned to bytes only, and contiguous only within
+// themselves.
 struct HostWeight {
   Format format = Format::kF32;
   int64_t rows = 0;
@@ -31,22 +32,24 @@ struct HostWeight {
   const std::byte* data = nullptr;
   // GGUF stores q and k rows with rotary pairs side by side; row() undoes that. 0: plain order.
   int interleaved_head_dim = 0;
-  // Dummy weights: row i begins at element i * 769 % dummy_offsets of a block that all rows share. 0: from a file.
+  // Dummy weights: row i begins at element i * 769 % dummy_offsets of a block that all rows share.
+  // 0: from a file.
   int64_t dummy_offsets = 0;
 
   // Row i in the order of a Hugging Face checkpoint. Requires: i < rows.
   const std::byte* row(int64_t i) const;
 };
 
-// kDummy: weights made up from role, layer and position, BF16, about normal with deviation 0.02 (norms: around 1);
-// the same on every rank and in every run.
+// kDummy: weights made up from role, layer and position, BF16, about normal with deviation 0.02
+// (norms: around 1); the same on every rank and in every run.
 enum class LoadFormat : uint8_t { kAuto, kDummy };
 
 // A Hugging Face folder or GGUF file, memory-mapped. Immutable, thread-safe.
 class Checkpoint {
  public:
   // `path`: a folder with config.json (and safetensors unless kDummy), or a .gguf file.
-  // Checks that every weight the description calls for is there with the right shape and a readable format.
+  // Checks that every weight the description calls for is there with the right shape and a readable
+  // format.
   static Result<std::unique_ptr<Checkpoint>> open(const std::string& path, LoadFormat load_format);
   virtual ~Checkpoint() = default;
 
@@ -58,8 +61,8 @@ class Checkpoint {
   Format main_format() const { return main_format_; }
   // Tells the kernel that a weight's pages are not needed any more (after packing).
   virtual void drop_pages(WeightRole role, int layer) const = 0;
-  // Hash over description, tensor names, formats, shapes, file sizes and a few bytes of every tensor; part of a
-  // replica's numerics_id.
+  // Hash over description, tensor names, formats, shapes, file sizes and a few bytes of every
+  // tensor; part of a replica's numerics_id.
   uint64_t fingerprint() const { return fingerprint_; }
 
  protected:

@@ -17,7 +17,8 @@ uint16_t load_u16(const std::byte* at) {
 }
 
 // One block of 4-bit numbers: w = scale * (q - zero) + minimum.
-void dequantize_nibbles(const std::byte* nibbles, float scale, int zero, float minimum, float* out) {
+void dequantize_nibbles(const std::byte* nibbles, float scale, int zero, float minimum,
+                        float* out) {
   for (int i = 0; i < kBlock / 2; ++i) {
     const int both = std::to_integer<int>(nibbles[i]);
     out[i] = static_cast<float>((both & 15) - zero) * scale + minimum;

@@ -1,4 +1,3 @@
-#include <cmath>
 #include <cstring>
 
 #include "model/families.h"
@@ -123,7 +122,8 @@ void read_frequency_divisors(const GgufFile& file, MetadataReader& metadata, Rop
   std::memcpy(rope->frequency_divisors.data(), tensor->data, static_cast<size_t>(tensor->bytes));
 }
 
-// As llama.cpp reads them: scaling is linear unless its type says otherwise, and a factor of 0 means none.
+// As llama.cpp reads them: scaling is linear unless its type says otherwise, and a factor of 0
+// means none.
 void read_rope(const GgufFile& file, const Family& family, MetadataReader& metadata,
                ModelDescription* d) {
   RopeSpec& rope = d->rope;

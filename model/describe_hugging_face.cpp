@@ -8,8 +8,8 @@
 namespace skein {
 namespace {
 
-// Typed reads from one JSON object; remembers the first error, so that a description reads top to bottom.
-// A member that is null counts as missing.
+// Typed reads from one JSON object; remembers the first error, so that a description reads top to
+// bottom. A member that is null counts as missing.
 class ConfigReader {
  public:
   ConfigReader(const Json& object, std::string_view where) : object_(object), where_(where) {}
@@ -30,7 +30,8 @@ class ConfigReader {
     if (value == nullptr) return missing(key, fallback);
     // Some writers give counts as 4096.0.
     const double number = value->is_number() ? value->as_double() : std::nan("");
-    if (std::isnan(number) || number != std::floor(number)) return wrong(key, *value, "an integer", min);
+    if (std::isnan(number) || number != std::floor(number))
+      return wrong(key, *value, "an integer", min);
     if (number < min || number > max) {
       fail(invalid_argument(name(key) + " is " + value->dump() + "; it must be between " +
                             std::to_string(min) + " and " + std::to_string(max)));
@@ -93,7 +94,8 @@ Result<const Family*> family_of(const Json& config) {
                      known_families(Naming::kHuggingFace));
 }
 
-// "default", "linear" or "llama3" with its parameters. Old files say rope_scaling, transformers 5 rope_parameters.
+// "default", "linear" or "llama3" with its parameters. Old files say rope_scaling, transformers 5
+// rope_parameters.
 void read_rope(ConfigReader& config, ModelDescription* d) {
   RopeSpec& rope = d->rope;
   rope.rotary_dim = d->head_dim;
@@ -161,7 +163,8 @@ std::vector<int> read_windows(ConfigReader& config, const Family& family, const 
   if (family.window == WindowRule::kNever) return windows;
   const Json* written = json.find("sliding_window");
   const bool is_null = written != nullptr && written->is_null();
-  int window = is_null ? 0 : config.integer("sliding_window", 1, kContextMax, family.window_default);
+  int window =
+      is_null ? 0 : config.integer("sliding_window", 1, kContextMax, family.window_default);
   if (family.window == WindowRule::kEveryLayer) {
     windows.assign(windows.size(), window);
     return windows;
@@ -181,7 +184,8 @@ void read_sizes(ConfigReader& config, const Family& family, ModelDescription* d)
   d->intermediate = config.integer("intermediate_size", 1, kIntermediateMax);
   d->q_heads = config.integer("num_attention_heads", 1, kHeadsMax);
   d->kv_heads = config.integer("num_key_value_heads", 1, kHeadsMax, d->q_heads);
-  d->context_max = config.integer("max_position_embeddings", 1, kContextMax, family.context_default);
+  d->context_max =
+      config.integer("max_position_embeddings", 1, kContextMax, family.context_default);
   d->norm_epsilon = static_cast<float>(config.real("rms_norm_eps", 1e-6));
   std::optional<int> head_dim;
   if (family.head_dim_default > 0) {
@@ -208,7 +212,8 @@ Result<ModelDescription> describe_hugging_face(const Json& json) {
   const int layers = config.integer("num_hidden_layers", 1, kLayersMax);
   d.tied_embeddings = config.boolean("tie_word_embeddings", false);
   if (const std::string act = config.string("hidden_act", "silu"); act != "silu") {
-    config.fail(unsupported("\"hidden_act\" " + quoted(act) + " is not supported; it must be silu"));
+    config.fail(
+        unsupported("\"hidden_act\" " + quoted(act) + " is not supported; it must be silu"));
   }
   const bool attention_bias =
       family->attention_bias_key && config.boolean("attention_bias", false);

@@ -7,8 +7,8 @@
 #include "base/json.h"
 #include "base/status.h"
 
-// A decoder-only transformer as data. A new family fills these in (model/families.cpp); the executor reads
-// nothing else about it.
+// A decoder-only transformer as data. A new family fills these in (model/families.cpp); the
+// executor reads nothing else about it.
 
 namespace skein {
 
@@ -20,7 +20,8 @@ struct RopeSpec {
   double low_freq_factor = 1;   // llama3
   double high_freq_factor = 4;  // llama3
   int original_context = 8192;  // llama3
-  // GGUF's rope_freqs.weight: what each of the rotary_dim / 2 frequencies is divided by; empty: nothing.
+  // GGUF's rope_freqs.weight: what each of the rotary_dim / 2 frequencies is divided by; empty:
+  // nothing.
   std::vector<float> frequency_divisors = {};
 };
 
@@ -57,11 +58,12 @@ struct ModelDescription {
   int64_t parameters() const;
 };
 
-// From a Hugging Face config.json. kUnsupported names an unknown architecture and lists the known ones;
-// kInvalidArgument names the field that is missing or out of range.
+// From a Hugging Face config.json. kUnsupported names an unknown architecture and lists the known
+// ones; kInvalidArgument names the field that is missing or out of range.
 Result<ModelDescription> describe_hugging_face(const Json& config);
 
-// cos and sin of position * frequency, float32 (positions, rotary_dim / 2, 2), computed as transformers does.
+// cos and sin of position * frequency, float32 (positions, rotary_dim / 2, 2), computed as
+// transformers does.
 std::vector<float> rope_table(const RopeSpec& rope, int positions);
 
 }  // namespace skein

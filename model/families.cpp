@@ -1,6 +1,5 @@
 #include "model/families.h"
 
-#include <cmath>
 
 #include "base/check.h"
 

@@ -6,7 +6,8 @@
 
 namespace skein {
 
-// FNV-1a over everything added, in order. Tells versions of a model apart; no defence against forgery.
+// FNV-1a over everything added, in order. Tells versions of a model apart; no defence against
+// forgery.
 class Fingerprint {
  public:
   void add(const void* data, size_t bytes) {

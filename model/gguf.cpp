@@ -134,7 +134,8 @@ Status read_type(Cursor& cursor, ValueType* out) {
   return {};
 }
 
-// Requires: count elements of the smallest size fit in what is left, so that reserving is bounded by the file.
+// Requires: count elements of the smallest size fit in what is left, so that reserving is bounded
+// by the file.
 template <typename T>
 Status read_elements(uint64_t count, GgufValue* out, auto read_one) {
   std::vector<T> elements;
@@ -154,7 +155,8 @@ bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)
 
 class GgufParser {
  public:
-  GgufParser(std::string_view bytes, GgufFile* file) : bytes_(bytes), cursor_(bytes), file_(*file) {}
+  GgufParser(std::string_view bytes, GgufFile* file)
+      : bytes_(bytes), cursor_(bytes), file_(*file) {}
 
   Status parse() {
     uint64_t tensors = 0;
@@ -174,7 +176,8 @@ class GgufParser {
   };
 
   Status parse_preamble(uint64_t* tensors, uint64_t* pairs) {
-    if (!bytes_.starts_with("GGUF")) return corrupt("no GGUF file: it does not begin with \"GGUF\"");
+    if (!bytes_.starts_with("GGUF"))
+      return corrupt("no GGUF file: it does not begin with \"GGUF\"");
     uint32_t magic = 0;
     uint32_t version = 0;
     RETURN_IF_ERROR(cursor_.read(&magic));
@@ -203,7 +206,8 @@ class GgufParser {
     ValueType type{};
     GgufValue value;
     if (Status read = read_type(cursor_, &type); !read.ok()) return read.within(quoted(key));
-    const Status read = type == ValueType::kArray ? parse_array(&value) : parse_scalar(type, &value);
+    const Status read =
+        type == ValueType::kArray ? parse_array(&value) : parse_scalar(type, &value);
     if (!read.ok()) return read.within(quoted(key));
     if (!file_.metadata_.emplace(key, std::move(value)).second) {
       return corrupt("the metadata key " + quoted(key) + " appears twice");
@@ -235,10 +239,12 @@ class GgufParser {
     uint64_t count = 0;
     RETURN_IF_ERROR(cursor_.read(&count));
     if (count > cursor_.left() / value_bytes_min(type)) {
-      return corrupt("an array of " + std::to_string(count) + " elements runs past the end of the file");
+      return corrupt("an array of " + std::to_string(count) +
+                     " elements runs past the end of the file");
     }
     if (count > array_elements_left_) {
-      return corrupt("the arrays have more than " + std::to_string(kArrayElementsMax) + " elements");
+      return corrupt("the arrays have more than " + std::to_string(kArrayElementsMax) +
+                     " elements");
     }
     array_elements_left_ -= count;
     switch (type) {
@@ -316,8 +322,9 @@ class GgufParser {
     tensor->type = type->name;
     tensor->format = type->format;
     if (tensor->dims[0] % type->block_elements != 0) {
-      return corrupt("rows of " + std::to_string(tensor->dims[0]) + " elements are no multiple of " +
-                     tensor->type + "'s block of " + std::to_string(type->block_elements));
+      return corrupt("rows of " + std::to_string(tensor->dims[0]) +
+                     " elements are no multiple of " + tensor->type + "'s block of " +
+                     std::to_string(type->block_elements));
     }
     const auto bytes = checked_mul<int64_t>(elements / type->block_elements, type->block_bytes);
     if (!bytes) return corrupt("its size is out of range");
@@ -344,7 +351,8 @@ class GgufParser {
       }
       if (!range_within(placed.offset, bytes, size)) {
         return corrupt(name + " (" + std::to_string(bytes) + " bytes at " +
-                       std::to_string(placed.offset) + " of the data) runs past the end of the file");
+                       std::to_string(placed.offset) +
+                       " of the data) runs past the end of the file");
       }
       if (placed.offset < previous_end) return corrupt(name + " overlaps another tensor");
       previous_end = placed.offset + bytes;

@@ -28,8 +28,8 @@ struct GgufTensor {
   int64_t bytes = 0;
 };
 
-// A parsed GGUF v2 or v3 file: every count, string, type and offset was checked against the file's size.
-// Immutable, thread-safe.
+// A parsed GGUF v2 or v3 file: every count, string, type and offset was checked against the file's
+// size. Immutable, thread-safe.
 class GgufFile {
  public:
   static Result<std::unique_ptr<GgufFile>> open(const std::string& path);

@@ -7,8 +7,9 @@
 
 namespace skein {
 
-// A whole file mapped read-only. Movable, single-owner; the bytes are immutable. The file must not be truncated
-// while it is mapped: reading a page that is gone raises SIGBUS. (Replacing it by rename is fine.)
+// A whole file mapped read-only. Movable, single-owner; the bytes are immutable. The file must not
+// be truncated while it is mapped: reading a page that is gone raises SIGBUS. (Replacing it by
+// rename is fine.)
 class MappedFile {
  public:
   static Result<MappedFile> open(const std::string& path);

@@ -4,9 +4,9 @@
 #include "base/check.h"
 #include "model/description.h"
 
-// transformers computes frequencies and angles in float32, one rounding per operation; so do we, in its order.
-// The power, which every later digit hangs on, is evaluated in double and rounded once; sine and cosine differ from
-// its vectorised ones by an ulp.
+// transformers computes frequencies and angles in float32, one rounding per operation; so do we, in
+// its order. The power, which every later digit hangs on, is evaluated in double and rounded once;
+// sine and cosine differ from its vectorised ones by an ulp.
 
 namespace skein {
 namespace {

@@ -146,7 +146,8 @@ Result<Json> parse_header(std::string_view bytes, std::string_view* data) {
                    std::to_string(kHeaderBytesMax));
   }
   if (length > bytes.size() - sizeof length) {
-    return corrupt("the header of " + std::to_string(length) + " bytes runs past the end of the file");
+    return corrupt("the header of " + std::to_string(length) +
+                   " bytes runs past the end of the file");
   }
   const std::string_view text = bytes.substr(sizeof length, length);
   if (!text.starts_with('{')) return corrupt("the header does not begin with '{'");

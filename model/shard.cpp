@@ -10,7 +10,8 @@
 namespace skein {
 namespace {
 
-// Part `i` of [0, total) in `parts` parts that differ by one at most; the first parts are the larger ones.
+// Part `i` of [0, total) in `parts` parts that differ by one at most; the first parts are the
+// larger ones.
 IndexRange larger_first(int total, int parts, int i) {
   const auto begin = [&](int64_t part) {
     return static_cast<int>(ceil_div(total * part, int64_t{parts}));
@@ -23,16 +24,20 @@ IndexRange larger_last(int total, int parts, int i) {
   return {begin(i), begin(i + 1)};
 }
 
-// Like larger_last, but cut at multiples of `unit`, or of half, a quarter... where parts would get nothing.
+// Like larger_last, but cut at multiples of `unit`, or of half, a quarter... where parts would get
+// nothing.
 IndexRange in_units(int total, int unit, int parts, int i) {
   while (ceil_div(total, unit) < parts) unit /= 2;
   const IndexRange units = larger_last(ceil_div(total, unit), parts, i);
   return {units.begin * unit, std::min(units.end * unit, total)};
 }
 
-int tp_max(const ModelDescription& d) { return std::min({d.q_heads, d.intermediate, d.vocabulary}); }
+int tp_max(const ModelDescription& d) {
+  return std::min({d.q_heads, d.intermediate, d.vocabulary});
+}
 
-ShardPlan plan_shard(const ModelDescription& d, int tp_rank, int tp_size, int pp_rank, int pp_size) {
+ShardPlan plan_shard(const ModelDescription& d, int tp_rank, int tp_size, int pp_rank,
+                     int pp_size) {
   const int group_size = d.q_heads / d.kv_heads;
   ShardPlan plan;
   plan.tp_rank = tp_rank;

@@ -24,18 +24,21 @@ struct ShardPlan {
   IndexRange q_heads;
   IndexRange kv_heads;       // those that q_heads read; ranks may share some
   int group_offset = 0;      // q_heads.begin - kv_heads.begin * group size: see AttentionArgs
-  IndexRange intermediate;   // in multiples of 32, or of a smaller power of two where ranks would get none
-  IndexRange vocabulary;     // in multiples of 16, likewise
+  // Cut at multiples of 32 and 16, or of a smaller power of two where a rank would get none.
+  IndexRange intermediate;
+  IndexRange vocabulary;
   bool first_stage() const { return pp_rank == 0; }
   bool last_stage() const { return pp_rank == pp_size - 1; }
 };
 
-// The shards of all tp_size * pp_size ranks, by world rank. Contiguous layers, fewer on the last stage, which also
-// carries the logits. kInvalidArgument says which degrees the model can take.
-Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description, int tp_size, int pp_size);
+// The shards of all tp_size * pp_size ranks, by world rank. Contiguous layers, fewer on the last
+// stage, which also carries the logits. kInvalidArgument says which degrees the model can take.
+Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description, int tp_size,
+                                           int pp_size);
 
-// Weights in blocks of 32 can be cut between blocks only: kUnsupported if a rank's columns of an output or down
-// projection do not begin and end at one, with the tensor-parallel degrees that work.
+// Weights in blocks of 32 can be cut between blocks only: kUnsupported if a rank's columns of an
+// output or down projection do not begin and end at one, with the tensor-parallel degrees that
+// work.
 Status check_shard_formats(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards);
 
 }  // namespace skein

@@ -103,7 +103,8 @@ Status check_tensor(const std::string& name, const FileTensor& tensor, WeightRol
   return {};
 }
 
-// Where logical row i of an interleaved matrix lies is HostWeight::row's knowledge; a bias is its column.
+// Where logical row i of an interleaved matrix lies is HostWeight::row's knowledge; a bias is its
+// column.
 std::vector<std::byte> reorder_bias(const HostWeight& bias, int head_dim) {
   HostWeight column = bias;
   column.rows = bias.columns;
@@ -130,7 +131,8 @@ uint16_t dummy_element(uint64_t index, float mean) {
   constexpr float kSumMean = 131070;
   constexpr float kSumDeviation = 37837;
   const uint64_t bits = mix(index);
-  const uint64_t sum = (bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48);
+  const uint64_t sum =
+      (bits & 0xFFFF) + (bits >> 16 & 0xFFFF) + (bits >> 32 & 0xFFFF) + (bits >> 48);
   return f32_to_bf16(mean + 0.02f * (static_cast<float>(sum) - kSumMean) / kSumDeviation);
 }
 

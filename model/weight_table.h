@@ -31,8 +31,9 @@ using FileTensors = std::unordered_map<std::string, FileTensor>;
 // Every weight that a description calls for, by role and layer. Immutable.
 class WeightTable {
  public:
-  // Looks each weight up under its family's name and checks format and shape. Refuses tensors that the model would
-  // leave unused, except those known to be harmless. `tensors` may go afterwards, the mapped bytes may not.
+  // Looks each weight up under its family's name and checks format and shape. Refuses tensors that
+  // the model would leave unused, except those known to be harmless. `tensors` may go afterwards,
+  // the mapped bytes may not.
   static Result<WeightTable> resolve(const ModelDescription& description, const Family& family,
                                      Naming naming, const FileTensors& tensors);
   // Weights made up from nothing: see LoadFormat::kDummy.
@@ -50,7 +51,8 @@ class WeightTable {
 
   // (1 + layers, roles), the weights outside layers first; rows == 0: the description has none.
   std::vector<HostWeight> weights_;
-  std::vector<std::vector<std::byte>> reordered_;  // GGUF's q and k biases in the order of a Hugging Face checkpoint
+  std::vector<std::vector<std::byte>>
+      reordered_;  // GGUF's q and k biases in the order of a Hugging Face checkpoint
   std::vector<uint16_t> dummy_block_;
 };
 

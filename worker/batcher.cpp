@@ -33,7 +33,8 @@ Status check_sampling(const SamplingParams& sampling, int vocabulary) {
     return invalid_argument("max_tokens and min_tokens cannot be negative");
   }
   if (sampling.top_logprobs > kTopLogprobsMax || sampling.prompt_logprobs > kTopLogprobsMax) {
-    return invalid_argument("at most " + std::to_string(kTopLogprobsMax) + " logprobs are reported");
+    return invalid_argument("at most " + std::to_string(kTopLogprobsMax) +
+                            " logprobs are reported");
   }
   if (sampling.stop_tokens.size() > kStopTokensMax || sampling.logit_bias.size() > kLogitBiasMax) {
     return invalid_argument("at most " + std::to_string(kStopTokensMax) + " stop tokens and " +

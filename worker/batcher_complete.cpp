@@ -16,7 +16,10 @@ Status unexpected(const std::string& what) {
 }
 
 TokenLogprob logprob_of(const SampledToken& sample, int top) {
-  TokenLogprob logprob{.token = sample.token, .logprob = sample.logprob, .rank = sample.rank, .top = {}};
+  TokenLogprob logprob;
+  logprob.token = sample.token;
+  logprob.logprob = sample.logprob;
+  logprob.rank = sample.rank;
   const int count = std::min(sample.top_count, top);
   for (int i = 0; i < count; ++i) {
     logprob.top.emplace_back(sample.top_tokens[i], sample.top_logprobs[i]);
@@ -59,8 +62,8 @@ Status Batcher::State::accept_row(const PlannedRow& row, std::span<const Sampled
   if (row.samples && --sequence.unknown >= 0 && sequence.phase != Phase::kFinished) {
     RETURN_IF_ERROR(accept_token(sequence, samples.back()));
   }
-  const bool scored_all = sequence.score_end > 0 && row.end == sequence.score_end;
-  if (sequence.phase != Phase::kFinished && scored_all && sequence.end == sequence.prompt_tokens()) {
+  const bool scores_only = sequence.end == sequence.prompt_tokens();
+  if (scores_only && row.end == sequence.score_end && sequence.phase != Phase::kFinished) {
     TokenFrame frame = frame_of(sequence);
     frame.prompt_logprobs = std::move(sequence.prompt_logprobs);
     frame.finish = FinishReason::kLength;

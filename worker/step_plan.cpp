@@ -112,8 +112,9 @@ bool consistent(const StepPlan& plan) {
     if (query <= last || query >= tokens) return false;
     last = query;
   }
-  return std::ranges::all_of(plan.samples,
-                             [](const SampleRow& row) { return row.slot >= 0 && row.position >= 0; });
+  return std::ranges::all_of(plan.samples, [](const SampleRow& row) {
+    return row.slot >= 0 && row.position >= 0;
+  });
 }
 
 }  // namespace
@@ -151,15 +152,17 @@ void encode(const StepPlan& plan, std::string* to) {
 
 Result<StepPlan> decode_step_plan(std::string_view bytes) {
   ByteReader in(bytes);
-  if (in.get<uint32_t>() != kPlanVersion) return corrupt("these bytes are not a step plan of this version");
+  if (in.get<uint32_t>() != kPlanVersion) {
+    return corrupt("these bytes are not a step plan of this version");
+  }
   StepPlan plan;
   plan.step = in.get<uint64_t>();
   plan.lane = in.get<int32_t>();
   const auto stop = in.get<uint8_t>();
   plan.stop = stop == 1;
-  // An admission has a slot, three counts, nine 4-byte fields, the seed and the tokens' count.
+  // Slot, ten fields of SlotSampling, four counts; the seed. Memory stays in proportion to bytes.
   constexpr size_t kAdmissionBytesMin = 15 * 4 + 8;
-  static_assert(sizeof(SlotAdmission) / kAdmissionBytesMin < 64, "memory stays in proportion to bytes");
+  static_assert(sizeof(SlotAdmission) / kAdmissionBytesMin < 64);
   plan.admissions.resize(in.get_count(kAdmissionBytesMin));
   for (SlotAdmission& admission : plan.admissions) {
     admission.slot = in.get<int32_t>();
@@ -200,7 +203,9 @@ void encode(const StepResult& result, std::string* to) {
 
 Result<StepResult> decode_step_result(std::string_view bytes) {
   ByteReader in(bytes);
-  if (in.get<uint32_t>() != kResultVersion) return corrupt("these bytes are not a step result of this version");
+  if (in.get<uint32_t>() != kResultVersion) {
+    return corrupt("these bytes are not a step result of this version");
+  }
   StepResult result;
   result.step = in.get<uint64_t>();
   result.samples.resize(in.get_count(5 * sizeof(int32_t)));

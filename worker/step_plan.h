@@ -8,12 +8,14 @@
 #include "base/status.h"
 #include "kernels/sampling.h"
 
-// What the leader tells every rank about one step, as differences to what the ranks already hold, and what the
-// last stage answers. Plain values; encode and decode are for shared memory or MPI within one replica.
+// What the leader tells every rank about one step, as differences to what the ranks already hold,
+// and what the last stage answers. Plain values; encode and decode are for shared memory or MPI
+// within one replica.
 
 namespace skein {
 
-// A slot gets a new sequence: its known tokens and its sampling. Whatever the slot held is forgotten.
+// A slot gets a new sequence: its known tokens and its sampling. Whatever the slot held is
+// forgotten.
 struct SlotAdmission {
   int32_t slot = 0;
   std::vector<int32_t> tokens;
@@ -34,8 +36,8 @@ struct BlockCopy {
   int32_t destination = 0;
 };
 
-// `tokens` consecutive tokens of a slot are computed. Their ids come from the slot's token array on the device,
-// which may hold ids that the leader has not seen yet.
+// `tokens` consecutive tokens of a slot are computed. Their ids come from the slot's token array on
+// the device, which may hold ids that the leader has not seen yet.
 struct PlanRow {
   int32_t slot = 0;
   int32_t first_position = 0;  // -1: the slot's length - 1 as the device knows it

@@ -14,6 +14,7 @@ struct TemplateLimits {
   int call_depth_max = 256;
   int64_t steps_max = 1'000'000;
   size_t output_bytes_max = 16 << 20;
+  size_t memory_bytes_max = 64 << 20;  // of all values and intermediate texts of one rendering
 };
 
 // A Jinja template as Hugging Face chat templates use it (transformers' settings: trim_blocks, lstrip_blocks, loop

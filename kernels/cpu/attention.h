@@ -1,21 +1,21 @@
 #pragma once
 
 #include "kernels/cpu/attention_scratch.h"
+#include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/pages.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/simd.h"
 
 // Paged attention with an online softmax (Milakov and Gimelshein 2018; FlashAttention's forward pass).
-// A query's result depends on its own keys alone: keys are taken in groups of 64 by absolute position;
-// q k is summed over 16 dimension classes and then as a tree; p v is summed key by key. How many queries
-// share a pass, and where the pages lie, change nothing.
+// A query's result depends on its own keys alone: keys are taken in groups of 64 by absolute position, and
+// within a group as attention_tile.h says. How many queries share a pass, and where the pages lie, change
+// nothing.
 
 namespace skein {
 namespace {
 
-constexpr int kScoreTile = kManyRegisters ? 4 : 2;  // pairs whose scores are made together
-constexpr float kMinusInfinity = -__builtin_inff();
+constexpr int kPairTile = kManyRegisters ? 4 : 2;  // pairs that read a value together
 
 // Some queries of one row, and some q heads that share a KV head.
 struct Pass {
@@ -64,176 +64,82 @@ inline uint64_t visible_keys(const Pass& pass, int64_t query, int64_t base) {
   return bit_range(first, row_first) | own;
 }
 
-inline Vec load_page(Format format, const void* row, int i, int lanes) {
-  if (format == Format::kF32) {
-    const float* p = static_cast<const float*>(row) + i;
-    return lanes == kLanes ? load(p) : load_n(p, lanes);
-  }
-  const auto* p = static_cast<const uint16_t*>(row) + i;
-  uint16_t padded[kLanes] = {};
-  if (lanes < kLanes) {
-    __builtin_memcpy(padded, p, static_cast<size_t>(lanes) * sizeof(uint16_t));
-    p = padded;
-  }
-  return format == Format::kF16 ? load_f16(p) : load_bf16(p);
-}
+// kDim below: the padded dimension where it is one of the usual ones, so that the compiler unrolls; or 0.
 
-// Keys [first, last] of the group at `base`, as f32: keys (dim, 64), values (64, dim); zero elsewhere in the
-// sixteens that they touch.
-inline void load_group(const Pass& pass, int64_t base, int64_t first, int64_t last,
-                       AttentionScratch* scratch) {
-  const KvPages& pages = pass.args.pages;
-  for (int sixteen = 0; sixteen < kKeyGroup; sixteen += kLanes) {
-    if (base + sixteen > last || base + sixteen + kLanes <= first) continue;
-    const void* k[kLanes] = {};
-    const void* v[kLanes] = {};
-    for (int i = 0; i < kLanes; ++i) {
-      const int64_t position = base + sixteen + i;
-      if (position < first || position > last) continue;
-      const PageAddress at = page_address(pages, pass.slot, position);
-      k[i] = page_row(pages, at, pass.kv_head, 0);
-      v[i] = page_row(pages, at, pass.kv_head, 1);
-    }
-    for (int d = 0; d < pass.padded_dim; d += kLanes) {
-      const int lanes = lanes_at(d, pages.head_dim);
-      Vec tile[16];
-      for (int i = 0; i < kLanes; ++i) {
-        tile[i] = k[i] == nullptr ? zero() : load_page(pages.format, k[i], d, lanes);
-        const Vec value = v[i] == nullptr ? zero() : load_page(pages.format, v[i], d, lanes);
-        store(scratch->values + (sixteen + i) * kHeadDimMax + d, value);
-      }
-      transpose(tile);
-      for (int i = 0; i < kLanes; ++i) store(scratch->keys + (d + i) * kKeyGroup + sixteen, tile[i]);
-    }
-  }
-}
-
-// The part of q k of the dimensions congruent to `dim` modulo kStep, for kPairs queries and 16 keys. Adds
-// classes 8 apart first, then 4, 2 and 1 apart: the order of reduce_add.
-template <int kPairs, int kStep>
-inline void class_scores(const float* keys, const float* queries, int padded_dim, int dim,
-                         Vec (&out)[kPairs]) {
-  if constexpr (kStep == kLanes) {
-    const Vec first = load(keys + dim * kKeyGroup);
-#pragma GCC unroll 4
-    for (int n = 0; n < kPairs; ++n) out[n] = mul(set1(queries[n * kHeadDimMax + dim]), first);
-    for (int d = dim + kLanes; d < padded_dim; d += kLanes) {
-      const Vec k = load(keys + d * kKeyGroup);
-#pragma GCC unroll 4
-      for (int n = 0; n < kPairs; ++n) out[n] = fma(set1(queries[n * kHeadDimMax + d]), k, out[n]);
-    }
-  } else {
-    class_scores<kPairs, 2 * kStep>(keys, queries, padded_dim, dim, out);
-    Vec other[kPairs];
-    class_scores<kPairs, 2 * kStep>(keys, queries, padded_dim, dim + kStep, other);
-#pragma GCC unroll 4
-    for (int n = 0; n < kPairs; ++n) out[n] = add(out[n], other[n]);
-  }
-}
-
-template <int kPairs>
-void score_tile(AttentionScratch* scratch, int64_t pair, int padded_dim, uint64_t visible) {
-  for (int sixteen = 0; sixteen < kKeyGroup; sixteen += kLanes) {
-    if ((visible >> sixteen & 0xffff) == 0) continue;
-    Vec scores[kPairs];
-    class_scores<kPairs, 1>(scratch->keys + sixteen, scratch->queries + pair * kHeadDimMax,
-                            padded_dim, 0, scores);
-#pragma GCC unroll 4
-    for (int n = 0; n < kPairs; ++n) {
-      store(scratch->scores + (pair + n) * kKeyGroup + sixteen, scores[n]);
-    }
-  }
-}
-
-// Turns one pair's scores into e^(score - maximum) and takes them into its normaliser; what was summed
-// before is scaled to a new maximum.
-inline void softmax_step(AttentionScratch* scratch, int64_t pair, int padded_dim, uint64_t visible) {
-  float* scores = scratch->scores + pair * kKeyGroup;
-  Vec highest = set1(kMinusInfinity);
-  for (int i = 0; i < kKeyGroup; i += kLanes) {
-    const auto bits = static_cast<uint32_t>(visible >> i & 0xffff);
-    if (bits == 0) continue;
-    highest = max(highest, select(lanes_from_bits(bits), load(scores + i), set1(kMinusInfinity)));
-  }
-  float* normaliser = scratch->normalisers + pair * kLanes;
-  float maximum = scratch->maxima[pair];
-  const float group_maximum = reduce_max(highest);
-  if (group_maximum > maximum) {
-    const Vec scale = exp(set1(maximum - group_maximum));
-    float* sums = scratch->sums + pair * kHeadDimMax;
-    for (int d = 0; d < padded_dim; d += kLanes) store(sums + d, mul(load(sums + d), scale));
-    store(normaliser, mul(load(normaliser), scale));
-    maximum = group_maximum;
-    scratch->maxima[pair] = maximum;
-  }
-  Vec total = load(normaliser);
-  for (int i = 0; i < kKeyGroup; i += kLanes) {
-    const auto bits = static_cast<uint32_t>(visible >> i & 0xffff);
-    Vec p = zero();
-    if (bits != 0) {
-      p = select(lanes_from_bits(bits), exp(sub(load(scores + i), set1(maximum))), zero());
-      total = add(total, p);
-    }
-    store(scores + i, p);
-  }
-  store(normaliser, total);
-}
-
-// sums += p v over keys [first, last) of the group, for kPairs pairs and kVecs vectors of dimensions.
-template <int kPairs, int kVecs>
-inline void value_tile(AttentionScratch* scratch, int64_t pair, int dim, int first, int last) {
-  Vec sums[kPairs][kVecs];
-  float* out = scratch->sums + pair * kHeadDimMax + dim;
-#pragma GCC unroll 4
-  for (int n = 0; n < kPairs; ++n) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kVecs; ++j) sums[n][j] = load(out + n * kHeadDimMax + j * kLanes);
-  }
-  const float* p = scratch->scores + pair * kKeyGroup;
-  for (int key = first; key < last; ++key) {
-    const float* values = scratch->values + key * kHeadDimMax + dim;
-    Vec v[kVecs];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVecs; ++j) v[j] = load(values + j * kLanes);
-#pragma GCC unroll 4
-    for (int n = 0; n < kPairs; ++n) {
-      const Vec weight = set1(p[n * kKeyGroup + key]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kVecs; ++j) sums[n][j] = fma(weight, v[j], sums[n][j]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int n = 0; n < kPairs; ++n) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kVecs; ++j) store(out + n * kHeadDimMax + j * kLanes, sums[n][j]);
-  }
-}
-
-template <int kPairs>
-void add_values(AttentionScratch* scratch, int64_t pair, int padded_dim, uint64_t visible) {
-  const int first = __builtin_ctzll(visible);
-  const int last = 64 - __builtin_clzll(visible);
-  constexpr int kVecs = kManyRegisters ? 4 : 2;
-  int dim = 0;
-  for (; dim + kVecs * kLanes <= padded_dim; dim += kVecs * kLanes) {
-    value_tile<kPairs, kVecs>(scratch, pair, dim, first, last);
-  }
-  for (; dim < padded_dim; dim += kLanes) value_tile<kPairs, 1>(scratch, pair, dim, first, last);
-}
-
-// One group of keys for kPairs pairs.
-template <int kPairs>
-void attend_tile(const Pass& pass, int64_t base, int64_t pair, AttentionScratch* scratch) {
-  uint64_t visible[kPairs];
+// Notes which keys of the group each pair sees; returns those that any pair does.
+inline uint64_t find_visible(const Pass& pass, int64_t base, AttentionScratch* scratch) {
   uint64_t any = 0;
-  for (int n = 0; n < kPairs; ++n) {
-    visible[n] = visible_keys(pass, pass.query_of(pair + n), base);
-    any |= visible[n];
+  int64_t pair = 0;
+  for (int64_t query = pass.queries.begin; query < pass.queries.end; ++query) {
+    const uint64_t visible = visible_keys(pass, query, base);
+    any |= visible;
+    for (int64_t h = 0; h < pass.head_count(); ++h) scratch->visible[pair++] = visible;
   }
+  return any;
+}
+
+template <int kPairs>
+inline uint64_t any_visible(const AttentionScratch& scratch, int64_t pair) {
+  uint64_t any = 0;
+  for (int n = 0; n < kPairs; ++n) any |= scratch.visible[pair + n];
+  return any;
+}
+
+template <int kPairs, int kDim>
+inline void score_pairs(const Pass& pass, int64_t pair, AttentionScratch* scratch) {
+  const int padded_dim = kDim != 0 ? kDim : pass.padded_dim;
+  score_tile<kPairs>(scratch, pair, padded_dim, any_visible<kPairs>(*scratch, pair));
+}
+
+template <int kPairs, int kDim>
+inline void value_pairs(const Pass& pass, int64_t pair, AttentionScratch* scratch) {
+  const int padded_dim = kDim != 0 ? kDim : pass.padded_dim;
+  const uint64_t any = any_visible<kPairs>(*scratch, pair);
   if (any == 0) return;
-  score_tile<kPairs>(scratch, pair, pass.padded_dim, any);
-  for (int n = 0; n < kPairs; ++n) softmax_step(scratch, pair + n, pass.padded_dim, visible[n]);
-  add_values<kPairs>(scratch, pair, pass.padded_dim, any);
+  const float* values = scratch->values;
+  add_values<kPairs>(scratch, pair, padded_dim, any,
+                     [&](int key, int d) { return load(values + key * padded_dim + d); });
+}
+
+// One group of keys for all pairs, from copies: first all scores, then all values, so that each copy has
+// the first-level cache to itself.
+template <int kDim>
+inline void attend_copy(const Pass& pass, AttentionScratch* scratch) {
+  const int padded_dim = kDim != 0 ? kDim : pass.padded_dim;
+  const int64_t pairs = pass.pairs();
+  copy_keys(pass.args.pages, padded_dim, scratch);
+  int64_t pair = 0;
+  for (; pair + 2 <= pairs; pair += 2) score_pairs<2, kDim>(pass, pair, scratch);
+  for (; pair < pairs; ++pair) score_pairs<1, kDim>(pass, pair, scratch);
+  for (pair = 0; pair < pairs; ++pair) {
+    softmax_step(scratch, pair, padded_dim, scratch->visible[pair]);
+  }
+  copy_values(pass.args.pages, padded_dim, scratch);
+  pair = 0;
+  for (; pair + kPairTile <= pairs; pair += kPairTile) {
+    value_pairs<kPairTile, kDim>(pass, pair, scratch);
+  }
+  for (; pair < pairs; ++pair) value_pairs<1, kDim>(pass, pair, scratch);
+}
+
+// One group of keys for all of a pass's few pairs, from the pages.
+template <int kPairs, int kDim, Format kFormat>
+inline void attend_direct(const Pass& pass, uint64_t any, AttentionScratch* scratch) {
+  const int dim = kDim != 0 ? kDim : pass.padded_dim;
+  score_direct<kPairs, kFormat>(scratch, 0, dim, any);
+  for (int n = 0; n < kPairs; ++n) softmax_step(scratch, n, dim, scratch->visible[n]);
+  const void* const* rows = scratch->value_rows;
+  add_values<kPairs>(scratch, 0, dim, any,
+                     [&](int key, int d) { return load_page(kFormat, rows[key], d); });
+}
+
+template <int kPairs, int kDim>
+inline void attend_pages(const Pass& pass, uint64_t any, AttentionScratch* scratch) {
+  switch (pass.args.pages.format) {
+    case Format::kF16: return attend_direct<kPairs, kDim, Format::kF16>(pass, any, scratch);
+    case Format::kBF16: return attend_direct<kPairs, kDim, Format::kBF16>(pass, any, scratch);
+    default: return attend_direct<kPairs, kDim, Format::kF32>(pass, any, scratch);
+  }
 }
 
 inline void start_pairs(const Pass& pass, AttentionScratch* scratch) {
@@ -243,28 +149,35 @@ inline void start_pairs(const Pass& pass, AttentionScratch* scratch) {
                      pass.query_of(pair) * pass.args.q.row_stride + pass.head_of(pair) * dim;
     for (int d = 0; d < pass.padded_dim; d += kLanes) {
       const Vec scaled = mul(load_n(q + d, lanes_at(d, dim)), set1(pass.args.scale));
-      store(scratch->queries + pair * kHeadDimMax + d, scaled);
-      store(scratch->sums + pair * kHeadDimMax + d, zero());
+      store(scratch->queries + pair * pass.padded_dim + d, scaled);
+      store(scratch->sums + pair * pass.padded_dim + d, zero());
     }
-    scratch->maxima[pair] = kMinusInfinity;
+    scratch->maxima[pair] = -__builtin_inff();
     store(scratch->normalisers + pair * kLanes, zero());
   }
 }
 
-// Leaves e-weighted sums and normalisers of every pair in `scratch`.
+// Leaves the sums and normalisers of every pair in `scratch`.
+template <int kDim>
 inline void attend(const Pass& pass, AttentionScratch* scratch) {
   start_pairs(pass, scratch);
+  const KvPages& pages = pass.args.pages;
   const int64_t first = pass.first_key(pass.queries.begin);
   const int64_t last = pass.last_key();
+  const int64_t direct = pages.head_dim % kLanes == 0 ? pass.pairs() : 0;
   for (int64_t base = first / kKeyGroup * kKeyGroup; base <= last; base += kKeyGroup) {
     const int64_t group_first = first > base ? first : base;
     const int64_t group_last = last < base + kKeyGroup - 1 ? last : base + kKeyGroup - 1;
-    load_group(pass, base, group_first, group_last, scratch);
-    int64_t pair = 0;
-    for (; pair + kScoreTile <= pass.pairs(); pair += kScoreTile) {
-      attend_tile<kScoreTile>(pass, base, pair, scratch);
+    find_rows(pages, pass.slot, pass.kv_head, base, group_first, group_last, scratch);
+    const uint64_t any = find_visible(pass, base, scratch);
+    if (any == 0) continue;
+    switch (direct) {
+      case 1: attend_pages<1, kDim>(pass, any, scratch); break;
+      case 2: attend_pages<2, kDim>(pass, any, scratch); break;
+      case 3: attend_pages<3, kDim>(pass, any, scratch); break;
+      case 4: attend_pages<4, kDim>(pass, any, scratch); break;
+      default: attend_copy<kDim>(pass, scratch);
     }
-    for (; pair < pass.pairs(); ++pair) attend_tile<1>(pass, base, pair, scratch);
   }
 }
 
@@ -272,7 +185,7 @@ inline void store_pairs(const Pass& pass, const AttentionUnit& unit, AttentionSc
   const int dim = pass.args.pages.head_dim;
   const bool staged = pass.args.out.format != Format::kF32 && dim % kBlock != 0;
   for (int64_t pair = 0; pair < pass.pairs(); ++pair) {
-    const float* sums = scratch->sums + pair * kHeadDimMax;
+    const float* sums = scratch->sums + pair * pass.padded_dim;
     const Vec inverse = set1(1.0f / reduce_add(load(scratch->normalisers + pair * kLanes)));
     OutRow out = out_row(pass.args.out, pass.query_of(pair));
     if (staged) {
@@ -310,7 +223,13 @@ void attention(const AttentionArgs& args, const AttentionUnit& unit, AttentionSc
       const Pass pass = {args, args.step.slots[unit.row], row_first, first_position,
                          first_position + row_end - row_first - 1, {query, end}, {head, head_end},
                          kv_head, (dim + kLanes - 1) / kLanes * kLanes};
-      attend(pass, scratch);
+      if (pass.padded_dim == 64) {
+        attend<64>(pass, scratch);
+      } else if (pass.padded_dim == 128) {
+        attend<128>(pass, scratch);
+      } else {
+        attend<0>(pass, scratch);
+      }
       store_pairs(pass, unit, scratch);
     }
     head = head_end;

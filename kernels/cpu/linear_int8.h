@@ -12,6 +12,11 @@
 namespace skein {
 namespace {
 
+// A core alone can't keep enough reads in flight for its share of the memory's bandwidth: what comes next,
+// panels lie end to end, is asked for this far ahead.
+constexpr int64_t kPrefetchBytes = 12 * 1024;
+constexpr int kFewTokens = 4;  // where products wait for weights
+
 struct Int8Tile {
   const uint8_t* panel;  // the first; others follow at panel_stride bytes
   int64_t panel_stride;
@@ -35,16 +40,22 @@ inline void int8_products(const Int8Tile& tile, Vec (&sums)[kPanels][kTokens]) {
       const uint8_t* quants = panel + b * panel_quant_bytes(kFormat);
       const auto* halves = reinterpret_cast<const uint16_t*>(panel + scales_at +
                                                              b * panel_scale_bytes(kFormat));
-      constexpr bool kBytes = kFormat == Format::kQ8_0;
-      const BlockWeights w = kBytes ? load_bytes(quants) : load_nibbles(quants);
+      constexpr bool kWide = kFormat == Format::kQ8_0;
+      const BlockWeights w = kWide ? load_bytes(quants) : load_nibbles(quants);
+      if constexpr (kTokens <= kFewTokens) {
+        constexpr int64_t kBytes = panel_quant_bytes(kFormat) + panel_scale_bytes(kFormat);
+        for (int64_t line = 0; line < kBytes; line += 64) {
+          prefetch(panel + b * kBytes + line + kPrefetchBytes);
+        }
+      }
       const Vec d = load_f16(halves);
       const Vec m = kFormat == Format::kQ4_1 ? load_f16(halves + kPanelRows)
-                                             : mul(d, set1(kBytes ? -128.0f : -8.0f));
+                                             : mul(d, set1(kWide ? -128.0f : -8.0f));
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
         const int8_t* x = tile.x + (t * tile.blocks + b) * kBlock;
         const float* dx = tile.scales + (t * tile.blocks + b) * 2;
-        const Vec products = to_float(kBytes ? dot_bytes(w, x) : dot_nibbles(w, x));
+        const Vec products = to_float(kWide ? dot_bytes(w, x) : dot_nibbles(w, x));
         sums[p][t] = fma(mul(d, set1(dx[0])), products, sums[p][t]);
         sums[p][t] = fma(m, set1(dx[1]), sums[p][t]);
       }

@@ -222,6 +222,26 @@ inline void transpose(Vec (&r)[16]) {
   }
 }
 
+inline __m256 reduce_add8(const Vec* r) {
+  __m256 fours[4];  // halves: four sums each of r[2 i], r[2 i + 1]
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256 a = _mm256_add_ps(r[2 * i].lo, r[2 * i].hi);
+    const __m256 b = _mm256_add_ps(r[2 * i + 1].lo, r[2 * i + 1].hi);
+    fours[i] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  }
+  const __m256 low = _mm256_add_ps(_mm256_shuffle_ps(fours[0], fours[1], 0x44),
+                                   _mm256_shuffle_ps(fours[0], fours[1], 0xee));
+  const __m256 high = _mm256_add_ps(_mm256_shuffle_ps(fours[2], fours[3], 0x44),
+                                    _mm256_shuffle_ps(fours[2], fours[3], 0xee));
+  const __m256 ones =
+      _mm256_add_ps(_mm256_shuffle_ps(low, high, 0x88), _mm256_shuffle_ps(low, high, 0xdd));
+  return _mm256_permutevar8x32_ps(ones, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+// Lane i: reduce_add(r[i]), bit for bit.
+inline Vec reduce_add16(const Vec (&r)[16]) { return {reduce_add8(r), reduce_add8(r + 8)}; }
+
 // 16 outputs x 32 columns of unsigned bytes: w[2 g], w[2 g + 1] hold columns [4 g, 4 g + 4) of outputs
 // 0-7 and 8-15.
 struct BlockWeights {

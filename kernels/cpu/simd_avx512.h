@@ -119,6 +119,32 @@ inline void transpose(Vec (&r)[16]) {
   }
 }
 
+// Lane i: reduce_add(r[i]), bit for bit.
+inline Vec reduce_add16(const Vec (&r)[16]) {
+  Vec eights[8];  // halves: eight sums each of r[2 i], r[2 i + 1]
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    eights[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
+                              _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));
+  }
+  Vec fours[4];  // quarters: r[4 i] to r[4 i + 3]
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    fours[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eights[2 * i], eights[2 * i + 1], 0x88),
+                             _mm512_shuffle_f32x4(eights[2 * i], eights[2 * i + 1], 0xdd));
+  }
+  Vec twos[2];  // quarter q: r[8 i + q], r[8 i + 4 + q]
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    twos[i] = _mm512_add_ps(_mm512_shuffle_ps(fours[2 * i], fours[2 * i + 1], 0x44),
+                            _mm512_shuffle_ps(fours[2 * i], fours[2 * i + 1], 0xee));
+  }
+  const Vec ones = _mm512_add_ps(_mm512_shuffle_ps(twos[0], twos[1], 0x88),
+                                 _mm512_shuffle_ps(twos[0], twos[1], 0xdd));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_ps(order, ones);
+}
+
 // 16 outputs x 32 columns of unsigned bytes: w[g] holds columns [4 g, 4 g + 4) of every output.
 struct BlockWeights {
   __m512i w[8];

@@ -70,7 +70,8 @@ class Simulation {
     for (int groups = draw(1, 3) == 1 ? 2 : 1; groups > 0; --groups) {
       const int width = draw(1, 2) == 1 ? 4 : draw(1, 9);
       const int alone = (config_.sequence_tokens_max + width - 1) / width;
-      cache.groups.push_back({.blocks = draw(alone, 1 + alone * draw(1, 5)), .block_tokens = width});
+      const int blocks = draw(alone, 1 + alone * draw(1, 5));
+      cache.groups.push_back({.blocks = blocks, .block_tokens = width});
     }
     groups_ = cache.groups;
     auto kv = std::make_unique<KvCache>(std::move(cache));
@@ -322,7 +323,7 @@ class Simulation {
 
 TEST(BatcherSimulation, EveryChoiceGetsTheTokensThatItWouldGetAlone) {
   Coverage coverage;
-  for (uint64_t seed = 1; seed <= 1000 && !HasFailure(); ++seed) {
+  for (uint64_t seed = 1; seed <= 400 && !HasFailure(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Simulation(seed, &coverage).run(60);
   }

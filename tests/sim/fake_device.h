@@ -26,10 +26,10 @@ int32_t choose(uint64_t prefix, uint64_t seed, int index, std::span<const int32_
 bool broken(uint64_t prefix, uint64_t seed);
 float score(uint64_t prefix, int32_t token);
 
-// Runs plans as the ranks would, one at a time and in order, with a fake model. In place of keys and
-// values, a position of a block holds a number computed from what was read, through the block table,
-// at all positions before: whatever a plan gets wrong makes other tokens. Besides, every rule that a
-// plan must hold to is checked when it is planned; the first breach is kept.
+// Runs plans as the ranks would, one at a time and in order, with a fake model. In place of keys
+// and values, a position of a block holds a number computed from what was read, through the block
+// table, at all positions before: whatever a plan gets wrong makes other tokens. Besides, every
+// rule that a plan must hold to is checked when it is planned; the first breach is kept.
 class FakeDevice {
  public:
   FakeDevice(std::vector<KvGroupConfig> groups, int slots, int step_tokens_max, int lane_steps_max);

@@ -5,7 +5,6 @@
 #include <thread>
 
 #include "comm/communicator.h"
-#include "kernels/ops.h"
 #include "model/shard.h"
 #include "worker/executor.h"
 
@@ -13,6 +12,7 @@ namespace skein::testing {
 
 struct ReplicaHarness::State {
   ReplicaSpec spec;
+  const Ops* ops = nullptr;
   std::unique_ptr<Checkpoint> checkpoint;
   std::vector<ShardPlan> shards;
   std::unique_ptr<Batcher> batcher;
@@ -34,7 +34,7 @@ struct ReplicaHarness::State {
              },
          .barrier = [&] { meet->arrive_and_wait(); }});
     CHECK(communicator.ok());
-    auto executor = Executor::create(spec, *checkpoint, shard, cpu_ops(), **communicator);
+    auto executor = Executor::create(spec, *checkpoint, shard, *ops, **communicator);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
     if (rank == 0) leader = communicator->get();
@@ -61,10 +61,12 @@ struct ReplicaHarness::State {
   }
 };
 
-ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model) : state_(std::make_unique<State>()) {
+ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops)
+    : state_(std::make_unique<State>()) {
   State& state = *state_;
   state.spec = spec;
   state.spec.model = model;
+  state.ops = &ops;
   auto checkpoint = Checkpoint::open(model, LoadFormat::kAuto);
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
   CHECK(checkpoint.ok());

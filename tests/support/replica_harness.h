@@ -8,6 +8,7 @@
 #include "base/replica_spec.h"
 #include "base/request.h"
 #include "kvcache/kv_cache.h"
+#include "kernels/ops.h"
 #include "model/checkpoint.h"
 #include "worker/batcher.h"
 
@@ -16,8 +17,8 @@ namespace skein::testing {
 // A whole replica in one process: real batcher, executors and shared memory, threads in the place of processes.
 class ReplicaHarness {
  public:
-  // CHECKs that everything starts.
-  ReplicaHarness(const ReplicaSpec& spec, const std::string& model);
+  // CHECKs that everything starts. `ops` must outlive the harness.
+  ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops = cpu_ops());
   ~ReplicaHarness();
 
   struct Answer {

@@ -4,12 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <set>
-#include <sstream>
 
-#include "base/json.h"
 #include "model/shard.h"
+#include "tests/oracles/cpp/oracle_file.h"
 #include "tests/support/replica_harness.h"
 
 namespace skein::testing {
@@ -17,42 +14,6 @@ namespace {
 
 constexpr double kTolerance = 1e-4;  // natural log; float32 against transformers' float32
 const std::string kFixtures = "tests/oracles/fixtures/";
-
-struct Prompt {
-  std::vector<int32_t> tokens;
-  std::vector<double> logprobs;
-  std::vector<int32_t> greedy;
-  std::vector<double> greedy_logprobs;
-};
-
-std::vector<int32_t> int_list(const Json& json) {
-  std::vector<int32_t> list;
-  for (const Json& item : json.as_array()) list.push_back(static_cast<int32_t>(item.as_int()));
-  return list;
-}
-
-std::vector<double> real_list(const Json& json) {
-  std::vector<double> list;
-  for (const Json& item : json.as_array()) list.push_back(item.as_double());
-  return list;
-}
-
-std::vector<Prompt> read_prompts(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  const Result<Json> json = parse_json(text.str());
-  EXPECT_TRUE(json.ok()) << path;
-  std::vector<Prompt> prompts;
-  for (const Json& prompt : json->find("prompts")->as_array()) {
-    const Json& greedy = *prompt.find("greedy");
-    prompts.push_back({.tokens = int_list(*prompt.find("tokens")),
-                       .logprobs = real_list(*prompt.find("logprobs")),
-                       .greedy = int_list(*greedy.find("tokens")),
-                       .greedy_logprobs = real_list(*greedy.find("logprobs"))});
-  }
-  return prompts;
-}
 
 std::string model_path(const std::string& name) {
   return kFixtures + name + (name.starts_with("gguf_") ? "/model.gguf" : "");

@@ -19,7 +19,8 @@ namespace {
 using namespace test;
 using enum WeightRole;
 
-constexpr const char* kConfig = R"({"architectures":["LlamaForCausalLM"],"vocab_size":5,"hidden_size":4,
+constexpr const char* kConfig =
+    R"({"architectures":["LlamaForCausalLM"],"vocab_size":5,"hidden_size":4,
     "intermediate_size":6,"num_hidden_layers":2,"num_attention_heads":2,"num_key_value_heads":1,
     "tie_word_embeddings":false,"max_position_embeddings":16})";
 
@@ -68,12 +69,14 @@ std::string data_of(const Entry& entry) {
 
 std::string file_of(const Entries& entries) {
   SafetensorsBuilder builder;
-  for (const auto& [name, entry] : entries) builder.add(name, entry.dtype, entry.shape, data_of(entry));
+  for (const auto& [name, entry] : entries)
+    builder.add(name, entry.dtype, entry.shape, data_of(entry));
   return builder.build();
 }
 
 // A folder with a config.json and a model.safetensors.
-void write_model(const TemporaryFolder& folder, const Entries& entries, const std::string& config = kConfig) {
+void write_model(const TemporaryFolder& folder, const Entries& entries,
+                 const std::string& config = kConfig) {
   folder.write("config.json", config);
   folder.write("model.safetensors", file_of(entries));
 }
@@ -134,7 +137,8 @@ TEST(Checkpoint, ReadsShards) {
   for (const auto& [name, entry] : tensors()) {
     const bool in_second = name.find("layers.1") != name.npos;
     if (in_second) second.insert(first.extract(name));
-    map += (map.empty() ? "\"" : ",\"") + name + (in_second ? R"(":"b.safetensors")" : R"(":"a.safetensors")");
+    map += (map.empty() ? "\"" : ",\"") + name +
+           (in_second ? R"(":"b.safetensors")" : R"(":"a.safetensors")");
   }
   folder.write("config.json", kConfig);
   folder.write("a.safetensors", file_of(first));
@@ -150,10 +154,12 @@ TEST(Checkpoint, ReadsShards) {
 TEST(Checkpoint, TiedModelsHaveNoOutputOfTheirOwn) {
   const TemporaryFolder folder;
   Entries entries = tensors();
-  write_model(folder, entries, with_config("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true"));
+  write_model(folder, entries,
+              with_config("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true"));
   EXPECT_EQ(refusal(folder.path()), "");  // A copy of it is harmless.
   entries.erase("lm_head.weight");
-  write_model(folder, entries, with_config("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true"));
+  write_model(folder, entries,
+              with_config("\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true"));
   const auto checkpoint = Checkpoint::open(folder.path(), LoadFormat::kAuto);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
   EXPECT_FALSE(has_weight((*checkpoint)->description(), kOutput, -1));
@@ -165,8 +171,10 @@ TEST(Checkpoint, NamesMissingTensors) {
   entries.erase("lm_head.weight");
   entries.erase("model.layers.1.mlp.down_proj.weight");
   write_model(folder, entries);
-  EXPECT_NE(refusal(folder.path()).find("tensors are missing: \"layers.1.mlp.down_proj.weight\", \"lm_head.weight\""),
-            std::string::npos) << refusal(folder.path());
+  EXPECT_NE(refusal(folder.path())
+                .find("tensors are missing: \"layers.1.mlp.down_proj.weight\", \"lm_head.weight\""),
+            std::string::npos)
+      << refusal(folder.path());
 }
 
 TEST(Checkpoint, NamesTensorsThatTheModelWouldNotUse) {
@@ -177,8 +185,10 @@ TEST(Checkpoint, NamesTensorsThatTheModelWouldNotUse) {
   EXPECT_EQ(refusal(folder.path()), "");
   entries["model.layers.0.self_attn.q_proj.bias"] = {"F32", {4}, 1};
   write_model(folder, entries);
-  EXPECT_NE(refusal(folder.path()).find("LlamaForCausalLM has no use for: \"model.layers.0.self_attn.q_proj.bias\""),
-            std::string::npos) << refusal(folder.path());
+  EXPECT_NE(refusal(folder.path())
+                .find("LlamaForCausalLM has no use for: \"model.layers.0.self_attn.q_proj.bias\""),
+            std::string::npos)
+      << refusal(folder.path());
 }
 
 TEST(Checkpoint, SaysExpectedAndFoundShape) {
@@ -187,14 +197,19 @@ TEST(Checkpoint, SaysExpectedAndFoundShape) {
     Entries entries = tensors();
     entries["model.layers.0.self_attn.q_proj.weight"].shape = shape;
     write_model(folder, entries);
-    EXPECT_NE(refusal(folder.path()).find("\"model.layers.0.self_attn.q_proj.weight\" has the shape ["), std::string::npos);
-    EXPECT_NE(refusal(folder.path()).find("calls for [4, 4]"), std::string::npos) << refusal(folder.path());
+    EXPECT_NE(
+        refusal(folder.path()).find("\"model.layers.0.self_attn.q_proj.weight\" has the shape ["),
+        std::string::npos);
+    EXPECT_NE(refusal(folder.path()).find("calls for [4, 4]"), std::string::npos)
+        << refusal(folder.path());
   }
   Entries entries = tensors();
   entries["model.norm.weight"].shape = {1, 4};
   write_model(folder, entries);
-  EXPECT_NE(refusal(folder.path()).find("has the shape [1, 4] where the model's description calls for [4]"),
-            std::string::npos) << refusal(folder.path());
+  EXPECT_NE(refusal(folder.path())
+                .find("has the shape [1, 4] where the model's description calls for [4]"),
+            std::string::npos)
+      << refusal(folder.path());
   entries = tensors();
   entries["model.embed_tokens.weight"].shape = {6, 4};
   write_model(folder, entries);
@@ -206,19 +221,22 @@ TEST(Checkpoint, NamesUnreadableFormats) {
   Entries entries = tensors();
   entries["model.layers.0.mlp.up_proj.weight"].dtype = "F64";
   write_model(folder, entries);
-  EXPECT_NE(refusal(folder.path()).find("\"model.layers.0.mlp.up_proj.weight\" is stored as F64"), std::string::npos)
+  EXPECT_NE(refusal(folder.path()).find("\"model.layers.0.mlp.up_proj.weight\" is stored as F64"),
+            std::string::npos)
       << refusal(folder.path());
 }
 
 TEST(Checkpoint, SaysWhatIsWrongWithAFolder) {
   const TemporaryFolder folder;
-  EXPECT_NE(refusal(folder.path()).find("has no config.json: it is no Hugging Face model folder"), std::string::npos);
+  EXPECT_NE(refusal(folder.path()).find("has no config.json: it is no Hugging Face model folder"),
+            std::string::npos);
   folder.write("q.gguf", "GGUF");
   EXPECT_NE(refusal(folder.path()).find("pass " + folder.file("q.gguf")), std::string::npos);
   folder.write("config.json", kConfig);
   EXPECT_NE(refusal(folder.path()).find("has neither model.safetensors nor"), std::string::npos);
   folder.write("pytorch_model.bin", "pickle");
-  EXPECT_NE(refusal(folder.path()).find("its weights in pytorch_model.bin, a pickle"), std::string::npos);
+  EXPECT_NE(refusal(folder.path()).find("its weights in pytorch_model.bin, a pickle"),
+            std::string::npos);
   folder.write("config.json", "{");
   EXPECT_EQ(refusal(folder.path()).find(folder.file("config.json") + ": JSON"), 0u);
   folder.write("config.json", R"({"architectures":["BertModel"]})");
@@ -229,10 +247,12 @@ TEST(Checkpoint, SaysWhatIsWrongWithAPath) {
   const TemporaryFolder folder;
   EXPECT_NE(refusal(folder.file("none")).find("does not exist"), std::string::npos);
   folder.write("model.safetensors", "x");
-  EXPECT_NE(refusal(folder.file("model.safetensors")).find("neither a folder nor a .gguf file"), std::string::npos);
+  EXPECT_NE(refusal(folder.file("model.safetensors")).find("neither a folder nor a .gguf file"),
+            std::string::npos);
   folder.write("m.gguf", "x");
   EXPECT_NE(refusal(folder.file("m.gguf")).find("does not begin with \"GGUF\""), std::string::npos);
-  EXPECT_NE(refusal(folder.file("m.gguf"), LoadFormat::kDummy).find("dummy weights need a folder"), std::string::npos);
+  EXPECT_NE(refusal(folder.file("m.gguf"), LoadFormat::kDummy).find("dummy weights need a folder"),
+            std::string::npos);
 }
 
 TEST(Checkpoint, FingerprintsTellModelsApart) {
@@ -251,12 +271,15 @@ TEST(Checkpoint, FingerprintsTellModelsApart) {
   Entries half = tensors();
   half["model.layers.1.self_attn.q_proj.weight"].dtype = "F16";
   EXPECT_NE(fingerprint(half, kConfig), original);
-  EXPECT_NE(fingerprint(tensors(), with_config("\"vocab_size\"", "\"rope_theta\":9,\"vocab_size\"")), original);
+  EXPECT_NE(
+      fingerprint(tensors(), with_config("\"vocab_size\"", "\"rope_theta\":9,\"vocab_size\"")),
+      original);
 }
 
 TEST(DummyCheckpoint, MakesTheSameWeightsEveryTime) {
   const TemporaryFolder folder;
-  folder.write("config.json", with_config("\"vocab_size\":5,\"hidden_size\":4", "\"vocab_size\":999,\"hidden_size\":64"));
+  folder.write("config.json", with_config("\"vocab_size\":5,\"hidden_size\":4",
+                                          "\"vocab_size\":999,\"hidden_size\":64"));
   const auto first = Checkpoint::open(folder.path(), LoadFormat::kDummy);
   const auto second = Checkpoint::open(folder.path(), LoadFormat::kDummy);
   ASSERT_TRUE(first.ok()) << first.status().message();
@@ -287,7 +310,8 @@ TEST(DummyCheckpoint, MakesTheSameWeightsEveryTime) {
 
 // --- GGUF ---
 
-// Architecture llama, hidden 64, two heads of 32 (one KV head); row r of every F32 matrix is filled with r.
+// Architecture llama, hidden 64, two heads of 32 (one KV head); row r of every F32 matrix is filled
+// with r.
 GgufBuilder gguf_model(bool with_biases, uint32_t down_type = 0) {
   GgufBuilder file;
   file.add_string("general.architecture", "llama");
@@ -301,8 +325,11 @@ GgufBuilder gguf_model(bool with_biases, uint32_t down_type = 0) {
   file.add_u32("llama.vocab_size", 3);
   const auto add = [&](const std::string& name, int64_t columns, int64_t rows) {
     std::string data;
-    for (int64_t i = 0; i < rows * columns; ++i) data += le(static_cast<float>(rows == 1 ? i : i / columns));
-    file.add_tensor(name, rows == 1 ? std::vector<int64_t>{columns} : std::vector<int64_t>{columns, rows}, 0, data);
+    for (int64_t i = 0; i < rows * columns; ++i)
+      data += le(static_cast<float>(rows == 1 ? i : i / columns));
+    file.add_tensor(name,
+                    rows == 1 ? std::vector<int64_t>{columns} : std::vector<int64_t>{columns, rows},
+                    0, data);
   };
   add("token_embd.weight", 64, 3);
   add("output_norm.weight", 64, 1);
@@ -331,7 +358,8 @@ GgufBuilder gguf_model(bool with_biases, uint32_t down_type = 0) {
 
 TEST(GgufCheckpoint, UndoesTheRowOrderOfQAndK) {
   const TemporaryFolder folder;
-  const auto checkpoint = Checkpoint::open(folder.write("m.gguf", gguf_model(true).build()), LoadFormat::kAuto);
+  const auto checkpoint =
+      Checkpoint::open(folder.write("m.gguf", gguf_model(true).build()), LoadFormat::kAuto);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
   for (int head = 0; head < 2; ++head) {
     for (int half = 0; half < 2; ++half) {
@@ -363,8 +391,10 @@ TEST(GgufCheckpoint, UndoesTheRowOrderOfQAndK) {
 TEST(GgufCheckpoint, RefusesUnreadableFormatsOnlyWhereTheyAreUsed) {
   const TemporaryFolder folder;
   EXPECT_NE(refusal(folder.write("m.gguf", gguf_model(false, 14).build()))
-                .find("\"blk.0.ffn_down.weight\" is stored as Q6_K, which is not supported; use F32, F16, BF16, Q8_0, "
-                      "Q4_0 or Q4_1"), std::string::npos);
+                .find("\"blk.0.ffn_down.weight\" is stored as Q6_K, which is not supported; use "
+                      "F32, F16, BF16, Q8_0, "
+                      "Q4_0 or Q4_1"),
+            std::string::npos);
 }
 
 TEST(GgufCheckpoint, NamesMissingTensors) {
@@ -372,7 +402,8 @@ TEST(GgufCheckpoint, NamesMissingTensors) {
   GgufBuilder file = gguf_model(false);
   file.add_tensor("blk.0.attn_q.bias", {64}, 0, std::string(256, '\0'));
   EXPECT_NE(refusal(folder.write("m.gguf", file.build()))
-                .find("tensors are missing: \"blk.0.attn_k.bias\", \"blk.0.attn_v.bias\""), std::string::npos);
+                .find("tensors are missing: \"blk.0.attn_k.bias\", \"blk.0.attn_v.bias\""),
+            std::string::npos);
 }
 
 TEST(ShardFormats, RefusesCutsInsideABlock) {
@@ -383,31 +414,35 @@ TEST(ShardFormats, RefusesCutsInsideABlock) {
   auto plans = *plan_shards((*checkpoint)->description(), 2, 1);
   EXPECT_TRUE(check_shard_formats(**checkpoint, plans).ok());
   plans[0].intermediate.end = plans[1].intermediate.begin = 120;
-  EXPECT_EQ(check_shard_formats(**checkpoint, plans).message(),
-            "tensor parallel degree 2 would cut this model's quantised weights inside a block of 32; "
-            "the degrees that work are 1, 2");
+  EXPECT_EQ(
+      check_shard_formats(**checkpoint, plans).message(),
+      "tensor parallel degree 2 would cut this model's quantised weights inside a block of 32; "
+      "the degrees that work are 1, 2");
 }
 
 // --- The oracles' checkpoints, as other tools wrote them ---
 
 TEST(OracleCheckpoints, AllOpen) {
-  for (const char* name : {"llama_mha", "llama_gqa", "llama_mqa", "llama3_rope", "llama_biases", "mistral_window",
-                           "qwen2_bias", "qwen3_qknorm"}) {
+  for (const char* name : {"llama_mha", "llama_gqa", "llama_mqa", "llama3_rope", "llama_biases",
+                           "mistral_window", "qwen2_bias", "qwen3_qknorm"}) {
     EXPECT_EQ(refusal(std::string("tests/oracles/fixtures/") + name), "") << name;
   }
-  for (const char* name : {"gguf_llama_f32", "gguf_llama_f16", "gguf_llama_bf16", "gguf_llama_q8_0", "gguf_llama_q4_0",
-                           "gguf_llama_q4_1", "gguf_llama3_rope", "gguf_qwen2", "gguf_qwen3"}) {
+  for (const char* name :
+       {"gguf_llama_f32", "gguf_llama_f16", "gguf_llama_bf16", "gguf_llama_q8_0", "gguf_llama_q4_0",
+        "gguf_llama_q4_1", "gguf_llama3_rope", "gguf_qwen2", "gguf_qwen3"}) {
     EXPECT_EQ(refusal(std::string("tests/oracles/fixtures/") + name + "/model.gguf"), "") << name;
   }
 }
 
 TEST(OracleCheckpoints, HeadsOfSixteenCannotBeCutSingly) {
-  const auto checkpoint = Checkpoint::open("tests/oracles/fixtures/gguf_qwen2/model.gguf", LoadFormat::kAuto);
+  const auto checkpoint =
+      Checkpoint::open("tests/oracles/fixtures/gguf_qwen2/model.gguf", LoadFormat::kAuto);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
   EXPECT_EQ((*checkpoint)->main_format(), Format::kQ8_0);
   const auto plans = plan_shards((*checkpoint)->description(), 3, 1);
-  EXPECT_NE(check_shard_formats(**checkpoint, *plans).message().find("the degrees that work are 1, 2"),
-            std::string::npos);
+  EXPECT_NE(
+      check_shard_formats(**checkpoint, *plans).message().find("the degrees that work are 1, 2"),
+      std::string::npos);
 }
 
 }  // namespace

@@ -15,7 +15,8 @@ Result<ModelDescription> describe(const std::string& text) {
   return describe_hugging_face(*json);
 }
 
-// A config of 4 layers, 8 heads and hidden size 64, with more members (which win over the same ones here).
+// A config of 4 layers, 8 heads and hidden size 64, with more members (which win over the same ones
+// here).
 std::string config(const std::string& architecture, const std::string& more = "{}") {
   Json json = *parse_json(R"({"architectures":[")" + architecture + R"("],"vocab_size":1000,
       "hidden_size":64,"intermediate_size":160,"num_hidden_layers":4,"num_attention_heads":8,
@@ -45,7 +46,8 @@ std::vector<int> windows(const ModelDescription& d) {
 }
 
 TEST(DescribeHuggingFace, Llama) {
-  const ModelDescription d = described("LlamaForCausalLM", R"({"rope_theta":500000,"tie_word_embeddings":true})");
+  const ModelDescription d =
+      described("LlamaForCausalLM", R"({"rope_theta":500000,"tie_word_embeddings":true})");
   EXPECT_EQ(d.architecture, "LlamaForCausalLM");
   EXPECT_EQ(d.vocabulary, 1000);
   EXPECT_EQ(d.hidden, 64);
@@ -63,7 +65,8 @@ TEST(DescribeHuggingFace, Llama) {
   EXPECT_EQ(d.kv_groups[0].kv_heads, 2);
   EXPECT_EQ(d.kv_groups[0].head_dim, 8);
   EXPECT_EQ(windows(d), (std::vector<int>{0, 0, 0, 0}));
-  EXPECT_FALSE(d.layers[0].qkv_bias || d.layers[0].o_bias || d.layers[0].mlp_bias || d.layers[0].qk_norm);
+  EXPECT_FALSE(d.layers[0].qkv_bias || d.layers[0].o_bias || d.layers[0].mlp_bias ||
+               d.layers[0].qk_norm);
   // embedding + final norm + layers of (q, k, v, o, gate, up, down, two norms)
   EXPECT_EQ(d.parameters(), 64000 + 64 + 4 * (64 * 64 * 2 + 64 * 16 * 2 + 3 * 64 * 160 + 128));
 }
@@ -79,13 +82,16 @@ TEST(DescribeHuggingFace, DefaultsOfOlderConfigs) {
 }
 
 TEST(DescribeHuggingFace, BiasesOfLlama) {
-  const ModelDescription d = described("LlamaForCausalLM", R"({"attention_bias":true,"mlp_bias":true})");
+  const ModelDescription d =
+      described("LlamaForCausalLM", R"({"attention_bias":true,"mlp_bias":true})");
   EXPECT_TRUE(d.layers[3].qkv_bias && d.layers[3].o_bias && d.layers[3].mlp_bias);
 }
 
 TEST(DescribeHuggingFace, Mistral) {
-  EXPECT_EQ(windows(described("MistralForCausalLM", R"({"sliding_window":null})")), (std::vector<int>{0, 0, 0, 0}));
-  EXPECT_EQ(windows(described("MistralForCausalLM", R"({"sliding_window":64})")), (std::vector<int>{64, 64, 64, 64}));
+  EXPECT_EQ(windows(described("MistralForCausalLM", R"({"sliding_window":null})")),
+            (std::vector<int>{0, 0, 0, 0}));
+  EXPECT_EQ(windows(described("MistralForCausalLM", R"({"sliding_window":64})")),
+            (std::vector<int>{64, 64, 64, 64}));
   EXPECT_EQ(windows(described("MistralForCausalLM"))[0], 4096);
   const ModelDescription d = described("MistralForCausalLM", R"({"head_dim":128})");
   EXPECT_EQ(d.head_dim, 128);
@@ -93,26 +99,36 @@ TEST(DescribeHuggingFace, Mistral) {
 }
 
 TEST(DescribeHuggingFace, Qwen2) {
-  const ModelDescription d = described("Qwen2ForCausalLM",
-      R"({"use_sliding_window":false,"sliding_window":32,"max_window_layers":2})");
+  const ModelDescription d =
+      described("Qwen2ForCausalLM",
+                R"({"use_sliding_window":false,"sliding_window":32,"max_window_layers":2})");
   EXPECT_TRUE(d.layers[0].qkv_bias);
   EXPECT_FALSE(d.layers[0].o_bias || d.layers[0].qk_norm);
   EXPECT_EQ(windows(d), (std::vector<int>{0, 0, 0, 0}));
 }
 
 TEST(DescribeHuggingFace, Qwen2WindowsOnSomeLayers) {
-  const ModelDescription by_count = described("Qwen2ForCausalLM",
-      R"({"use_sliding_window":true,"sliding_window":32,"max_window_layers":3})");
+  const ModelDescription by_count =
+      described("Qwen2ForCausalLM",
+                R"({"use_sliding_window":true,"sliding_window":32,"max_window_layers":3})");
   EXPECT_EQ(windows(by_count), (std::vector<int>{0, 0, 0, 32}));
   EXPECT_EQ(by_count.kv_groups.size(), 2u);
   const ModelDescription by_type = described("Qwen2ForCausalLM", R"({"use_sliding_window":true,
       "sliding_window":32,"layer_types":["sliding_attention","full_attention","sliding_attention","full_attention"]})");
   EXPECT_EQ(windows(by_type), (std::vector<int>{32, 0, 32, 0}));
-  EXPECT_NE(refusal("Qwen2ForCausalLM", R"({"layer_types":["sliding_attention","full_attention","full_attention","full_attention"]})")
-                .find("no sliding window in use"), std::string::npos);
-  EXPECT_NE(refusal("Qwen2ForCausalLM", R"({"layer_types":["full_attention"]})").find("one entry per layer"), std::string::npos);
-  EXPECT_NE(refusal("Qwen2ForCausalLM", R"({"layer_types":["a",1,"linear_attention","full_attention"]})")
-                .find("the layer type \"a\" is not supported"), std::string::npos);
+  EXPECT_NE(
+      refusal(
+          "Qwen2ForCausalLM",
+          R"({"layer_types":["sliding_attention","full_attention","full_attention","full_attention"]})")
+          .find("no sliding window in use"),
+      std::string::npos);
+  EXPECT_NE(refusal("Qwen2ForCausalLM", R"({"layer_types":["full_attention"]})")
+                .find("one entry per layer"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal("Qwen2ForCausalLM", R"({"layer_types":["a",1,"linear_attention","full_attention"]})")
+          .find("the layer type \"a\" is not supported"),
+      std::string::npos);
 }
 
 TEST(DescribeHuggingFace, Qwen3) {
@@ -124,10 +140,13 @@ TEST(DescribeHuggingFace, Qwen3) {
 }
 
 TEST(DescribeHuggingFace, RopeOfBothGenerations) {
-  const std::string scaling = R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":256)";
-  const ModelDescription old = described("LlamaForCausalLM",
-      R"({"rope_theta":50000.0,"rope_scaling":{"rope_type":"llama3",)" + scaling + "}}");
-  const ModelDescription recent = described("LlamaForCausalLM",
+  const std::string scaling =
+      R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":256)";
+  const ModelDescription old =
+      described("LlamaForCausalLM",
+                R"({"rope_theta":50000.0,"rope_scaling":{"rope_type":"llama3",)" + scaling + "}}");
+  const ModelDescription recent = described(
+      "LlamaForCausalLM",
       R"({"rope_parameters":{"rope_theta":50000.0,"rope_type":"llama3",)" + scaling + "}}");
   for (const ModelDescription& d : {old, recent}) {
     EXPECT_EQ(d.rope.scaling, RopeSpec::Scaling::kLlama3);
@@ -137,10 +156,12 @@ TEST(DescribeHuggingFace, RopeOfBothGenerations) {
     EXPECT_EQ(d.rope.high_freq_factor, 4);
     EXPECT_EQ(d.rope.original_context, 256);
   }
-  const ModelDescription linear = described("LlamaForCausalLM", R"({"rope_scaling":{"type":"linear","factor":2}})");
+  const ModelDescription linear =
+      described("LlamaForCausalLM", R"({"rope_scaling":{"type":"linear","factor":2}})");
   EXPECT_EQ(linear.rope.scaling, RopeSpec::Scaling::kLinear);
   EXPECT_EQ(linear.rope.factor, 2);
-  const ModelDescription plain = described("LlamaForCausalLM", R"({"rope_parameters":{"rope_type":"default","rope_theta":7}})");
+  const ModelDescription plain = described(
+      "LlamaForCausalLM", R"({"rope_parameters":{"rope_type":"default","rope_theta":7}})");
   EXPECT_EQ(plain.rope.scaling, RopeSpec::Scaling::kNone);
   EXPECT_EQ(plain.rope.theta, 7);
 }
@@ -148,13 +169,17 @@ TEST(DescribeHuggingFace, RopeOfBothGenerations) {
 TEST(DescribeHuggingFace, NamesAnUnknownArchitectureAndTheKnownOnes) {
   const auto result = describe(config("GPT2LMHeadModel"));
   EXPECT_EQ(result.status().code(), Code::kUnsupported);
-  EXPECT_EQ(result.status().message(),
-            "the architecture \"GPT2LMHeadModel\" is not supported; the known ones are LlamaForCausalLM, "
-            "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM");
+  EXPECT_EQ(
+      result.status().message(),
+      "the architecture \"GPT2LMHeadModel\" is not supported; the known ones are LlamaForCausalLM, "
+      "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM");
 }
 
 TEST(DescribeHuggingFace, RefusesBadFieldsByName) {
-  const struct { const char* more; const char* message; } cases[] = {
+  const struct {
+    const char* more;
+    const char* message;
+  } cases[] = {
       {R"({"architectures":[]})", "\"architectures\" must be"},
       {R"({"architectures":"LlamaForCausalLM"})", "\"architectures\" must be"},
       {R"({"vocab_size":null})", "\"vocab_size\" is missing"},
@@ -186,20 +211,26 @@ TEST(DescribeHuggingFace, RefusesBadFieldsByName) {
       {R"({"rope_theta":"10000"})", "\"rope_theta\" must be a number"},
       {R"({"partial_rotary_factor":0.5})", "partial_rotary_factor"},
       {R"({"rope_scaling":3})", "\"rope_scaling\" must be an object"},
-      {R"({"rope_scaling":{"type":"yarn"}})", "\"yarn\" is not supported; the known ones are default, linear and llama3"},
+      {R"({"rope_scaling":{"type":"yarn"}})",
+       "\"yarn\" is not supported; the known ones are default, linear and llama3"},
       {R"({"rope_scaling":{"rope_type":7}})", "\"rope_type\" of \"rope_scaling\" must be a string"},
       {R"({"rope_scaling":{"type":"linear"}})", "\"factor\" of \"rope_scaling\" is missing"},
       {R"({"rope_scaling":{"type":"linear","factor":0}})", "scaling factor must be a positive"},
-      {R"({"rope_parameters":{"rope_type":"llama3","factor":8,"high_freq_factor":4}})", "\"low_freq_factor\" of \"rope_parameters\""},
-      {R"({"rope_parameters":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4}})", "0 < low_freq_factor < high_freq_factor"},
-      {R"({"rope_parameters":{"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":0}})",
+      {R"({"rope_parameters":{"rope_type":"llama3","factor":8,"high_freq_factor":4}})",
+       "\"low_freq_factor\" of \"rope_parameters\""},
+      {R"({"rope_parameters":{"rope_type":"llama3","factor":8,"low_freq_factor":4,"high_freq_factor":4}})",
+       "0 < low_freq_factor < high_freq_factor"},
+      {R"({"rope_parameters":{"rope_type":"llama3","factor":8,"low_freq_factor":1,
+           "high_freq_factor":4,"original_max_position_embeddings":0}})",
        "\"original_max_position_embeddings\" of \"rope_parameters\" is 0"},
   };
   for (const auto& bad : cases) {
     EXPECT_NE(refusal("LlamaForCausalLM", bad.more).find(bad.message), std::string::npos)
         << bad.more << ": " << refusal("LlamaForCausalLM", bad.more);
   }
-  EXPECT_NE(refusal("MistralForCausalLM", R"({"sliding_window":0})").find("\"sliding_window\" is 0"), std::string::npos);
+  EXPECT_NE(
+      refusal("MistralForCausalLM", R"({"sliding_window":0})").find("\"sliding_window\" is 0"),
+      std::string::npos);
   EXPECT_FALSE(describe("[]").ok());
   EXPECT_FALSE(describe("{}").ok());
 }
@@ -296,7 +327,8 @@ TEST(DescribeGguf, RopeScalingAndFrequencyDivisors) {
   for (int i = 0; i < 8; ++i) factors += test::le(1.0f + static_cast<float>(i));
   auto wrong = divided;
   divided.add_tensor("rope_freqs.weight", {8}, 0, factors);
-  EXPECT_EQ(describe_file(divided)->rope.frequency_divisors, (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}));
+  EXPECT_EQ(describe_file(divided)->rope.frequency_divisors,
+            (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}));
   wrong.add_tensor("rope_freqs.weight", {7}, 0, factors.substr(0, 28));
   EXPECT_NE(refusal(wrong).find("must hold 8 numbers in F32"), std::string::npos);
 }
@@ -306,7 +338,8 @@ TEST(DescribeGguf, RefusesBadMetadataByName) {
   EXPECT_NE(refusal(GgufBuilder()).find("no \"general.architecture\""), std::string::npos);
   GgufBuilder other;
   other.add_string("general.architecture", "gemma");
-  EXPECT_EQ(refusal(other), "the architecture \"gemma\" is not supported; the known ones are llama, qwen2, qwen3");
+  EXPECT_EQ(refusal(other),
+            "the architecture \"gemma\" is not supported; the known ones are llama, qwen2, qwen3");
   EXPECT_NE(refusal(gguf_metadata("llama")).find("no \"llama.vocab_size\""), std::string::npos);
   const auto with = [](const std::string& key, uint32_t value) {
     auto file = gguf_metadata("llama");
@@ -319,7 +352,8 @@ TEST(DescribeGguf, RefusesBadMetadataByName) {
   EXPECT_NE(with("llama.rope.dimension_count", 8).find("a part of the head"), std::string::npos);
   EXPECT_NE(with("llama.attention.value_length", 8).find("differ in length"), std::string::npos);
   EXPECT_NE(with("llama.attention.key_length", 1).find("must be between 2"), std::string::npos);
-  EXPECT_NE(with("llama.rope.freq_base", 10000).find("\"llama.rope.freq_base\" is an integer, not a number"),
+  EXPECT_NE(with("llama.rope.freq_base", 10000)
+                .find("\"llama.rope.freq_base\" is an integer, not a number"),
             std::string::npos);
 }
 

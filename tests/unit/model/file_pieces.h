@@ -26,7 +26,19 @@ inline std::string gguf_head(uint64_t tensors, uint64_t pairs, uint32_t version 
 }
 
 enum GgufValueNumber : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64,
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64,
 };
 
 inline std::string gguf_pair(std::string_view key, uint32_t type, const std::string& payload) {

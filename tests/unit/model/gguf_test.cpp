@@ -90,8 +90,10 @@ TEST(Gguf, KeepsTensorsOfUnknownTypeNumbersWithoutData) {
 }
 
 TEST(Gguf, HonoursTheAlignmentOfTheFile) {
-  const std::string head = gguf_head(2, 1) + gguf_pair("general.alignment", kU32, le<uint32_t>(64)) +
-                           gguf_tensor("a", {1}, 0, 0) + gguf_tensor("b", {1}, 0, 64);
+  const std::string head =
+      gguf_head(2, 1) + gguf_pair("general.alignment", kU32, le<uint32_t>(64)) +
+      gguf_tensor(std::string(33, 'a'), {1}, 0, 0) + gguf_tensor("b", {1}, 0, 64);
+  ASSERT_NE(padded(head, 32).size(), padded(head, 64).size());
   const std::string bytes = padded(padded(head, 64) + le(1.5f), 64) + le(2.5f);
   const auto file = GgufFile::parse(bytes);
   ASSERT_TRUE(file.ok()) << file.status().message();
@@ -173,17 +175,18 @@ std::vector<BadFile> bad_metadata() {
       {"array whose size overflows",
        one_pair(gguf_pair("k", kArray, gguf_array(kU64, uint64_t{1} << 61, "12345678"))),
        "runs past the end"},
-      {"array of 2^64 - 1 bytes", one_pair(gguf_pair("k", kArray, gguf_array(kU8, ~uint64_t{0}, "1"))),
-       "runs past the end"},
+      {"array of 2^64 - 1 bytes",
+       one_pair(gguf_pair("k", kArray, gguf_array(kU8, ~uint64_t{0}, "1"))), "runs past the end"},
       {"string element past the end",
        one_pair(gguf_pair("k", kArray, gguf_array(kString, 2, gguf_string("a") + le<uint64_t>(9)))),
        "\"k\": the file ends inside"},
-      {"more strings than bytes", one_pair(gguf_pair("k", kArray, gguf_array(kString, 2, "12345678"))),
+      {"more strings than bytes",
+       one_pair(gguf_pair("k", kArray, gguf_array(kString, 2, "12345678"))),
        "an array of 2 elements runs past the end"},
       {"boolean element 3", one_pair(gguf_pair("k", kArray, gguf_array(kBool, 1, "\3"))),
        "a boolean is 3"},
-      {"element beyond int64", one_pair(gguf_pair("k", kArray, gguf_array(kU64, 1, le(~uint64_t{0})))),
-       "out of range"},
+      {"element beyond int64",
+       one_pair(gguf_pair("k", kArray, gguf_array(kU64, 1, le(~uint64_t{0})))), "out of range"},
       {"duplicate key", gguf_head(0, 2) + twice + twice, "the metadata key \"k\" appears twice"},
       {"control characters in a key", one_pair(gguf_pair("k\n\x01", 13, "")), "\"k\\n\\u0001\""},
       {"alignment 0", alignment(kU32, le<uint32_t>(0)), "general.alignment is 0"},
@@ -209,19 +212,27 @@ std::vector<BadFile> bad_tensors() {
       {"bytes overflow", one_tensor(gguf_tensor("t", {big, big / 4}, 28, 0), 4), "its size is out"},
       {"half a block", one_tensor(gguf_tensor("t", {48, 2}, 8, 0), 102),
        "rows of 48 elements are no multiple of Q8_0's block of 32"},
-      {"half a super-block", one_tensor(gguf_tensor("t", {128, 2}, 12, 0), 144), "Q4_K's block of 256"},
+      {"half a super-block", one_tensor(gguf_tensor("t", {128, 2}, 12, 0), 144),
+       "Q4_K's block of 256"},
       {"info past the end", gguf_head(1, 0) + gguf_tensor("t", {1}, 0, 0).substr(0, 20),
        "tensor \"t\": the file ends inside"},
-      {"offset off the grid", one_tensor(gguf_tensor("t", {1}, 0, 4), 64), "no multiple of the alignment"},
+      {"offset off the grid", one_tensor(gguf_tensor("t", {1}, 0, 4), 64),
+       "no multiple of the alignment"},
       {"offset past the end", one_tensor(gguf_tensor("t", {1}, 0, 64), 64), "runs past the end"},
-      {"offset 2^64 - 32", one_tensor(gguf_tensor("t", {1}, 0, ~uint64_t{31}), 64), "runs past the end"},
-      {"one byte short", one_tensor(gguf_tensor("t", {8}, 0, 0), 31), "(32 bytes at 0 of the data) runs past"},
-      {"unread format past the end", one_tensor(gguf_tensor("t", {256}, 14, 0), 209), "runs past the end"},
-      {"file ends before the data", gguf_head(1, 0) + gguf_tensor("t", {1}, 0, 0), "ends before its tensor data"},
+      {"offset 2^64 - 32", one_tensor(gguf_tensor("t", {1}, 0, ~uint64_t{31}), 64),
+       "runs past the end"},
+      {"one byte short", one_tensor(gguf_tensor("t", {8}, 0, 0), 31),
+       "(32 bytes at 0 of the data) runs past"},
+      {"unread format past the end", one_tensor(gguf_tensor("t", {256}, 14, 0), 209),
+       "runs past the end"},
+      {"file ends before the data", gguf_head(1, 0) + gguf_tensor("t", {1}, 0, 0),
+       "ends before its tensor data"},
       {"duplicate tensor", padded(gguf_head(2, 0) + twice + twice) + std::string(64, 'x'),
        "the tensor \"t\" appears twice"},
-      {"overlap", padded(gguf_head(2, 0) + gguf_tensor("t", {16}, 0, 0) + gguf_tensor("u", {1}, 0, 32)) +
-                      std::string(64, 'x'), "tensor \"u\" overlaps another tensor"},
+      {"overlap",
+       padded(gguf_head(2, 0) + gguf_tensor("t", {16}, 0, 0) + gguf_tensor("u", {1}, 0, 32)) +
+           std::string(64, 'x'),
+       "tensor \"u\" overlaps another tensor"},
   };
 }
 

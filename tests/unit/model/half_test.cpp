@@ -45,15 +45,15 @@ TEST(Half, EverySixteenBitValueSurvivesTheRoundTrip) {
 }
 
 TEST(Half, RoundsToNearestAndTiesToEven) {
-  EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f), 0x3C00);              // tie, even below
-  EXPECT_EQ(f32_to_f16(1.0f + 3 * 0x1p-11f), 0x3C02);          // tie, even above
-  EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f + 0x1p-20f), 0x3C01);   // above the tie
+  EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f), 0x3C00);             // tie, even below
+  EXPECT_EQ(f32_to_f16(1.0f + 3 * 0x1p-11f), 0x3C02);         // tie, even above
+  EXPECT_EQ(f32_to_f16(1.0f + 0x1p-11f + 0x1p-20f), 0x3C01);  // above the tie
   EXPECT_EQ(f32_to_f16(65519.0f), 0x7BFF);
   EXPECT_EQ(f32_to_f16(65520.0f), 0x7C00);
   EXPECT_EQ(f32_to_f16(-1e9f), 0xFC00);
-  EXPECT_EQ(f32_to_f16(0x1p-25f), 0x0000);                     // tie with zero
-  EXPECT_EQ(f32_to_f16(3 * 0x1p-25f), 0x0002);                 // tie among subnormals
-  EXPECT_EQ(f32_to_f16(0x1p-14f - 0x1p-26f), 0x0400);          // rounds up to a normal number
+  EXPECT_EQ(f32_to_f16(0x1p-25f), 0x0000);             // tie with zero
+  EXPECT_EQ(f32_to_f16(3 * 0x1p-25f), 0x0002);         // tie among subnormals
+  EXPECT_EQ(f32_to_f16(0x1p-14f - 0x1p-26f), 0x0400);  // rounds up to a normal number
   EXPECT_EQ(f32_to_bf16(1.0f + 0x1p-8f), 0x3F80);
   EXPECT_EQ(f32_to_bf16(1.0f + 3 * 0x1p-8f), 0x3F82);
   EXPECT_EQ(f32_to_bf16(std::numeric_limits<float>::max()), 0x7F80);
@@ -71,14 +71,16 @@ TEST(Dequantize, Q8) {
   std::string block = le(f32_to_f16(0.5f));
   for (int i = 0; i < 32; ++i) block += static_cast<char>(i * 8 - 128);
   const auto out = dequantized(Format::kQ8_0, block);
-  for (int i = 0; i < 32; ++i) EXPECT_EQ(out[static_cast<size_t>(i)], 0.5f * static_cast<float>(i * 8 - 128));
+  for (int i = 0; i < 32; ++i)
+    EXPECT_EQ(out[static_cast<size_t>(i)], 0.5f * static_cast<float>(i * 8 - 128));
 }
 
 TEST(Dequantize, Q4) {
   std::string nibbles;
   for (int i = 0; i < 16; ++i) nibbles += static_cast<char>(i | (15 - i) << 4);
   const auto q4_0 = dequantized(Format::kQ4_0, le(f32_to_f16(2.0f)) + nibbles);
-  const auto q4_1 = dequantized(Format::kQ4_1, le(f32_to_f16(2.0f)) + le(f32_to_f16(-1.5f)) + nibbles);
+  const auto q4_1 =
+      dequantized(Format::kQ4_1, le(f32_to_f16(2.0f)) + le(f32_to_f16(-1.5f)) + nibbles);
   for (size_t i = 0; i < 16; ++i) {
     const auto low = static_cast<float>(i);
     EXPECT_EQ(q4_0[i], 2.0f * (low - 8));

@@ -44,12 +44,17 @@ TEST(RopeTable, LinearScalingDividesEveryFrequency) {
 }
 
 RopeSpec llama3() {
-  return {.theta = 500000, .rotary_dim = 16, .scaling = RopeSpec::Scaling::kLlama3, .factor = 8,
-          .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 8192};
+  return {.theta = 500000,
+          .rotary_dim = 16,
+          .scaling = RopeSpec::Scaling::kLlama3,
+          .factor = 8,
+          .low_freq_factor = 1,
+          .high_freq_factor = 4,
+          .original_context = 8192};
 }
 
-// cos and sin at position 1000 as transformers 5.23 computes them for that rope_parameters: pairs 0 to 3 keep their
-// frequency, pair 4 is blended, 5 to 7 are divided by 8.
+// cos and sin at position 1000 as transformers 5.23 computes them for that rope_parameters: pairs 0
+// to 3 keep their frequency, pair 4 is blended, 5 to 7 are divided by 8.
 TEST(RopeTable, Llama3ScalingIsThatOfTransformers) {
   constexpr std::array kCos = {0.5623790621757507f, 0.6554753184318542f, 0.9956709742546082f,
                                0.5323012471199036f, 0.8654010891914368f, 0.999412477016449f,

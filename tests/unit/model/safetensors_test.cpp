@@ -73,11 +73,14 @@ std::vector<BadFile> bad_headers() {
       {"invalid UTF-8", safetensors("{\"\xff\":" + tensor + "}", "x"), "the header is malformed"},
       {"a name twice", safetensors(R"({"t":)" + tensor + R"(,"t":)" + tensor + "}", "x"),
        "duplicate key \"t\""},
-      {"a key of an entry twice", one(R"({"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]})", 1),
+      {"a key of an entry twice",
+       one(R"({"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]})", 1),
        "duplicate key \"dtype\""},
       {"deep", safetensors("{\"t\":[[[[[[1]]]]]]}"), "nested deeper"},
-      {"metadata is a list", safetensors(R"({"__metadata__":[]})"), "\"__metadata__\" is no object"},
-      {"metadata with a number", safetensors(R"({"__metadata__":{"a":1}})"), "something else than strings"},
+      {"metadata is a list", safetensors(R"({"__metadata__":[]})"),
+       "\"__metadata__\" is no object"},
+      {"metadata with a number", safetensors(R"({"__metadata__":{"a":1}})"),
+       "something else than strings"},
       {"data without tensors", safetensors("{}", "x"), "cover 0 of the file's 1 bytes"},
   };
 }
@@ -99,9 +102,12 @@ std::vector<BadFile> bad_entries() {
       {"dimension \"1\"", with("\"U8\"", "[\"1\"]", "[0,1]", 1), "the dimension \"1\""},
       {"dimension 2^64", with("\"U8\"", "[18446744073709551616]", "[0,1]", 1), "out of range"},
       {"9 dimensions", with("\"U8\"", "[1,1,1,1,1,1,1,1,1]", "[0,1]", 1), "9 dimensions"},
-      {"elements overflow", with("\"U8\"", "[4294967296,4294967296]", "[0,1]", 1), "is out of range"},
-      {"overflow before a zero", with("\"U8\"", "[4294967296,4294967296,0]", "[0,0]", 0), "out of range"},
-      {"bits overflow", with("\"F64\"", "[1152921504606846976]", "[0,1]", 1), "its size is out of range"},
+      {"elements overflow", with("\"U8\"", "[4294967296,4294967296]", "[0,1]", 1),
+       "is out of range"},
+      {"overflow before a zero", with("\"U8\"", "[4294967296,4294967296,0]", "[0,0]", 0),
+       "out of range"},
+      {"bits overflow", with("\"F64\"", "[1152921504606846976]", "[0,1]", 1),
+       "its size is out of range"},
       {"half a byte", with("\"F4\"", "[3]", "[0,1]", 1), "its size is out of range"},
       {"no offsets", one(R"({"dtype":"U8","shape":[1]})", 1), "no pair of offsets"},
       {"one offset", with("\"U8\"", "[1]", "[0]", 1), "no pair of offsets"},
@@ -113,8 +119,10 @@ std::vector<BadFile> bad_entries() {
       {"past the end", with("\"U8\"", "[2]", "[0,2]", 1), "are outside the file's 1 bytes"},
       {"far past the end", with("\"U8\"", "[1]", "[9223372036854775806,9223372036854775807]", 1),
        "are outside the file's 1 bytes"},
-      {"more bytes than elements", with("\"F32\"", "[1]", "[0,8]", 8), "span 8 bytes, its shape and dtype need 4"},
-      {"more elements than bytes", with("\"F32\"", "[3]", "[0,8]", 8), "span 8 bytes, its shape and dtype need 12"},
+      {"more bytes than elements", with("\"F32\"", "[1]", "[0,8]", 8),
+       "span 8 bytes, its shape and dtype need 4"},
+      {"more elements than bytes", with("\"F32\"", "[3]", "[0,8]", 8),
+       "span 8 bytes, its shape and dtype need 12"},
       {"hole in front", with("\"U8\"", "[1]", "[1,2]", 2), "a hole or an overlap"},
       {"data after the last", with("\"U8\"", "[1]", "[0,1]", 2), "cover 1 of the file's 2 bytes"},
       {"truncated data", with("\"F32\"", "[4]", "[0,16]", 15), "are outside the file's 15 bytes"},
@@ -123,8 +131,8 @@ std::vector<BadFile> bad_entries() {
 
 std::vector<BadFile> bad_layouts() {
   const auto two = [](const char* a, const char* b) {
-    const std::string header = R"({"a":)" + entry("\"U8\"", "[2]", a) + R"(,"b":)" +
-                               entry("\"U8\"", "[2]", b) + "}";
+    const std::string header =
+        R"({"a":)" + entry("\"U8\"", "[2]", a) + R"(,"b":)" + entry("\"U8\"", "[2]", b) + "}";
     return safetensors(header, std::string(5, 'x'));
   };
   return {
@@ -152,7 +160,8 @@ TEST(Safetensors, RefusesFilesThatLie) {
 TEST(Safetensors, RefusesMoreTensorsThanItsLimit) {
   std::string header = "{";
   for (int i = 0; i <= 100'000; ++i) {
-    header += (i == 0 ? "\"" : ",\"") + std::to_string(i) + R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
+    header += (i == 0 ? "\"" : ",\"") + std::to_string(i) +
+              R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
   }
   const std::string bytes = safetensors(header + "}");
   EXPECT_EQ(parse_safetensors(bytes).status().message(), "more than 100000 tensors");
@@ -169,9 +178,9 @@ TEST(Safetensors, RefusesEveryTruncation) {
 }
 
 TEST(SafetensorsIndex, RefusesFilesOutsideTheFolder) {
-  for (const char* file : {"\"../x.safetensors\"", "\"/etc/x.safetensors\"", "\"a/x.safetensors\"",
-                           "\"..safetensors\"", "\"x.bin\"", "\"\"", "7", "null",
-                           "\"a\\u0000.safetensors\""}) {
+  for (const char* file :
+       {"\"../x.safetensors\"", "\"/etc/x.safetensors\"", "\"a/x.safetensors\"",
+        "\"..safetensors\"", "\"x.bin\"", "\"\"", "7", "null", "\"a\\u0000.safetensors\""}) {
     const std::string text = R"({"weight_map":{"w":)" + std::string(file) + "}}";
     const auto index = parse_safetensors_index(text);
     ASSERT_FALSE(index.ok()) << file;
@@ -204,13 +213,17 @@ TEST(SafetensorsFolder, FindsTensorsInTheirShards) {
   EXPECT_EQ(static_cast<char>(*model->tensors.at("both").data), '2');
 
   write_index(R"("a":"m-2.safetensors")");
-  EXPECT_NE(open_safetensors(folder.path()).status().message().find("\"a\" is not in \"m-2.safetensors\""),
+  EXPECT_NE(open_safetensors(folder.path())
+                .status()
+                .message()
+                .find("\"a\" is not in \"m-2.safetensors\""),
             std::string::npos);
   write_index(R"("a":"m-3.safetensors")");
   EXPECT_EQ(open_safetensors(folder.path()).status().code(), Code::kNotFound);
   folder.write("m-1.safetensors", "nonsense");
   write_index(R"("a":"m-1.safetensors")");
-  EXPECT_NE(open_safetensors(folder.path()).status().message().find("m-1.safetensors"), std::string::npos);
+  EXPECT_NE(open_safetensors(folder.path()).status().message().find("m-1.safetensors"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -21,8 +21,8 @@ ModelDescription model(int q_heads, int kv_heads, int layers, int intermediate, 
 }
 
 std::vector<ModelDescription> models() {
-  return {model(9, 3, 30, 1536, 49152), model(6, 2, 4, 104, 333), model(4, 1, 4, 70, 320),
-          model(5, 5, 4, 72, 330),      model(32, 8, 5, 11008, 32000), model(7, 7, 3, 7, 7),
+  return {model(9, 3, 30, 1536, 49152),   model(6, 2, 4, 104, 333),      model(4, 1, 4, 70, 320),
+          model(5, 5, 4, 72, 330),        model(32, 8, 5, 11008, 32000), model(7, 7, 3, 7, 7),
           model(14, 2, 24, 4864, 151936), model(1, 1, 1, 1, 1)};
 }
 
@@ -51,7 +51,8 @@ void check_heads(const ModelDescription& d, const ShardPlan& plan) {
     EXPECT_EQ(plan.kv_heads.begin + local, (plan.q_heads.begin + h) / group);
     read.insert(plan.kv_heads.begin + local);
   }
-  EXPECT_EQ(static_cast<int>(read.size()), plan.kv_heads.size()) << "holds KV heads that it does not read";
+  EXPECT_EQ(static_cast<int>(read.size()), plan.kv_heads.size())
+      << "holds KV heads that it does not read";
   EXPECT_EQ(*read.begin(), plan.kv_heads.begin);
   EXPECT_EQ(*read.rbegin(), plan.kv_heads.end - 1);
 }
@@ -133,14 +134,17 @@ TEST(PlanShards, SaysWhichDegreesThereAre) {
   for (const int tp : {-1, 0, 10, 1 << 30}) {
     const auto plans = plan_shards(d, tp, 1);
     EXPECT_EQ(plans.status().code(), Code::kInvalidArgument);
-    EXPECT_EQ(plans.status().message(), "tensor parallel degree " + std::to_string(tp) +
-              " is not possible for this model of 9 attention heads; it can be 1 to 9");
+    EXPECT_EQ(plans.status().message(),
+              "tensor parallel degree " + std::to_string(tp) +
+                  " is not possible for this model of 9 attention heads; it can be 1 to 9");
   }
   for (const int pp : {-1, 0, 31}) {
-    EXPECT_EQ(plan_shards(d, 1, pp).status().message(), "pipeline parallel degree " + std::to_string(pp) +
-              " is not possible for this model of 30 layers; it can be 1 to 30");
+    EXPECT_EQ(plan_shards(d, 1, pp).status().message(),
+              "pipeline parallel degree " + std::to_string(pp) +
+                  " is not possible for this model of 30 layers; it can be 1 to 30");
   }
-  EXPECT_NE(plan_shards(model(8, 8, 2, 3, 100), 4, 1).status().message().find("it can be 1 to 3"), std::string::npos);
+  EXPECT_NE(plan_shards(model(8, 8, 2, 3, 100), 4, 1).status().message().find("it can be 1 to 3"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -131,7 +131,9 @@ TEST_F(BatcherChoices, ForksWithoutBlocksComputeThePromptAgain) {
   // A block for the prompt's end, but none for the copy beside the first choice's next: one waits.
   std::map<int, int> tokens;
   for (int i = 0; i < 10 && !batcher_->idle(); ++i) {
-    for (const TokenFrame& frame : step()) tokens[frame.choice] += static_cast<int>(frame.tokens.size());
+    for (const TokenFrame& frame : step()) {
+      tokens[frame.choice] += static_cast<int>(frame.tokens.size());
+    }
   }
   EXPECT_THAT(tokens, ElementsAre(std::pair(0, 2), std::pair(1, 2)));
   expect_nothing_held();

@@ -1,0 +1,235 @@
+// `skein chat`: a conversation with a server (--url) or with a model that it serves itself.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <future>
+#include <iostream>
+#include <thread>
+
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/server.h"
+#include "coordinator/http/client.h"
+#include "coordinator/http/loop.h"
+#include "model/mapped_file.h"
+
+namespace skein {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct ChatConfig {
+  ServeConfig serve;
+  std::string url;
+  std::string prompt;  // one question instead of a conversation
+  std::string system;
+  int64_t max_tokens = 512;
+  double temperature = -1;  // below 0: the server's default
+  bool stats = false;
+};
+
+// A server of our own in a thread, for `skein chat MODEL`.
+class LocalServer {
+ public:
+  ~LocalServer() {
+    if (!thread_.joinable()) return;
+    loop_->post([this] { server_->shut_down(); });
+    thread_.join();
+    server_.reset();
+  }
+
+  Result<std::string> start(ServeConfig config) {
+    config.port = 0;
+    config.host = "127.0.0.1";
+    config.drain_seconds = 0;
+    Result<ServePlan> plan = make_serve_plan(config);
+    if (!plan.ok()) return plan.status();
+    plan_ = std::make_unique<ServePlan>(std::move(*plan));
+    loop_ = std::make_unique<Loop>();
+    std::promise<Result<std::string>> url;
+    std::atomic<bool> told = false;
+    const auto tell = [&](Result<std::string> result) {
+      if (!told.exchange(true)) url.set_value(std::move(result));
+    };
+    ASSIGN_OR_RETURN(server_, Server::start(*loop_, *plan_,
+                                            {.ready = [&](const std::string& at) { tell(at); },
+                                             .note = [](const std::string&) {},
+                                             .ended =
+                                                 [&](const Status& status) {
+                                                   if (!status.ok()) tell(status);
+                                                   loop_->stop();
+                                                 }}));
+    thread_ = std::thread([this] { loop_->run(); });
+    Result<std::string> result = url.get_future().get();
+    if (!result.ok()) {
+      thread_.join();
+      server_.reset();
+    }
+    return result;
+  }
+
+ private:
+  std::unique_ptr<ServePlan> plan_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Server> server_;
+  std::thread thread_;
+};
+
+struct Answer {
+  std::string text;
+  int64_t tokens = 0;
+  double ttft_s = 0;
+  double total_s = 0;
+};
+
+class Conversation {
+ public:
+  Conversation(const ChatConfig& config, HttpTarget target, std::string model)
+      : config_(config), target_(std::move(target)), model_(std::move(model)) {
+    if (!config_.system.empty()) add("system", config_.system);
+  }
+
+  // Streams the answer to standard output.
+  Result<Answer> ask(const std::string& question) {
+    add("user", question);
+    Json body = Json::object();
+    body.set("model", model_);
+    body.set("messages", messages_);
+    body.set("stream", true);
+    body.set("max_tokens", config_.max_tokens);
+    Json options = Json::object();
+    options.set("include_usage", true);
+    body.set("stream_options", std::move(options));
+    if (config_.temperature >= 0) body.set("temperature", config_.temperature);
+    Answer answer;
+    Status failure;
+    const Clock::time_point start = Clock::now();
+    const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+    RETURN_IF_ERROR(http_stream(target_, "/v1/chat/completions", body, [&](std::string_view data) {
+      failure = take(data, &answer, elapsed());
+      return failure.ok();
+    }));
+    answer.total_s = elapsed();
+    std::printf("\n");
+    if (!failure.ok()) return failure;
+    add("assistant", answer.text);
+    return answer;
+  }
+
+ private:
+  void add(const char* role, const std::string& content) {
+    Json message = Json::object();
+    message.set("role", role);
+    message.set("content", content);
+    messages_.push_back(std::move(message));
+  }
+
+  static Status take(std::string_view data, Answer* answer, double seconds) {
+    ASSIGN_OR_RETURN(const Json chunk, parse_json(data));
+    if (const Json* error = chunk.find("error")) {
+      const Json* message = error->find("message");
+      return unavailable(message != nullptr && message->is_string() ? message->as_string() : "the server failed");
+    }
+    if (const Json* usage = chunk.find("usage"); usage != nullptr && usage->is_object()) {
+      if (const Json* tokens = usage->find("completion_tokens"); tokens != nullptr && tokens->is_int()) {
+        answer->tokens = tokens->as_int();
+      }
+    }
+    const Json* choices = chunk.find("choices");
+    if (choices == nullptr || !choices->is_array() || choices->as_array().empty()) return {};
+    const Json* delta = choices->as_array()[0].find("delta");
+    const Json* content = delta == nullptr ? nullptr : delta->find("content");
+    if (content == nullptr || !content->is_string() || content->as_string().empty()) return {};
+    if (answer->text.empty()) answer->ttft_s = seconds;
+    answer->text += content->as_string();
+    std::fputs(content->as_string().c_str(), stdout);
+    std::fflush(stdout);
+    return {};
+  }
+
+  const ChatConfig& config_;
+  const HttpTarget target_;
+  const std::string model_;
+  Json messages_ = Json::array();
+};
+
+Result<std::string> first_model(const HttpTarget& target) {
+  ASSIGN_OR_RETURN(const HttpReply reply, http_get(target, "/v1/models"));
+  ASSIGN_OR_RETURN(const Json json, parse_json(reply.body));
+  const Json* data = json.find("data");
+  if (data != nullptr && data->is_array() && !data->as_array().empty()) {
+    const Json* id = data->as_array()[0].find("id");
+    if (id != nullptr && id->is_string()) return id->as_string();
+  }
+  return unavailable("the server names no model (status " + std::to_string(reply.status) + "); is an --api-key-file needed?");
+}
+
+void print_stats(const Answer& answer) {
+  const double decode_s = answer.total_s - answer.ttft_s;
+  std::printf("[%lld tokens, TTFT %.0f ms, %.1f tokens/s]\n", static_cast<long long>(answer.tokens),
+              answer.ttft_s * 1000, decode_s > 0 ? static_cast<double>(answer.tokens - 1) / decode_s : 0.0);
+}
+
+Status converse(const ChatConfig& config, const std::string& url) {
+  ASSIGN_OR_RETURN(HttpTarget target, parse_url(url));
+  if (!config.serve.api_key_file.empty()) {
+    ASSIGN_OR_RETURN(const std::string key, read_file(config.serve.api_key_file, 1 << 20));
+    target.api_key = key.substr(0, key.find('\n'));
+  }
+  ASSIGN_OR_RETURN(const std::string model, first_model(target));
+  Conversation conversation(config, target, model);
+  if (!config.prompt.empty()) {
+    ASSIGN_OR_RETURN(const Answer answer, conversation.ask(config.prompt));
+    if (config.stats) print_stats(answer);
+    return {};
+  }
+  const bool terminal = isatty(STDIN_FILENO) != 0;
+  if (terminal) std::printf("%s. An empty line or Ctrl-D ends.\n", model.c_str());
+  std::string line;
+  while (true) {
+    if (terminal) std::printf("> "), std::fflush(stdout);
+    if (!std::getline(std::cin, line) || line.empty()) return {};
+    ASSIGN_OR_RETURN(const Answer answer, conversation.ask(line));
+    if (config.stats) print_stats(answer);
+  }
+}
+
+}  // namespace
+
+int chat_command(const Arguments& arguments) {
+  ChatConfig config;
+  OptionTable table;
+  add_serve_options(&table, &config.serve);
+  table.add_text("url", "URL", "of a server; without it the model is served here", &config.url);
+  table.add_text("prompt", "TEXT", "ask this and end", &config.prompt);
+  table.add_text("system", "TEXT", "system message", &config.system);
+  table.add_integer("max-tokens", "of an answer", 1, 1 << 20, &config.max_tokens);
+  table.add_real("temperature", "0: always the likeliest token; default: the server's", 0, 2, &config.temperature);
+  table.add_switch("stats", "print speed after each answer", &config.stats);
+  if (std::ranges::find(arguments, "--help") != arguments.end()) {
+    std::printf("usage: skein chat MODEL [flags], or skein chat --url URL [flags]\n%s", table.help().c_str());
+    return 0;
+  }
+  std::vector<std::string> positional;
+  const Status parsed = table.parse(arguments, &positional);
+  if (!parsed.ok()) return report(parsed);
+  if (positional.size() == 1) config.serve.model = positional[0];
+  if (positional.size() > 1 || config.serve.model.empty() == config.url.empty()) {
+    return report(invalid_argument("name either a model or a server: skein chat MODEL, or skein chat --url URL"));
+  }
+  LocalServer local;
+  if (config.url.empty()) {
+    std::fprintf(stderr, "loading %s\n", config.serve.model.c_str());
+    Result<std::string> url = local.start(config.serve);
+    if (!url.ok()) return report(url.status());
+    config.url = *url;
+  }
+  const Status status = converse(config, config.url);
+  return status.ok() ? 0 : report(status);
+}
+
+}  // namespace skein

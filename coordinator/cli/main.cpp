@@ -1,0 +1,85 @@
+#include <cstdio>
+#include <string_view>
+
+#include "base/status.h"
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/options.h"
+#include "coordinator/cli/serve_config.h"
+#include "coordinator/control/agent.h"
+
+namespace skein {
+namespace {
+
+struct Command {
+  const char* name;
+  const char* usage;
+  const char* help;
+  int (*run)(const Arguments&);
+};
+
+constexpr Command kCommands[] = {
+    {"serve", "serve MODEL [flags]", "serve a model over an OpenAI-compatible HTTP API", serve_command},
+    {"plan", "plan MODEL [flags of serve]", "show what serve would run, and whether it fits", plan_command},
+    {"chat", "chat MODEL | chat --url URL", "talk to a model or to a server", chat_command},
+    {"bench", "bench offline MODEL [flags]", "measure prefill and decode speed without HTTP", bench_command},
+    {"agent", "agent --coordinator E --run-folder D", "start and fence this node's MPI jobs", agent_command},
+};
+
+void print_usage(FILE* out) {
+  std::fprintf(out, "usage: skein COMMAND ...\n\n");
+  for (const Command& command : kCommands) std::fprintf(out, "  %-38s %s\n", command.usage, command.help);
+  std::fprintf(out, "\n`skein COMMAND --help` lists a command's flags. Version %s\n", SKEIN_BUILD);
+}
+
+}  // namespace
+
+int report(const Status& status) {
+  std::fprintf(stderr, "skein: %s\n", status.message().c_str());
+  return status.code() == Code::kInvalidArgument ? 2 : 1;
+}
+
+int agent_command(const Arguments& arguments) {
+  AgentConfig config;
+  OptionTable table;
+  table.add_text("coordinator", "ENDPOINT", "ZeroMQ endpoint of the coordinator", &config.coordinator);
+  table.add_text("run-folder", "DIR", "private folder for the jobs' files", &config.run_folder);
+  table.add_real("lease-seconds", "silence of the coordinator after which every job is killed", 0.1, 86400,
+                 &config.lease_seconds);
+  table.add_text("worker", "PATH", "the skein-worker to run; default: beside this program", &config.worker);
+  std::vector<std::string> positional;
+  const Status parsed = table.parse(arguments, &positional);
+  if (!parsed.ok()) return report(parsed);
+  if (!positional.empty() || config.coordinator.empty() || config.run_folder.empty()) {
+    std::fprintf(stderr, "usage: skein agent --coordinator ENDPOINT --run-folder DIR\n%s", table.help().c_str());
+    return 2;
+  }
+  const Status status = run_agent(config);
+  return status.ok() ? 0 : report(status);
+}
+
+}  // namespace skein
+
+int main(int argc, char** argv) {
+  using namespace skein;
+  const std::string_view name = argc > 1 ? argv[1] : "";
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_usage(stdout);
+    return 0;
+  }
+  if (name == "--version") {
+    std::printf("skein %s\n", SKEIN_BUILD);
+    return 0;
+  }
+  std::vector<std::string> names;
+  for (const Command& command : kCommands) {
+    if (name == command.name) return command.run(Arguments(argv + 2, argv + argc));
+    names.emplace_back(command.name);
+  }
+  if (!name.empty()) {
+    const auto guess = nearest(name, names);
+    std::fprintf(stderr, "skein: there is no command \"%s\"%s\n\n", argv[1],
+                 guess ? ("; did you mean " + *guess + "?").c_str() : "");
+  }
+  print_usage(stderr);
+  return 2;
+}

@@ -1,0 +1,148 @@
+#include "coordinator/cli/serve_config.h"
+
+#include <algorithm>
+
+#include "base/yaml.h"
+#include "model/mapped_file.h"
+
+namespace skein {
+namespace {
+
+constexpr size_t kConfigBytesMax = 1 << 20;
+
+std::string flag_name(std::string_view key) {
+  std::string name(key);
+  std::ranges::replace(name, '_', '-');
+  return name;
+}
+
+Status at_line(const Status& status, const std::string& path, int line) {
+  return status.within(path + ":" + std::to_string(line));
+}
+
+Result<std::string> scalar_text(const Yaml& value) {
+  if (value.kind == Yaml::Kind::kScalar) return value.scalar;
+  if (value.kind != Yaml::Kind::kList) return invalid_argument("must be a value or a list of values");
+  std::string text;
+  for (const Yaml& item : value.list) {
+    if (item.kind != Yaml::Kind::kScalar) return invalid_argument("must be a list of plain values");
+    text += (text.empty() ? "" : ",") + item.scalar;
+  }
+  return text;
+}
+
+Status read_replicas(const Yaml& value, const std::string& path, std::vector<ReplicaShape>* shapes) {
+  if (value.kind != Yaml::Kind::kList || value.list.empty()) {
+    return at_line(invalid_argument("replicas must be a list of shapes"), path, value.line);
+  }
+  for (const Yaml& item : value.list) {
+    if (item.kind != Yaml::Kind::kMap) {
+      return at_line(invalid_argument("a replica must be a map, as in {tensor_parallel_size: 2, count: 1}"), path,
+                     item.line);
+    }
+    ReplicaShape shape;
+    OptionTable table;
+    table.add_integer("tensor-parallel-size", "", 1, 1024, &shape.tensor_parallel_size);
+    table.add_integer("pipeline-parallel-size", "", 1, 1024, &shape.pipeline_parallel_size);
+    table.add_integer("count", "", 1, 1024, &shape.count);
+    for (const Yaml::Member& member : item.map) {
+      if (member.value.kind != Yaml::Kind::kScalar) {
+        return at_line(invalid_argument(member.key + " must be a number"), path, member.line);
+      }
+      RETURN_IF_ERROR(at_line(table.apply(flag_name(member.key), member.value.scalar, ""), path, member.line));
+    }
+    shapes->push_back(shape);
+  }
+  return {};
+}
+
+Status read_config_file(const std::string& path, const OptionTable& table, ServeConfig* config) {
+  ASSIGN_OR_RETURN(const std::string text, read_file(path, kConfigBytesMax));
+  Result<Yaml> yaml = parse_yaml(text);
+  if (!yaml.ok()) return yaml.status().within(path);
+  if (yaml->kind == Yaml::Kind::kNull) return {};
+  if (yaml->kind != Yaml::Kind::kMap) return invalid_argument(path + ": must be a map of settings");
+  for (const Yaml::Member& member : yaml->map) {
+    if (member.key == "replicas") {
+      RETURN_IF_ERROR(read_replicas(member.value, path, &config->replicas));
+      continue;
+    }
+    if (member.key == "config") return at_line(invalid_argument("config cannot name another file"), path, member.line);
+    const Result<std::string> value = scalar_text(member.value);
+    if (!value.ok()) return at_line(value.status().within(member.key), path, member.line);
+    RETURN_IF_ERROR(at_line(table.apply(flag_name(member.key), *value, ""), path, member.line));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<ReplicaShape> ServeConfig::shapes() const {
+  if (!replicas.empty()) return replicas;
+  return {{tensor_parallel_size, pipeline_parallel_size, data_parallel_size}};
+}
+
+void add_serve_options(OptionTable* table, ServeConfig* config) {
+  table->add_text("model", "MODEL", "a Hugging Face folder, a GGUF file, or a name in the local hub cache",
+                  &config->model);
+  table->add_integer("tensor-parallel-size", "ranks that share each layer", 1, 1024, &config->tensor_parallel_size);
+  table->add_integer("pipeline-parallel-size", "stages of layers", 1, 1024, &config->pipeline_parallel_size);
+  table->add_integer("data-parallel-size", "replicas", 1, 1024, &config->data_parallel_size);
+  table->add_choice("device", "where ranks run", {"auto", "cpu", "cuda"}, &config->device);
+  table->add_choice("dtype", "how weights are kept; auto: as in the file", {"auto", "float32", "bfloat16", "float16"},
+                    &config->dtype);
+  table->add_choice("kv-cache-dtype", "of the KV cache; auto: float16, or float32 with --dtype float32",
+                    {"auto", "float32", "bfloat16", "float16"}, &config->kv_cache_dtype);
+  table->add_choice("load-format", "dummy: random weights, only config.json is needed", {"auto", "dummy"},
+                    &config->load_format);
+  table->add_text("host", "ADDRESS", "address to listen on", &config->host);
+  table->add_integer("port", "port to listen on; 0: any free one", 0, 65535, &config->port);
+  table->add_integer("max-model-len", "tokens of prompt and answer together", 1, INT32_MAX, &config->max_model_len);
+  table->add_integer("max-num-seqs", "sequences that a replica runs at once", 1, 4096, &config->max_num_seqs);
+  table->add_integer("max-num-batched-tokens", "tokens of one step", 1, 1 << 20, &config->max_num_batched_tokens);
+  table->add_integer("max-waiting-requests", "requests that the server holds; more get 429", 1, 1 << 20,
+                     &config->max_waiting_requests);
+  table->add_integer("kv-cache-memory-bytes", "KV cache of each rank", 1, INT64_MAX, &config->kv_cache_memory_bytes);
+  table->add_integer("block-size", "tokens of a KV block", 1, 256, &config->block_size);
+  table->add_switch("no-prefix-caching", "compute every prompt anew", &config->no_prefix_caching);
+  table->add_integer("threads-per-rank", "CPU threads of each rank; 0: cores / ranks", 0, 1024,
+                     &config->threads_per_rank);
+  table->add_text("served-model-name", "S", "name of the model in the API", &config->served_model_name);
+  table->add_text("api-key-file", "F", "file with one API key a line", &config->api_key_file);
+  table->add_switch("insecure", "allow an address beyond this machine without an API key", &config->insecure);
+  table->add_text("chat-template", "F", "file with a Jinja chat template", &config->chat_template);
+  table->add_list("allowed-origins", "origins that browsers may call from", &config->allowed_origins);
+  table->add_real("drain-seconds", "how long running requests may go on after SIGTERM", 0, 86400,
+                  &config->drain_seconds);
+  table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
+  table->add_text("config", "F", "YAML file with these settings", &config->config);
+}
+
+Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments) {
+  ServeConfig config;
+  OptionTable table;
+  add_serve_options(&table, &config);
+  std::vector<std::string> positional;
+  RETURN_IF_ERROR(table.parse(arguments, &positional));
+  if (!config.config.empty()) {
+    // Once more from the start, so that flags win over the file.
+    const std::string path = config.config;
+    config = {};
+    RETURN_IF_ERROR(read_config_file(path, table, &config));
+    positional.clear();
+    RETURN_IF_ERROR(table.parse(arguments, &positional));
+  }
+  if (positional.size() > 1) {
+    return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
+  }
+  if (!positional.empty()) config.model = positional[0];
+  if (config.model.empty()) {
+    return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
+  }
+  if (config.device == "cuda") {
+    return unsupported("this build has no CUDA backend: use --device cpu");
+  }
+  return config;
+}
+
+}  // namespace skein

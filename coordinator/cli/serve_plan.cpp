@@ -1,0 +1,134 @@
+#include "coordinator/cli/serve_plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <sstream>
+
+namespace skein {
+namespace {
+
+constexpr int64_t kMemoryReserve = int64_t{512} << 20;  // for the system and this process
+
+Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& plan, const ReplicaShape& shape,
+                                    int64_t memory_bytes, int all_ranks) {
+  const Checkpoint& checkpoint = *plan.model.checkpoint;
+  PlannedReplica replica;
+  ASSIGN_OR_RETURN(replica.shards, plan_shards(checkpoint.description(), shape.tensor_parallel_size,
+                                               shape.pipeline_parallel_size));
+  RETURN_IF_ERROR(check_shard_formats(checkpoint, replica.shards));
+  MemoryRequest request{.tensor_parallel_size = shape.tensor_parallel_size,
+                        .pipeline_parallel_size = shape.pipeline_parallel_size,
+                        .dtype = config.dtype,
+                        .kv_cache_dtype = config.kv_cache_dtype,
+                        .block_tokens = config.block_size,
+                        .slots = config.max_num_seqs,
+                        .step_tokens_max = config.max_num_batched_tokens,
+                        .context_max = std::nullopt,
+                        .kv_bytes_per_rank = config.kv_cache_memory_bytes,
+                        .memory_bytes = memory_bytes};
+  if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
+  ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
+
+  ReplicaSpec& spec = replica.spec;
+  const int cores = plan.machine.cores;
+  spec.model = std::filesystem::absolute(plan.model.path).string();
+  spec.load_format = config.load_format;
+  spec.device = "cpu";
+  spec.dtype = config.dtype;
+  spec.kv_cache_dtype = config.kv_cache_dtype;
+  spec.tensor_parallel_size = shape.tensor_parallel_size;
+  spec.pipeline_parallel_size = shape.pipeline_parallel_size;
+  spec.slots = config.max_num_seqs;
+  spec.step_tokens_max = std::max(config.max_num_batched_tokens, config.max_num_seqs);
+  spec.waiting_max = config.max_waiting_requests;
+  spec.block_tokens = config.block_size;
+  spec.kv_blocks = replica.memory.kv_blocks;
+  spec.prefix_caching = !config.no_prefix_caching;
+  spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank) : std::max(1, cores / all_ranks);
+  spec.spin = spec.threads * all_ranks <= cores;
+  return replica;
+}
+
+std::string range_text(const IndexRange& range) {
+  return std::to_string(range.begin) + "-" + std::to_string(range.end - 1);
+}
+
+}  // namespace
+
+Result<ServePlan> make_serve_plan(const ServeConfig& config) {
+  ServePlan plan;
+  plan.config = config;
+  plan.machine = discover_machine();
+  ASSIGN_OR_RETURN(plan.model,
+                   find_model(config.model, config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
+  int all_ranks = 0;
+  int count = 0;
+  for (const ReplicaShape& shape : config.shapes()) {
+    all_ranks += shape.tensor_parallel_size * shape.pipeline_parallel_size * shape.count;
+    count += shape.count;
+  }
+  const int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
+  for (const ReplicaShape& shape : config.shapes()) {
+    ASSIGN_OR_RETURN(const PlannedReplica replica, plan_replica(config, plan, shape, memory_bytes, all_ranks));
+    plan.replicas.insert(plan.replicas.end(), static_cast<size_t>(shape.count), replica);
+  }
+  plan.context_max = INT32_MAX;
+  for (const PlannedReplica& replica : plan.replicas) {
+    plan.context_max = std::min(plan.context_max, replica.memory.context_max);
+  }
+  for (size_t i = 0; i < plan.replicas.size(); ++i) {
+    plan.replicas[i].spec.replica = static_cast<uint32_t>(i);
+    plan.replicas[i].spec.context_max = plan.context_max;
+  }
+  return plan;
+}
+
+std::string describe(const ServePlan& plan) {
+  const ModelDescription& model = plan.model.checkpoint->description();
+  std::ostringstream out;
+  char parameters[32];
+  std::snprintf(parameters, sizeof parameters, "%.1f M", static_cast<double>(model.parameters()) / 1e6);
+  out << "model     " << default_model_name(plan.config) << ": " << model.architecture << ", " << parameters
+      << " parameters, " << model.layers.size() << " layers, " << info(plan.model.checkpoint->main_format()).name
+      << "\n";
+  out << "machine   " << plan.machine.processor << ", " << plan.machine.cores << " cores, "
+      << readable_bytes(plan.machine.memory_bytes) << " free\n";
+  for (const PlannedReplica& replica : plan.replicas) {
+    const ReplicaSpec& spec = replica.spec;
+    const int64_t tokens = int64_t{spec.kv_blocks} * spec.block_tokens;
+    out << "replica " << spec.replica << " tensor parallel " << spec.tensor_parallel_size << " x pipeline parallel "
+        << spec.pipeline_parallel_size << ": weights " << readable_bytes(replica.memory.weights()) << ", KV cache "
+        << tokens << " tokens (" << readable_bytes(tokens * replica.memory.kv_per_token()) << ") = "
+        << tokens / plan.context_max << " requests of full length\n";
+    for (size_t rank = 0; rank < replica.shards.size(); ++rank) {
+      const ShardPlan& shard = replica.shards[rank];
+      out << "  rank " << rank << "  layers " << range_text(shard.layers) << ", heads " << range_text(shard.q_heads)
+          << ", KV heads " << range_text(shard.kv_heads) << ", weights "
+          << readable_bytes(replica.memory.ranks[rank].weights) << "\n";
+    }
+  }
+  out << "context   " << plan.context_max << " tokens";
+  if (plan.context_max < model.context_max && !plan.config.max_model_len) {
+    out << ", lowered from the model's " << model.context_max << " to what fits in memory";
+  }
+  out << "\n";
+  int threads = 0;
+  for (const PlannedReplica& replica : plan.replicas) threads += replica.spec.threads * replica.spec.ranks();
+  if (threads > plan.machine.cores) {
+    out << "note      " << threads << " rank threads share " << plan.machine.cores << " cores\n";
+  }
+  return out.str();
+}
+
+std::string default_model_name(const ServeConfig& config) {
+  if (!config.served_model_name.empty()) return config.served_model_name;
+  const std::filesystem::path path(config.model);
+  if (path.extension() == ".gguf") return path.stem().string();
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return config.model;  // a hub name
+  const std::filesystem::path absolute = std::filesystem::absolute(path).lexically_normal();
+  return absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
+}
+
+}  // namespace skein

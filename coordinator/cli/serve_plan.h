@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/replica_spec.h"
+#include "base/status.h"
+#include "coordinator/cli/model_files.h"
+#include "coordinator/cli/serve_config.h"
+#include "model/shard.h"
+#include "topology/machine.h"
+#include "topology/memory.h"
+
+namespace skein {
+
+struct PlannedReplica {
+  ReplicaSpec spec;
+  std::vector<ShardPlan> shards;
+  MemoryPlan memory;
+};
+
+// A model found, and its replicas planned for this machine.
+struct ServePlan {
+  ServeConfig config;
+  Machine machine;
+  ModelFiles model;
+  std::vector<PlannedReplica> replicas;
+  int context_max = 0;  // that every replica can hold
+};
+
+// Refuses, with the numbers, what cannot run here; nothing has been loaded by then.
+Result<ServePlan> make_serve_plan(const ServeConfig& config);
+
+// What would run where, for people.
+std::string describe(const ServePlan& plan);
+
+// "SmolLM2-135M-Instruct.Q4_1" for /models/SmolLM2-135M-Instruct.Q4_1.gguf
+std::string default_model_name(const ServeConfig& config);
+
+}  // namespace skein

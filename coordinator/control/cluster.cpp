@@ -1,0 +1,280 @@
+#include "coordinator/control/cluster.h"
+
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <unordered_map>
+
+#include "base/log.h"
+#include "comm/messages.h"
+#include "coordinator/control/process.h"
+#include "coordinator/http/loop.h"
+
+namespace skein {
+namespace {
+
+constexpr int64_t kTickMs = 50;
+constexpr int64_t kSignMs = 250;
+constexpr int64_t kStopMs = 4000;  // then whatever is left is killed
+
+constexpr std::string_view kAgentPeer = "agent";
+constexpr std::string_view kReplicaPrefix = "replica-";
+
+int64_t now_ms() {
+  using std::chrono::milliseconds, std::chrono::steady_clock;
+  return std::chrono::duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
+std::string random_hex_key() {
+  unsigned char bytes[16];
+  CHECK_EQ(getrandom(bytes, sizeof bytes, 0), static_cast<ssize_t>(sizeof bytes));
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (const unsigned char byte : bytes) {
+    text += kDigits[byte >> 4];
+    text += kDigits[byte & 15];
+  }
+  return text;
+}
+
+std::string replica_peer(uint64_t launch) { return std::string(kReplicaPrefix) + std::to_string(launch); }
+
+}  // namespace
+
+struct Cluster::State {
+  Loop& loop;
+  const ClusterConfig config;
+  ClusterEvents events;
+  std::string folder;
+  std::unique_ptr<MessageSocket> socket;
+  std::unique_ptr<Core> core;
+  std::unordered_map<uint64_t, std::pair<OnFrame, int>> streams;  // callback, choices left
+  std::function<std::string()> render_metrics;
+  pid_t agent = -1;
+  int64_t agent_sign_ms = 0;
+  int64_t next_sign_ms = 0;
+  int64_t stop_at_ms = 0;   // 0: not stopping
+  int64_t drain_until_ms = 0;
+  std::function<void()> drained, stopped;
+  std::shared_ptr<bool> alive = std::make_shared<bool>(true);
+
+  State(Loop& loop, ClusterConfig config, ClusterEvents events)
+      : loop(loop), config(std::move(config)), events(std::move(events)) {}
+
+  ~State() {
+    *alive = false;
+    if (socket != nullptr) loop.unwatch(socket->fd());
+    if (agent > 0) {
+      kill(-agent, SIGKILL);
+      waitpid(agent, nullptr, 0);
+    }
+    std::error_code ignored;  // a folder that stays behind is empty and private
+    if (!folder.empty()) std::filesystem::remove_all(folder, ignored);
+  }
+
+  Status open() {
+    ASSIGN_OR_RETURN(folder, make_private_folder());
+    const std::string endpoint = "ipc://" + folder + "/coordinator";
+    ASSIGN_OR_RETURN(socket, MessageSocket::bind(endpoint));
+    CoreConfig core_config = config.core;
+    const std::string cache_key = random_hex_key();
+    for (ReplicaSpec& spec : core_config.replicas) {
+      spec.coordinator = endpoint;
+      spec.lease_seconds = config.lease_seconds;
+      spec.cache_key = cache_key;
+    }
+    core = std::make_unique<Core>(std::move(core_config));
+    char lease[32] = {};
+    std::to_chars(lease, lease + sizeof lease - 1, config.lease_seconds);
+    ASSIGN_OR_RETURN(const ChildProcess child,
+                     start_process({.arguments = {program_folder() + "/skein", "agent", "--coordinator", endpoint,
+                                                  "--run-folder", folder, "--lease-seconds", lease},
+                                    .environment = {},
+                                    .capture_error = false}));
+    agent = child.pid;
+    agent_sign_ms = now_ms();
+    loop.watch_readable(socket->fd(), [this] { pump(); });
+    schedule_tick();
+    return {};
+  }
+
+  void schedule_tick() {
+    loop.call_after(kTickMs, [this, alive = alive] {
+      if (!*alive) return;
+      tick();
+      if (*alive) schedule_tick();
+    });
+  }
+
+  void tick() {
+    const int64_t now = now_ms();
+    Actions actions;
+    if (now >= next_sign_ms) {
+      sign();
+      next_sign_ms = now + kSignMs;
+    }
+    core->tick(now, &actions);
+    watch_agent(now, &actions);
+    perform(std::move(actions));
+    pump();
+    if (drained && (core->requests() == 0 || now >= drain_until_ms)) std::exchange(drained, nullptr)();
+    if (stop_at_ms != 0 && agent > 0 && now >= stop_at_ms) kill(-agent, SIGKILL);
+  }
+
+  void sign() {
+    // A peer that is not connected hears nothing, and its own lease tells it so.
+    (void)socket->send(kAgentPeer, Lease{});
+    for (const Core::Replica& replica : core->replicas()) {
+      if (replica.state == Core::ReplicaState::kReady) (void)socket->send(replica_peer(replica.launch), Lease{});
+    }
+  }
+
+  void watch_agent(int64_t now, Actions* actions) {
+    int status = 0;
+    if (agent > 0 && waitpid(agent, &status, WNOHANG) == agent) {
+      agent = -1;
+      core->agent_lost(now, "the agent ended", actions);
+      if (stop_at_ms != 0 && stopped) {
+        loop.post(std::exchange(stopped, nullptr));
+      } else if (stop_at_ms == 0) {
+        loop.post([reason = std::string("the agent process ended unexpectedly"), this, alive = alive] {
+          if (*alive) events.failed(reason);
+        });
+      }
+    }
+  }
+
+  void pump() {
+    const int64_t now = now_ms();
+    while (std::optional<MessageSocket::Received> received = socket->receive()) {
+      if (!received->frame.ok()) {
+        log_warning("frame dropped", {{"peer", received->peer}, {"cause", received->frame.status().message()}});
+        continue;
+      }
+      Actions actions;
+      if (received->peer == kAgentPeer) {
+        agent_sign_ms = now;
+        if (std::holds_alternative<RegisterAgent>(*received->frame)) {
+          core->agent_registered(now, &actions);
+        } else {
+          core->agent_frame(std::move(*received->frame), now, &actions);
+        }
+      } else if (received->peer.starts_with(kReplicaPrefix)) {
+        uint64_t launch = 0;
+        const std::string_view digits = std::string_view(received->peer).substr(kReplicaPrefix.size());
+        std::from_chars(digits.data(), digits.data() + digits.size(), launch);
+        core->replica_frame(launch, std::move(*received->frame), now, &actions);
+      }
+      perform(std::move(actions));
+    }
+  }
+
+  void perform_later(Actions actions) {
+    loop.post([this, alive = alive, actions = std::move(actions)]() mutable {
+      if (!*alive) return;
+      perform(std::move(actions));
+      pump();
+    });
+  }
+
+  void perform(Actions actions) {
+    for (size_t i = 0; i < actions.size(); ++i) {
+      // Carrying one out may fail and add more.
+      Action action = std::move(actions[i]);
+      std::visit([&](auto& body) { perform(body, &actions); }, action);
+    }
+  }
+
+  void perform(SendToReplica& send, Actions* actions) {
+    const Status status = socket->send(replica_peer(send.launch), send.frame);
+    if (!status.ok()) core->send_failed(send.launch, status.message(), now_ms(), actions);
+  }
+
+  void perform(SendToAgent& send, Actions*) {
+    const Status status = socket->send(kAgentPeer, send.frame);
+    if (!status.ok()) log_error("the agent cannot be reached", {{"cause", status.message()}});
+  }
+
+  void perform(DeliverFrame& deliver, Actions*) {
+    const auto it = streams.find(deliver.frame.request);
+    if (it == streams.end()) return;
+    OnFrame on_frame = it->second.first;  // the call may cancel, and so erase, this stream
+    if (deliver.frame.finish != FinishReason::kNone && --it->second.second == 0) streams.erase(it);
+    on_frame(deliver.frame);
+  }
+
+  void perform(ReplicaReady& ready, Actions*) { events.ready(ready); }
+  void perform(ReplicaLost& lost, Actions*) {
+    if (stop_at_ms == 0) events.lost(lost);
+  }
+  void perform(StartFailed& failed, Actions*) {
+    if (stop_at_ms == 0) events.failed(failed.reason);
+  }
+};
+
+Cluster::Cluster(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Cluster::~Cluster() = default;
+
+Result<std::unique_ptr<Cluster>> Cluster::start(Loop& loop, ClusterConfig config, ClusterEvents events) {
+  auto state = std::make_unique<State>(loop, std::move(config), std::move(events));
+  RETURN_IF_ERROR(state->open());
+  return std::unique_ptr<Cluster>(new Cluster(std::move(state)));
+}
+
+Result<uint64_t> Cluster::submit(GenerationRequest request, OnFrame on_frame) {
+  const int choices = request.choices;
+  Actions actions;
+  ASSIGN_OR_RETURN(const uint64_t id, state_->core->submit(std::move(request), now_ms(), &actions));
+  state_->streams.emplace(id, std::make_pair(std::move(on_frame), choices));
+  // Frames may follow only after this returns, even if the replica turns out to be gone.
+  state_->perform_later(std::move(actions));
+  return id;
+}
+
+void Cluster::cancel(uint64_t id) {
+  Actions actions;
+  state_->core->cancel(id, &actions);
+  state_->streams.erase(id);
+  state_->perform_later(std::move(actions));  // behind the request itself, which may not have left yet
+}
+
+EngineHealth Cluster::health() const {
+  const Core& core = *state_->core;
+  return {.ready = core.ready() > 0 && !core.draining(),
+          .draining = core.draining(),
+          .replicas_ready = core.ready(),
+          .replicas = static_cast<int>(core.replicas().size())};
+}
+
+std::string Cluster::metrics() const { return state_->render_metrics ? state_->render_metrics() : std::string(); }
+
+void Cluster::set_metrics(std::function<std::string()> render) { state_->render_metrics = std::move(render); }
+
+const Core& Cluster::core() const { return *state_->core; }
+
+void Cluster::drain(double seconds, std::function<void()> done) {
+  state_->core->drain();
+  state_->drain_until_ms = now_ms() + static_cast<int64_t>(seconds * 1000);
+  state_->drained = std::move(done);
+}
+
+void Cluster::stop(std::function<void()> done) {
+  if (state_->stop_at_ms != 0) return;
+  state_->stop_at_ms = now_ms() + kStopMs;
+  state_->stopped = std::move(done);
+  Actions actions;
+  state_->core->stop(&actions);
+  state_->perform(std::move(actions));
+  if (state_->agent <= 0) {
+    state_->loop.post(std::exchange(state_->stopped, nullptr));
+    return;
+  }
+  (void)state_->socket->send(kAgentPeer, Stop{});  // an agent that is not there has ended, which tick() sees
+}
+
+}  // namespace skein

@@ -1,0 +1,132 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "base/replica_spec.h"
+#include "base/request.h"
+#include "base/status.h"
+#include "comm/wire.h"
+
+// The coordinator's state: requests, replicas, launches. A deterministic state machine: events and the time come in,
+// actions come out; sockets, processes and clocks belong to the caller (coordinator/control/cluster.h).
+
+namespace skein {
+
+struct CoreConfig {
+  std::vector<ReplicaSpec> replicas;  // launch, coordinator and cache_key are filled in here
+  int waiting_max = 1024;             // requests in the system, running ones included; more are refused
+  int64_t lease_ms = 2000;            // a replica that is silent so long is lost
+  int64_t launch_timeout_ms = 600'000;
+  int64_t backoff_min_ms = 500;       // before a lost replica is launched again; doubles
+  int64_t backoff_max_ms = 30'000;
+  int64_t healthy_ms = 60'000;        // served so long: back-off starts over
+};
+
+// What the caller is to do, in order.
+struct SendToReplica {
+  uint64_t launch = 0;
+  Frame frame;
+};
+struct SendToAgent {
+  Frame frame;
+};
+struct DeliverFrame {
+  TokenFrame frame;
+};
+struct ReplicaReady {
+  uint32_t replica = 0;
+  RegisterReplica registration;
+};
+struct ReplicaLost {
+  uint32_t replica = 0;
+  std::string reason;
+  int64_t retry_in_ms = 0;
+  int requests = 0;  // that ended with it
+};
+struct StartFailed {  // a replica ended before it was ready for the first time: the server does not come up
+  uint32_t replica = 0;
+  std::string reason;
+};
+using Action = std::variant<SendToReplica, SendToAgent, DeliverFrame, ReplicaReady, ReplicaLost, StartFailed>;
+using Actions = std::vector<Action>;
+
+class Core {
+ public:
+  enum class ReplicaState : uint8_t { kDown, kLaunching, kReady, kEnding };
+  struct Replica {
+    ReplicaSpec spec;
+    ReplicaState state = ReplicaState::kDown;
+    bool was_ready = false;
+    uint64_t launch = 0;       // current or last
+    int64_t launch_at_ms = 0;  // kDown: when to launch
+    int64_t since_ms = 0;      // of the state
+    int64_t last_sign_ms = 0;  // kReady: last frame
+    int64_t backoff_ms = 0;
+    int64_t launches = 0;
+    int64_t charge = 0;        // tokens that its requests may still take
+    int requests = 0;
+    RegisterReplica registration;
+    ReplicaStatus status;
+    std::string end_reason;    // kEnding
+  };
+
+  explicit Core(CoreConfig config);
+
+  // Events. Each appends to *actions.
+  void agent_registered(int64_t now_ms, Actions* actions);
+  void agent_lost(int64_t now_ms, const std::string& reason, Actions* actions);
+  void replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions);
+  void agent_frame(Frame frame, int64_t now_ms, Actions* actions);
+  // A frame could not be delivered to that replica.
+  void send_failed(uint64_t launch, const std::string& reason, int64_t now_ms, Actions* actions);
+  // Call at least every 100 ms.
+  void tick(int64_t now_ms, Actions* actions);
+
+  // Chooses a replica and charges it. kResourceExhausted: too many requests; kUnavailable: no replica, or draining.
+  Result<uint64_t> submit(GenerationRequest request, int64_t now_ms, Actions* actions);
+  void cancel(uint64_t id, Actions* actions);
+  // Nothing new is admitted or launched from now on.
+  void drain();
+  // Asks every replica to leave.
+  void stop(Actions* actions);
+
+  const std::vector<Replica>& replicas() const { return replicas_; }
+  size_t requests() const { return requests_.size(); }
+  bool draining() const { return draining_; }
+  int ready() const;
+  bool all_were_ready() const;
+
+ private:
+  struct Request {
+    uint32_t replica = 0;
+    uint32_t epoch = 0;
+    int64_t charge = 0;
+    int choices_left = 0;
+    std::vector<int32_t> next_index;  // by choice
+  };
+
+  Replica* find_launch(uint64_t launch);
+  void take(TokenFrame frame, Replica& replica, Actions* actions);
+  void launch(Replica& replica, int64_t now_ms, Actions* actions);
+  void end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
+  void lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
+  int fail_requests(const Replica& replica, const std::string& reason, Actions* actions);
+  void forget(std::unordered_map<uint64_t, Request>::iterator request);
+
+  const CoreConfig config_;
+  std::vector<Replica> replicas_;
+  std::unordered_map<uint64_t, Request> requests_;
+  uint64_t next_request_ = 1;
+  uint64_t next_launch_ = 1;
+  bool agent_here_ = false;
+  bool draining_ = false;
+};
+
+}  // namespace skein

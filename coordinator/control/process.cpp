@@ -1,0 +1,120 @@
+#include "coordinator/control/process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+extern char** environ;
+
+namespace skein {
+namespace {
+
+Status system_error(const std::string& what) {
+  return Status(Code::kUnavailable, what + ": " + std::strerror(errno), Scope::kProcess);
+}
+
+std::vector<std::string> merged_environment(const std::map<std::string, std::string>& added) {
+  std::vector<std::string> merged;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    if (!added.contains(std::string(text.substr(0, text.find('='))))) merged.emplace_back(text);
+  }
+  for (const auto& [key, value] : added) merged.push_back(key + "=" + value);
+  return merged;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& strings) {
+  std::vector<char*> result;
+  for (std::string& string : strings) result.push_back(string.data());
+  result.push_back(nullptr);
+  return result;
+}
+
+// Between fork and exec: async-signal-safe calls only. `status_fd` carries errno to the parent if exec fails.
+[[noreturn]] void become(char* const* arguments, char* const* environment, int error_fd, pid_t parent, int status_fd) {
+  setpgid(0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(127);  // the parent went before the kernel knew
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  for (int signal_number = 1; signal_number < 32; ++signal_number) signal(signal_number, SIG_DFL);
+  const int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  dup2(null_fd, STDIN_FILENO);
+  if (error_fd >= 0) {
+    dup2(error_fd, STDERR_FILENO);
+    dup2(error_fd, STDOUT_FILENO);
+  }
+  environ = const_cast<char**>(environment);
+  execvp(arguments[0], arguments);
+  const int error = errno;
+  [[maybe_unused]] const ssize_t written = write(status_fd, &error, sizeof error);
+  _exit(127);
+}
+
+}  // namespace
+
+Result<ChildProcess> start_process(const ChildOptions& options) {
+  std::vector<std::string> arguments = options.arguments;
+  std::vector<std::string> environment = merged_environment(options.environment);
+  const std::vector<char*> argument_pointers = pointers(arguments);
+  const std::vector<char*> environment_pointers = pointers(environment);
+  int status_pipe[2];
+  int error_pipe[2] = {-1, -1};
+  if (pipe2(status_pipe, O_CLOEXEC) != 0) return system_error("cannot make a pipe");
+  if (options.capture_error && pipe2(error_pipe, O_CLOEXEC) != 0) return system_error("cannot make a pipe");
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid < 0) return system_error("cannot start a process");
+  if (pid == 0) {
+    become(argument_pointers.data(), environment_pointers.data(), error_pipe[1], parent, status_pipe[1]);
+  }
+  close(status_pipe[1]);
+  if (error_pipe[1] >= 0) close(error_pipe[1]);
+  int error = 0;
+  const ssize_t failed = read(status_pipe[0], &error, sizeof error);
+  close(status_pipe[0]);
+  if (failed > 0) {
+    if (error_pipe[0] >= 0) close(error_pipe[0]);
+    errno = error;
+    return system_error("cannot run " + options.arguments[0]);
+  }
+  if (error_pipe[0] >= 0) fcntl(error_pipe[0], F_SETFL, O_NONBLOCK);
+  return ChildProcess{.pid = pid, .error_fd = error_pipe[0]};
+}
+
+std::string program_folder() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
+  const std::string_view full(path, static_cast<size_t>(std::max<ssize_t>(length, 0)));
+  return std::string(full.substr(0, full.rfind('/')));
+}
+
+Result<std::string> make_private_folder() {
+  const char* runtime = getenv("XDG_RUNTIME_DIR");
+  const char* temporary = getenv("TMPDIR");
+  std::string folder = runtime != nullptr && access(runtime, W_OK) == 0 ? runtime
+                       : temporary != nullptr                           ? temporary
+                                                                        : "/tmp";
+  folder += "/skein-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) return system_error("cannot make a private folder " + folder);
+  return folder;
+}
+
+Status write_private_file(const std::string& path, const std::string& text) {
+  const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+  if (fd < 0) return system_error("cannot write " + path);
+  const ssize_t written = write(fd, text.data(), text.size());
+  close(fd);
+  if (written != static_cast<ssize_t>(text.size())) return system_error("cannot write " + path);
+  return {};
+}
+
+}  // namespace skein

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace skein {
+
+// A child process in a process group of its own, which the kernel kills when this process ends, however it ends.
+struct ChildProcess {
+  pid_t pid = -1;
+  int error_fd = -1;  // the read end of its standard error, non-blocking; the caller closes it. -1: inherited
+};
+
+struct ChildOptions {
+  std::vector<std::string> arguments;  // arguments[0] is a path, or a name looked up in PATH
+  std::map<std::string, std::string> environment;  // added to this process's
+  bool capture_error = false;
+};
+
+// The child's standard input is /dev/null; no other descriptor of this process is inherited.
+Result<ChildProcess> start_process(const ChildOptions& options);
+
+// The folder that holds the running program.
+std::string program_folder();
+
+// A fresh folder of mode 0700 under $XDG_RUNTIME_DIR or the temporary folder. The caller removes it.
+Result<std::string> make_private_folder();
+
+// Writes a new file of mode 0600.
+Status write_private_file(const std::string& path, const std::string& text);
+
+}  // namespace skein
