@@ -18,7 +18,7 @@ inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
 struct RegisterReplica {
   uint32_t replica = 0;
   uint64_t launch = 0;  // which start of that replica; frames of an older launch are stale
-  std::string build;
+  std::string build = {};
   uint64_t numerics_id = 0;  // equal where a continuation is exact
   uint32_t ranks = 0;
   uint32_t slots = 0;
@@ -48,7 +48,7 @@ struct Stop {};
 
 struct RegisterAgent {
   std::string node;
-  std::string build;
+  std::string build = {};
 };
 
 struct Launch {
@@ -64,7 +64,7 @@ struct EndLaunch {
 struct LaunchEnded {
   uint64_t launch = 0;
   int32_t exit_status = 0;
-  std::string reason;
+  std::string reason = {};
 };
 
 using Frame = std::variant<RegisterReplica, ReplicaStatus, TokenFrame, GenerationRequest, CancelRequest, Lease, Stop,

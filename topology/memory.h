@@ -19,8 +19,8 @@ struct MemoryRequest {
   int block_tokens = 16;
   int slots = 64;
   int step_tokens_max = 512;
-  std::optional<int> context_max;             // asked for; else as much as fits, up to the model's
-  std::optional<int64_t> kv_bytes_per_rank;   // asked for; else chosen
+  std::optional<int> context_max = {};             // asked for; else as much as fits, up to the model's
+  std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
   int64_t memory_bytes = 0;                   // what this replica may take on this node
 };
 

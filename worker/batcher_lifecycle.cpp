@@ -25,7 +25,6 @@ void Batcher::State::enqueue(std::unique_ptr<Sequence> sequence) {
     at = waiting.begin();
     while ((*at)->age() < sequence->age()) ++at;
   }
-  if (at == waiting.begin()) admission_stalled = false;
   sequence->phase = Phase::kWaiting;
   waiting.insert(at, std::move(sequence));
 }
@@ -79,9 +78,6 @@ void Batcher::State::retire(int slot) {
   if (sequence->phase == Phase::kFinished) return;
   CHECK(sequence->phase == Phase::kPreempted);
   --preempting;
-  sequence->slot = -1;
-  sequence->lane = -1;
-  sequence->scheduled = 0;
   enqueue(std::move(sequence));
 }
 

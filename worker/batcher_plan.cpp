@@ -228,7 +228,6 @@ void Batcher::State::fork(Sequence& parent, StepPlan& plan, PlannedStep& step) {
     const auto kv = cache->fork(parent.kv, parent.scheduled, parent.scheduled + 1, &copies);
     if (!kv) {
       enqueue(std::move(child));  // computes the prompt again
-      admission_stalled = false;
       continue;
     }
     child->kv = *kv;

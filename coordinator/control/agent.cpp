@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <map>
 #include <memory>
 
@@ -69,6 +70,10 @@ class Agent {
       turn();
       wait();
     }
+    if (orphaned_) {
+      std::error_code ignored;  // nobody is left to tell
+      std::filesystem::remove_all(config_.run_folder, ignored);
+    }
     return {};
   }
 
@@ -91,6 +96,7 @@ class Agent {
     const std::chrono::duration<double> silence = now - last_sign_;
     if (silence.count() > config_.lease_seconds && !stopping_) {
       log_warning("agent: the coordinator is gone; ending its jobs");
+      orphaned_ = true;
       end_all(SIGKILL);
     }
   }
@@ -104,7 +110,9 @@ class Agent {
     poll(fds.data(), fds.size(), 50);
     signalfd_siginfo info;
     while (read(signal_fd_, &info, sizeof info) == sizeof info) {
-      if (info.ssi_signo != SIGCHLD) end_all(SIGTERM);
+      if (info.ssi_signo == SIGCHLD) continue;
+      orphaned_ |= getppid() != parent_;  // the kernel's word that the coordinator ended
+      end_all(orphaned_ ? SIGKILL : SIGTERM);
     }
   }
 
@@ -212,8 +220,10 @@ class Agent {
   const std::string worker_;
   std::unique_ptr<MessageSocket> socket_;
   std::map<uint64_t, Job> jobs_;
+  const pid_t parent_ = getppid();
   int signal_fd_ = -1;
   bool stopping_ = false;
+  bool orphaned_ = false;  // the coordinator went without a word: its folder is ours to remove
   Clock::time_point last_sign_, next_sign_;
 };
 

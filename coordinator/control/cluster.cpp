@@ -95,7 +95,8 @@ struct Cluster::State {
                      start_process({.arguments = {program_folder() + "/skein", "agent", "--coordinator", endpoint,
                                                   "--run-folder", folder, "--lease-seconds", lease},
                                     .environment = {},
-                                    .capture_error = false}));
+                                    .capture_error = false,
+                                    .death_signal = SIGTERM}));  // it has jobs to end first
     agent = child.pid;
     agent_sign_ms = now_ms();
     loop.watch_readable(socket->fd(), [this] { pump(); });

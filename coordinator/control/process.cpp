@@ -37,25 +37,34 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
   return result;
 }
 
-// Between fork and exec: async-signal-safe calls only. `status_fd` carries errno to the parent if exec fails.
-[[noreturn]] void become(char* const* arguments, char* const* environment, int error_fd, pid_t parent, int status_fd) {
+struct Exec {
+  char* const* arguments;
+  char* const* environment;
+  int error_fd;   // becomes standard output and error; -1: inherited
+  int status_fd;  // carries errno to the parent if exec fails
+  pid_t parent;
+  int death_signal;
+};
+
+// Between fork and exec: async-signal-safe calls only.
+[[noreturn]] void become(const Exec& exec) {
   setpgid(0, 0);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(127);  // the parent went before the kernel knew
+  prctl(PR_SET_PDEATHSIG, exec.death_signal);
+  if (getppid() != exec.parent) _exit(127);  // the parent went before the kernel knew
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   for (int signal_number = 1; signal_number < 32; ++signal_number) signal(signal_number, SIG_DFL);
   const int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
   dup2(null_fd, STDIN_FILENO);
-  if (error_fd >= 0) {
-    dup2(error_fd, STDERR_FILENO);
-    dup2(error_fd, STDOUT_FILENO);
+  if (exec.error_fd >= 0) {
+    dup2(exec.error_fd, STDERR_FILENO);
+    dup2(exec.error_fd, STDOUT_FILENO);
   }
-  environ = const_cast<char**>(environment);
-  execvp(arguments[0], arguments);
+  environ = const_cast<char**>(exec.environment);
+  execvp(exec.arguments[0], exec.arguments);
   const int error = errno;
-  [[maybe_unused]] const ssize_t written = write(status_fd, &error, sizeof error);
+  [[maybe_unused]] const ssize_t written = write(exec.status_fd, &error, sizeof error);
   _exit(127);
 }
 
@@ -74,7 +83,12 @@ Result<ChildProcess> start_process(const ChildOptions& options) {
   const pid_t pid = fork();
   if (pid < 0) return system_error("cannot start a process");
   if (pid == 0) {
-    become(argument_pointers.data(), environment_pointers.data(), error_pipe[1], parent, status_pipe[1]);
+    become({.arguments = argument_pointers.data(),
+            .environment = environment_pointers.data(),
+            .error_fd = error_pipe[1],
+            .status_fd = status_pipe[1],
+            .parent = parent,
+            .death_signal = options.death_signal});
   }
   close(status_pipe[1]);
   if (error_pipe[1] >= 0) close(error_pipe[1]);

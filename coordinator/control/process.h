@@ -10,7 +10,8 @@
 
 namespace skein {
 
-// A child process in a process group of its own, which the kernel kills when this process ends, however it ends.
+// A child process in a process group of its own, which gets a signal from the kernel when this process ends, however it
+// ends.
 struct ChildProcess {
   pid_t pid = -1;
   int error_fd = -1;  // the read end of its standard error, non-blocking; the caller closes it. -1: inherited
@@ -20,6 +21,7 @@ struct ChildOptions {
   std::vector<std::string> arguments;  // arguments[0] is a path, or a name looked up in PATH
   std::map<std::string, std::string> environment;  // added to this process's
   bool capture_error = false;
+  int death_signal = 9;  // what the child gets when this process ends; SIGKILL
 };
 
 // The child's standard input is /dev/null; no other descriptor of this process is inherited.

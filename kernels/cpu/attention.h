@@ -128,9 +128,12 @@ inline void attend_direct(const Pass& pass, uint64_t any, AttentionScratch* scra
   const int dim = kDim != 0 ? kDim : pass.padded_dim;
   score_direct<kPairs, kFormat>(scratch, 0, dim, any);
   for (int n = 0; n < kPairs; ++n) softmax_step(scratch, n, dim, scratch->visible[n]);
-  const void* const* rows = scratch->value_rows;
-  add_values<kPairs>(scratch, 0, dim, any,
-                     [&](int key, int d) { return load_page(kFormat, rows[key], d); });
+  const void* const* rows = scratch->rows.values;
+  const void* const* next_keys = scratch->next_rows.keys;
+  add_values<kPairs>(scratch, 0, dim, any, [&](int key, int d) {
+    prefetch_element(kFormat, next_keys[key], d);
+    return load_page(kFormat, rows[key], d);
+  });
 }
 
 template <int kPairs, int kDim>
@@ -165,10 +168,14 @@ inline void attend(const Pass& pass, AttentionScratch* scratch) {
   const int64_t first = pass.first_key(pass.queries.begin);
   const int64_t last = pass.last_key();
   const int64_t direct = pages.head_dim % kLanes == 0 ? pass.pairs() : 0;
-  for (int64_t base = first / kKeyGroup * kKeyGroup; base <= last; base += kKeyGroup) {
-    const int64_t group_first = first > base ? first : base;
+  const auto find = [&](int64_t base, GroupRows* rows) {
     const int64_t group_last = last < base + kKeyGroup - 1 ? last : base + kKeyGroup - 1;
-    find_rows(pages, pass.slot, pass.kv_head, base, group_first, group_last, scratch);
+    find_rows(pages, pass.slot, pass.kv_head, base, first > base ? first : base, group_last, rows);
+  };
+  find(first / kKeyGroup * kKeyGroup, &scratch->next_rows);
+  for (int64_t base = first / kKeyGroup * kKeyGroup; base <= last; base += kKeyGroup) {
+    scratch->rows = scratch->next_rows;
+    find(base + kKeyGroup, &scratch->next_rows);
     const uint64_t any = find_visible(pass, base, scratch);
     if (any == 0) continue;
     switch (direct) {

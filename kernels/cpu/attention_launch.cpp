@@ -1,7 +1,6 @@
 #include "kernels/cpu/attention_launch.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -12,81 +11,83 @@ namespace skein {
 namespace {
 
 constexpr int64_t kSerialWork = 64 * 1024;  // multiplications that aren't worth a second thread
+constexpr int64_t kPiecesPerThread = 16;
 
-// How heads are dealt to units. Keys are read once per unit, so the heads of a KV head belong together,
-// unless that leaves threads idle; a quantised block that spans heads needs all of them.
-enum class HeadSplit { kAll, kPerKvHead, kPerHead };
-
+// How the heads of one tile of queries are dealt to units. Keys are read once per unit, so the heads of a KV
+// head belong together. With few units, the KV heads that don't go evenly into the threads are dealt out head
+// by head. A quantised block that spans heads needs all of them in one unit.
 struct Plan {
-  HeadSplit split = HeadSplit::kPerKvHead;
-  int64_t head_parts = 1;
-  int64_t queries = 1;  // per unit
+  bool all_heads = false;
+  int64_t whole_groups = 1;  // the first KV heads, one unit each
+  int64_t parts = 1;         // units per tile
+  int64_t queries = 1;       // per tile
 };
 
 int64_t kv_heads_used(const AttentionArgs& args) {
   return (args.q_heads - 1 + args.group_offset) / args.group_size + 1;
 }
 
+// The first q head of a KV head.
+int64_t first_head(const AttentionArgs& args, int64_t kv_head) {
+  return std::clamp<int64_t>(kv_head * args.group_size - args.group_offset, 0, args.q_heads);
+}
+
 Plan make_plan(const AttentionArgs& args, int threads) {
   Plan plan;
   if (args.out.format != Format::kF32 && args.pages.head_dim % kBlock != 0) {
-    plan.split = HeadSplit::kAll;
+    plan.all_heads = true;
     plan.queries = std::clamp<int64_t>(kOutFloatsMax / args.out.columns, 1, kPairsMax);
     return plan;
   }
   const int64_t kv_heads = kv_heads_used(args);
-  if (threads > 1 && args.step.tokens * kv_heads < 4 * threads) {
-    plan.split = HeadSplit::kPerHead;
-    plan.head_parts = args.q_heads;
-    plan.queries = kPairsMax;
-  } else {
-    plan.head_parts = kv_heads;
-    plan.queries = std::max(1, kPairsMax / std::min(args.group_size, args.q_heads));
-  }
+  plan.queries = std::max(1, kPairsMax / std::min(args.group_size, args.q_heads));
+  plan.whole_groups = kv_heads;
+  if (args.step.tokens * kv_heads < 4 * threads) plan.whole_groups -= kv_heads % threads;
+  plan.parts = plan.whole_groups + args.q_heads - first_head(args, plan.whole_groups);
   return plan;
 }
 
-Range heads_of(const AttentionArgs& args, HeadSplit split, int64_t part) {
-  switch (split) {
-    case HeadSplit::kAll: return {0, args.q_heads};
-    case HeadSplit::kPerHead: return {part, part + 1};
-    case HeadSplit::kPerKvHead: break;
-  }
-  const int64_t begin = part * args.group_size - args.group_offset;
-  return {std::max<int64_t>(begin, 0), std::min<int64_t>(begin + args.group_size, args.q_heads)};
+Range heads_of(const AttentionArgs& args, const Plan& plan, int64_t part) {
+  if (plan.all_heads) return {0, args.q_heads};
+  if (part < plan.whole_groups) return {first_head(args, part), first_head(args, part + 1)};
+  const int64_t head = first_head(args, plan.whole_groups) + part - plan.whole_groups;
+  return {head, head + 1};
 }
 
-// Walks the units in a fixed order; a thread asks for rising indices.
+int64_t tiles_in_row(const AttentionArgs& args, const Plan& plan, int row) {
+  return ceil_div<int64_t>(args.step.query_begin[row + 1] - args.step.query_begin[row], plan.queries);
+}
+
+int64_t count_units(const AttentionArgs& args, const Plan& plan) {
+  int64_t tiles = 0;
+  for (int row = 0; row < args.step.rows; ++row) tiles += tiles_in_row(args, plan, row);
+  return tiles * plan.parts;
+}
+
+// Walks the units in a fixed order.
 class UnitCursor {
  public:
   UnitCursor(const AttentionArgs& args, const Plan& plan) : args_(args), plan_(plan) {}
 
-  // False beyond the last unit.
-  bool at(int64_t index, AttentionUnit* unit) {
-    while (row_ < args_.step.rows && index >= first_ + units_in_row()) {
-      first_ += units_in_row();
-      ++row_;
+  // Requires: rising indices below count_units().
+  void move_to(int64_t index, AttentionUnit* unit) {
+    int64_t tiles = tiles_in_row(args_, plan_, row_);
+    while (index >= first_ + tiles * plan_.parts) {
+      first_ += tiles * plan_.parts;
+      tiles = tiles_in_row(args_, plan_, ++row_);
     }
-    if (row_ >= args_.step.rows) return false;
     const int64_t within = index - first_;
     const int64_t begin = args_.step.query_begin[row_];
     const int64_t end = args_.step.query_begin[row_ + 1];
     // Later queries see more keys: they go first, so that the last unit to start is a short one.
-    const int64_t tile = tiles_in_row() - 1 - within / plan_.head_parts;
+    const int64_t tile = tiles - 1 - within / plan_.parts;
     const int64_t first = begin + tile * plan_.queries;
     unit->row = row_;
     unit->queries = {first, std::min(first + plan_.queries, end)};
-    unit->heads = heads_of(args_, plan_.split, within % plan_.head_parts);
-    return true;
+    unit->heads = heads_of(args_, plan_, within % plan_.parts);
   }
 
  private:
-  int64_t tiles_in_row() const {
-    const int64_t queries = args_.step.query_begin[row_ + 1] - args_.step.query_begin[row_];
-    return ceil_div(queries, plan_.queries);
-  }
-  int64_t units_in_row() const { return tiles_in_row() * plan_.head_parts; }
-
   const AttentionArgs& args_;
   const Plan& plan_;
   int row_ = 0;
@@ -138,21 +139,18 @@ void launch_attention(Device& device, const AttentionArgs& args) {
   if (args.step.tokens == 0) return;
   check(args);
   auto& rank = static_cast<CpuDevice&>(device);
-  const bool serial = rank.team().size() == 1 || is_small(args);
-  const Plan plan = make_plan(args, serial ? 1 : rank.team().size());
-  std::atomic<int64_t> next{0};
-  const auto body = [&](int thread) {
+  const int threads = is_small(args) ? 1 : rank.team().size();
+  const Plan plan = make_plan(args, threads);
+  const int64_t units = count_units(args, plan);
+  const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>(units, kPiecesPerThread * threads);
+  rank.team().run(pieces, [&](int64_t piece, int thread) {
     UnitCursor cursor(args, plan);
     AttentionUnit unit;
-    while (cursor.at(next.fetch_add(1, std::memory_order_relaxed), &unit)) {
+    for (int64_t i = units * piece / pieces; i < units * (piece + 1) / pieces; ++i) {
+      cursor.move_to(i, &unit);
       rank.kernels().attention(args, unit, rank.attention_scratch(thread));
     }
-  };
-  if (serial) {
-    body(0);
-  } else {
-    rank.team().run(body);
-  }
+  });
 }
 
 }  // namespace skein

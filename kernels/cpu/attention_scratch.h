@@ -9,6 +9,12 @@ inline constexpr int kKeyGroup = 64;        // keys that share a softmax step, b
 inline constexpr int kPairsMax = 128;       // (query, head) pairs of one pass over the keys
 inline constexpr int kOutFloatsMax = 32768; // of a unit whose output is quantised afterwards
 
+// Where the vectors of a group's keys lie in the pages; null: not a key of this pass.
+struct GroupRows {
+  const void* keys[kKeyGroup];
+  const void* values[kKeyGroup];
+};
+
 // One thread's working memory for attention. "dim" is the head's, rounded up to 16. The arrays are used side
 // by side: `skew` keeps their beginnings out of each other's cache sets.
 struct alignas(64) AttentionScratch {
@@ -24,8 +30,8 @@ struct alignas(64) AttentionScratch {
   float maxima[kPairsMax];
   float normalisers[kPairsMax * 16];       // (pair, key mod 16), sum of p
   uint64_t visible[kPairsMax];             // which keys of the group the pair sees
-  const void* key_rows[kKeyGroup];         // in the pages; null: not a key of this pass
-  const void* value_rows[kKeyGroup];
+  GroupRows rows;
+  GroupRows next_rows;                     // of the group after
   float out[kOutFloatsMax];
 };
 

@@ -33,25 +33,30 @@ inline Vec load_page_n(Format format, const void* row, int i, int lanes) {
 
 // Where keys [first, last] of the group at `base` lie.
 inline void find_rows(const KvPages& pages, int32_t slot, int64_t kv_head, int64_t base, int64_t first,
-                      int64_t last, AttentionScratch* scratch) {
+                      int64_t last, GroupRows* rows) {
   const int64_t row_bytes = pages.head_dim * element_bytes(pages.format);
-  for (int i = 0; i < kKeyGroup; ++i) scratch->key_rows[i] = scratch->value_rows[i] = nullptr;
+  for (int i = 0; i < kKeyGroup; ++i) rows->keys[i] = rows->values[i] = nullptr;
   for (int64_t position = first; position <= last;) {
     const PageAddress at = page_address(pages, slot, position);
     const auto* key = static_cast<const uint8_t*>(page_row(pages, at, kv_head, 0));
     const auto* value = static_cast<const uint8_t*>(page_row(pages, at, kv_head, 1));
     int64_t run = pages.block_tokens - at.token;
     for (; run > 0 && position <= last; --run, ++position, key += row_bytes, value += row_bytes) {
-      scratch->key_rows[position - base] = key;
-      scratch->value_rows[position - base] = value;
+      rows->keys[position - base] = key;
+      rows->values[position - base] = value;
     }
   }
+}
+
+// The line of the row's element i; nothing where there is no row.
+[[gnu::always_inline]] inline void prefetch_element(Format format, const void* row, int i) {
+  if (row != nullptr) prefetch(static_cast<const uint8_t*>(row) + i * element_bytes(format));
 }
 
 // Whether the pass has one of keys [first, first + 16) of the group.
 inline bool has_keys(const AttentionScratch& scratch, int first) {
   for (int i = first; i < first + kLanes; ++i) {
-    if (scratch.key_rows[i] != nullptr) return true;
+    if (scratch.rows.keys[i] != nullptr) return true;
   }
   return false;
 }
@@ -65,7 +70,7 @@ inline void copy_keys(const KvPages& pages, int padded_dim, AttentionScratch* sc
       Vec tile[16];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        const void* row = scratch->key_rows[first + i];
+        const void* row = scratch->rows.keys[first + i];
         tile[i] = row == nullptr ? zero() : load_page_n(pages.format, row, d, lanes);
       }
       transpose(tile);
@@ -80,7 +85,7 @@ inline void copy_keys(const KvPages& pages, int padded_dim, AttentionScratch* sc
 // The group's values as f32; rows that aren't the pass's stay what they were.
 inline void copy_values(const KvPages& pages, int padded_dim, AttentionScratch* scratch) {
   for (int key = 0; key < kKeyGroup; ++key) {
-    const void* row = scratch->value_rows[key];
+    const void* row = scratch->rows.values[key];
     if (row == nullptr) continue;
     for (int d = 0; d < padded_dim; d += kLanes) {
       const Vec v = load_page_n(pages.format, row, d, lanes_at(d, pages.head_dim));
@@ -92,7 +97,7 @@ inline void copy_values(const KvPages& pages, int padded_dim, AttentionScratch* 
 // Scores of kPairs queries with kKeys times 16 keys, as far as the dimensions congruent to `dim` modulo
 // kStep go.
 template <int kPairs, int kKeys, int kStep>
-inline void class_scores(const float* keys, const float* queries, int padded_dim, int dim,
+[[gnu::always_inline]] inline void class_scores(const float* keys, const float* queries, int padded_dim, int dim,
                          Vec (&out)[kPairs][kKeys]) {
   if constexpr (kStep == kLanes) {
     const float* row = keys + key_row(dim, padded_dim) * kKeyGroup;
@@ -130,7 +135,7 @@ inline void class_scores(const float* keys, const float* queries, int padded_dim
 
 // Scores of pairs [pair, pair + kPairs) with the sixteens of keys that `visible` touches.
 template <int kPairs>
-inline void score_tile(AttentionScratch* scratch, int64_t pair, int padded_dim, uint64_t visible) {
+[[gnu::always_inline]] inline void score_tile(AttentionScratch* scratch, int64_t pair, int padded_dim, uint64_t visible) {
   constexpr int kKeys = kManyRegisters ? 2 : 1;
   for (int first = 0; first < kKeyGroup; first += kKeys * kLanes) {
     const uint64_t bits = visible >> first & (kKeys == 2 ? 0xffffffff : 0xffff);
@@ -194,7 +199,7 @@ inline void add_values(AttentionScratch* scratch, int64_t pair, int padded_dim, 
   }
 }
 
-// As score_tile, from the pages. Requires: the head's dimension is a multiple of 16.
+// As score_tile, from the pages; asks for the group's values meanwhile. Requires: the head's dimension is a multiple of 16.
 template <int kPairs, Format kFormat>
 inline void score_direct(AttentionScratch* scratch, int64_t pair, int dim, uint64_t visible) {
   const float* queries = scratch->queries + pair * dim;
@@ -202,7 +207,10 @@ inline void score_direct(AttentionScratch* scratch, int64_t pair, int dim, uint6
     if ((visible >> first & 0xffff) == 0) continue;
     Vec sums[kPairs][16];
     for (int i = 0; i < kLanes; ++i) {
-      const void* row = scratch->key_rows[first + i];
+      for (int d = 0; d < dim; d += kLanes) {
+        prefetch_element(kFormat, scratch->rows.values[first + i], d);
+      }
+      const void* row = scratch->rows.keys[first + i];
       if (row == nullptr) {
         for (int n = 0; n < kPairs; ++n) sums[n][i] = zero();
         continue;

@@ -1,7 +1,6 @@
 #include "kernels/ops.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
 #include "base/check.h"
@@ -23,18 +22,27 @@ CpuDevice& cpu(Device& device) { return static_cast<CpuDevice&>(device); }
 constexpr int64_t kSerialElements = 16 * 1024;
 constexpr int64_t kSerialProducts = 64 * 1024;
 
-// Runs body(Range) over [0, count) cut into one contiguous share per thread, each a multiple of `grain`.
+// Runs body(Range) over [0, count) cut into shares, each a multiple of `grain`: one large one per thread, so
+// that memory is read in long runs, and some small ones for whoever is done first.
 template <typename Body>
 void run_shares(CpuDevice& device, int64_t count, int64_t grain, bool serial, const Body& body) {
   const int64_t threads = device.team().size();
-  if (serial || threads == 1 || count <= grain) {
+  const int64_t units = ceil_div(count, grain);
+  if (serial || threads == 1 || units <= 1) {
     if (count > 0) body(Range{0, count});
     return;
   }
-  const int64_t pieces = ceil_div(count, grain);
-  device.team().run([&](int thread) {
-    const int64_t begin = pieces * thread / threads * grain;
-    const int64_t end = std::min(pieces * (thread + 1) / threads * grain, count);
+  const int64_t small = std::min(2 * threads, units);
+  const int64_t large = units <= 2 * small ? 0 : units * 3 / (4 * threads);
+  const int64_t large_count = large == 0 ? 0 : threads;
+  const int64_t rest = units - large * large_count;
+  const auto boundary = [&](int64_t piece) {  // in units
+    if (piece < large_count) return piece * large;
+    return large * large_count + rest * (piece - large_count) / small;
+  };
+  device.team().run(large_count + small, [&](int64_t piece, int) {
+    const int64_t begin = boundary(piece) * grain;
+    const int64_t end = std::min(boundary(piece + 1) * grain, count);
     if (begin < end) body(Range{begin, end});
   });
 }
@@ -257,17 +265,9 @@ void sample(Device& device, const SampleArgs& args) {
   CHECK(args.out != nullptr && args.tokens != nullptr && args.logits != nullptr);
   CHECK(args.row != nullptr && args.state != nullptr);
   CpuDevice& rank = cpu(device);
-  std::atomic<int> next{0};
-  const auto body = [&](int thread) {
-    for (int r = next.fetch_add(1); r < args.rows; r = next.fetch_add(1)) {
-      sample_row(args, r, rank.kernels(), rank.sample_scratch(thread));
-    }
-  };
-  if (args.rows == 1) {
-    body(0);
-  } else {
-    rank.team().run(body);
-  }
+  rank.team().run(args.rows, [&](int64_t row, int thread) {
+    sample_row(args, static_cast<int>(row), rank.kernels(), rank.sample_scratch(thread));
+  });
 }
 
 void copy_blocks(Device&, const CopyBlocksArgs& args) {

@@ -66,10 +66,8 @@ Result<std::unique_ptr<ThreadTeam>> ThreadTeam::start(const TeamConfig& config) 
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   CHECK_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
-  std::unique_ptr<ThreadTeam> team(new ThreadTeam);
+  std::unique_ptr<ThreadTeam> team(new ThreadTeam(config.threads));
   if (config.threads <= CPU_COUNT(&allowed)) team->spin_ns_ = config.pin ? kPinnedSpinNs : kSpinNs;
-  // threads_ must not change once a thread looks at the team, so it is complete before the first job.
-  team->threads_.reserve(static_cast<size_t>(config.threads - 1));
   for (int i = 1; i < config.threads; ++i) {
     team->threads_.emplace_back([team = team.get(), i] { team->work(i); });
   }
@@ -84,26 +82,39 @@ Result<std::unique_ptr<ThreadTeam>> ThreadTeam::start(const TeamConfig& config) 
 }
 
 ThreadTeam::~ThreadTeam() {
-  stop_ = true;
+  stop_.store(true);
   jobs_.fetch_add(1);
   wake_all(jobs_);
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadTeam::dispatch(Call call, const void* data) {
+void ThreadTeam::dispatch(Call call, const void* data, int64_t pieces) {
+  CHECK_LE(pieces, INT32_MAX);  // claims in vain can't overflow the half, either
   call_ = call;
   data_ = data;
-  pending_.store(static_cast<uint32_t>(threads_.size()), std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  ticket_.store(static_cast<uint64_t>(pieces) << 32, std::memory_order_release);
   // Sequentially consistent, as in wait_for_job: either we see the sleeper, or it sees the job.
   jobs_.fetch_add(1);
   if (sleepers_.load() > 0) wake_all(jobs_);
-  call(data, 0);
-  if (spin_until(spin_ns_, [&] { return pending_.load(std::memory_order_acquire) == 0; })) return;
+  take_pieces(0);
+  const auto count = static_cast<uint32_t>(pieces);
+  if (spin_until(spin_ns_, [&] { return done_.load(std::memory_order_acquire) == count; })) return;
   owner_sleeps_.store(1);
-  for (uint32_t left = pending_.load(); left != 0; left = pending_.load()) {
-    sleep_while(pending_, left);
-  }
+  for (uint32_t done = done_.load(); done != count; done = done_.load()) sleep_while(done_, done);
   owner_sleeps_.store(0);
+}
+
+void ThreadTeam::take_pieces(int thread) {
+  for (;;) {
+    const uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
+    const auto pieces = static_cast<uint32_t>(ticket >> 32);
+    const auto piece = static_cast<uint32_t>(ticket);
+    if (piece >= pieces) return;
+    call_(data_, piece, thread);
+    const uint32_t done = done_.fetch_add(1) + 1;
+    if (done == pieces && owner_sleeps_.load() != 0) wake_all(done_);
+  }
 }
 
 bool ThreadTeam::wait_for_job(uint32_t seen) {
@@ -113,13 +124,14 @@ bool ThreadTeam::wait_for_job(uint32_t seen) {
     while (jobs_.load() == seen) sleep_while(jobs_, seen);
     sleepers_.fetch_sub(1);
   }
-  return !stop_;
+  return !stop_.load();
 }
 
 void ThreadTeam::work(int thread) {
-  for (uint32_t seen = 0; wait_for_job(seen); ++seen) {
-    call_(data_, thread);
-    if (pending_.fetch_sub(1) == 1 && owner_sleeps_.load() != 0) wake_all(pending_);
+  uint32_t seen = 0;
+  while (wait_for_job(seen)) {
+    seen = jobs_.load();
+    take_pieces(thread);
   }
 }
 

@@ -1,0 +1,74 @@
+#include "coordinator/cli/serve_config.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <fstream>
+
+namespace skein {
+namespace {
+
+class ServeConfigTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const int fd = mkstemp(path_);
+    ASSERT_GE(fd, 0);
+    close(fd);
+  }
+  void TearDown() override { unlink(path_); }
+
+  Result<ServeConfig> parse(const std::string& yaml, std::vector<std::string> flags = {}) {
+    std::ofstream(path_) << yaml;
+    flags.insert(flags.end(), {"--config", path_});
+    return parse_serve_config(flags);
+  }
+
+  std::string error(const std::string& yaml) {
+    const Result<ServeConfig> config = parse(yaml);
+    EXPECT_FALSE(config.ok()) << yaml;
+    return config.ok() ? "" : config.status().message();
+  }
+
+  char path_[32] = "/tmp/serve_config_XXXXXX";
+};
+
+TEST_F(ServeConfigTest, FlagsWinOverTheFile) {
+  const auto config = parse("model: /m\nport: 1\nmax_num_seqs: 7\n", {"--port", "2"});
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  EXPECT_EQ(config->model, "/m");
+  EXPECT_EQ(config->port, 2);
+  EXPECT_EQ(config->max_num_seqs, 7);
+}
+
+TEST_F(ServeConfigTest, ReplicasOfDifferentShape) {
+  const auto config =
+      parse("model: m\nreplicas:\n  - {tensor_parallel_size: 3}\n  - {pipeline_parallel_size: 2, count: 2}\n");
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  const auto shapes = config->shapes();
+  ASSERT_EQ(shapes.size(), 2u);
+  EXPECT_EQ(shapes[0].tensor_parallel_size, 3);
+  EXPECT_EQ(shapes[1].pipeline_parallel_size, 2);
+  EXPECT_EQ(shapes[1].count, 2);
+}
+
+TEST_F(ServeConfigTest, ErrorsNameFileAndLine) {
+  EXPECT_NE(error("model: m\nprot: 1\n").find(":2: unknown setting prot; did you mean port?"), std::string::npos);
+  EXPECT_NE(error("model: m\n\nport: many\n").find(":3"), std::string::npos);
+  EXPECT_NE(error("model: m\nreplicas:\n  - {tensor_paralel_size: 3}\n").find("tensor-parallel-size"), std::string::npos);
+  EXPECT_NE(error("model: m\nport: [1\n").find("line"), std::string::npos);
+  error("- a\n- b\n");
+  error("model: &a m\nhost: *a\n");
+  error("model: m\nmodel: n\n");
+  error("model: {a: b}\n");
+  error("model: m\nreplicas: 3\n");
+}
+
+TEST_F(ServeConfigTest, AModelIsNeeded) {
+  EXPECT_FALSE(parse_serve_config({}).ok());
+  EXPECT_FALSE(parse_serve_config({"a", "b"}).ok());
+  EXPECT_EQ(parse_serve_config({"a"})->model, "a");
+}
+
+}  // namespace
+}  // namespace skein

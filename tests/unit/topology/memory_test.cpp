@@ -1,0 +1,69 @@
+#include "topology/memory.h"
+
+#include <gtest/gtest.h>
+
+#include "topology/machine.h"
+
+namespace skein {
+namespace {
+
+constexpr int64_t kMiB = 1 << 20;
+
+class MemoryTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = Checkpoint::open("tests/oracles/fixtures/llama_gqa", LoadFormat::kAuto);
+    ASSERT_TRUE(opened.ok());
+    checkpoint_ = std::move(*opened);
+  }
+
+  Result<MemoryPlan> plan(int tp, int pp, MemoryRequest request) {
+    request.tensor_parallel_size = tp;
+    request.pipeline_parallel_size = pp;
+    return plan_memory(*checkpoint_, *plan_shards(checkpoint_->description(), tp, pp), request);
+  }
+
+  std::unique_ptr<Checkpoint> checkpoint_;
+};
+
+TEST_F(MemoryTest, CountsWeightsAndKvBySlice) {
+  const auto one = plan(1, 1, {.memory_bytes = 512 * kMiB});
+  ASSERT_TRUE(one.ok()) << one.status().message();
+  // 4 layers, 2 KV heads of 16, float16, K and V.
+  EXPECT_EQ(one->kv_per_token(), 4 * 2 * 16 * 2 * 2);
+  const int64_t parameters = checkpoint_->description().parameters();
+  EXPECT_GE(one->weights(), 2 * parameters);
+  EXPECT_LE(one->weights(), 2 * parameters + 64 * 1024) << "padding to panels of 16 rows only";
+  const auto split = plan(1, 2, {.memory_bytes = 512 * kMiB});
+  EXPECT_EQ(split->kv_per_token(), one->kv_per_token());
+  EXPECT_EQ(split->ranks.size(), 2u);
+}
+
+TEST_F(MemoryTest, LowersAContextThatWasNotAskedFor) {
+  const int64_t kv = plan(1, 1, {.memory_bytes = 512 * kMiB})->kv_per_token();
+  const auto lowered = plan(1, 1, {.kv_bytes_per_rank = 100 * kv, .memory_bytes = 512 * kMiB});
+  ASSERT_TRUE(lowered.ok());
+  EXPECT_EQ(lowered->context_max, 96);
+  EXPECT_EQ(lowered->kv_blocks, 6);
+  EXPECT_TRUE(lowered->context_lowered);
+}
+
+TEST_F(MemoryTest, RefusesAContextThatWasAskedForWithTheNumbers) {
+  const int64_t kv = plan(1, 1, {.memory_bytes = 512 * kMiB})->kv_per_token();
+  const auto refused = plan(1, 1, {.context_max = 200, .kv_bytes_per_rank = 100 * kv, .memory_bytes = 512 * kMiB});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("lower max-model-len to 96"), std::string::npos) << refused.status().message();
+  EXPECT_FALSE(plan(1, 1, {.context_max = 1 << 20, .memory_bytes = 512 * kMiB}).ok()) << "beyond the model's context";
+  EXPECT_FALSE(plan(1, 1, {.memory_bytes = kMiB}).ok()) << "not even the weights";
+  EXPECT_FALSE(plan(1, 1, {.kv_bytes_per_rank = 10, .memory_bytes = 512 * kMiB}).ok()) << "no block";
+  EXPECT_FALSE(plan(1, 1, {.kv_bytes_per_rank = int64_t{1} << 40, .memory_bytes = 512 * kMiB}).ok()) << "more than there is";
+}
+
+TEST(Machine, IsDescribed) {
+  const Machine machine = discover_machine();
+  EXPECT_GE(machine.cores, 1);
+  EXPECT_GT(machine.memory_bytes, kMiB);
+}
+
+}  // namespace
+}  // namespace skein
