@@ -7,7 +7,7 @@ namespace skein {
 const FormatInfo& info(Format format) {
   static constexpr FormatInfo kInfo[] = {
       {"F32", 1, 4},   {"F16", 1, 2},   {"BF16", 1, 2},    {"Q8_0", 32, 34},
-      {"Q4_0", 32, 18}, {"Q4_1", 32, 20}, {"I8_BLOCK32", 32, 32}, {"I32", 1, 4},
+      {"Q4_0", 32, 18}, {"Q4_1", 32, 20}, {"I8_BLOCK32", 32, 64}, {"I32", 1, 4},
   };
   return kInfo[static_cast<size_t>(format)];
 }

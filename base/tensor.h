@@ -9,7 +9,9 @@ namespace skein {
 // How numbers are stored. Block formats hold 32 consecutive elements of a row:
 //   kQ8_0 {f16 d; int8 q[32]} 34 B, w = d q          kQ4_0 {f16 d; 16 B} 18 B, w = d (q - 8)
 //   kQ4_1 {f16 d; f16 m; 16 B} 20 B, w = d q + m     (low nibbles: elements 0-15, high: 16-31)
-// as GGUF defines them. kI8Block32 is an activation format: int8 with one scale per 32 elements.
+// as GGUF defines them. kI8Block32 is an activation format: 32 elements share a scale and are two int8 planes,
+//   {int8 high[32]; int8 low[32]} 64 B, x = scale (256 high + low)
+// so that int8 instructions multiply what has nearly 16 bits (docs/decisions/0003).
 enum class Format : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kI8Block32, kI32 };
 
 // Whose element order a tensor has: rows one after another, or what a backend's pack_linear made.

@@ -4,11 +4,14 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -33,17 +36,20 @@ struct Job {
   uint64_t launch = 0;
   pid_t pid = -1;
   int error_fd = -1;
-  std::string spec_path;
+  std::string folder;  // what mpirun and its ranks write; goes with the job
   std::string line;    // unfinished
   std::string reason;  // the first sentence of a rank that failed
   std::string last_line;
   Clock::time_point kill_at = Clock::time_point::max();
 };
 
-std::vector<std::string> mpirun_arguments(const std::string& worker, uint32_t ranks, const std::string& spec_path) {
+std::vector<std::string> mpirun_arguments(const std::string& worker, uint32_t ranks, const std::string& folder,
+                                          const std::string& spec_path) {
   return {"mpirun", "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none",
           // One node: no sockets for data, the loopback interface for mpirun's own.
           "--mca", "pml", "ob1", "--mca", "btl", "self,vader", "--mca", "btl_vader_single_copy_mechanism", "none",
+          // Not in /dev/shm, where ranks that are killed would leave their segments for ever.
+          "--mca", "btl_vader_backing_directory", folder,
           "--mca", "plm", "isolated", "--mca", "oob_tcp_if_include", "lo",
           // Ranks that wait for each other while they start must not eat the cores of those that load.
           "--mca", "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0",
@@ -136,10 +142,14 @@ class Agent {
     if (stopping_) return unavailable("the agent is stopping");
     Job job;
     job.launch = launch.launch;
-    job.spec_path = config_.run_folder + "/replica-" + std::to_string(launch.launch) + ".json";
-    RETURN_IF_ERROR(write_private_file(job.spec_path, launch.spec));
-    ChildOptions options{.arguments = mpirun_arguments(worker_, launch.ranks, job.spec_path),
-                         .environment = {{"TMPDIR", config_.run_folder}, {"OMP_NUM_THREADS", "1"}},
+    job.folder = config_.run_folder + "/replica-" + std::to_string(launch.launch);
+    if (mkdir(job.folder.c_str(), 0700) != 0) {
+      return unavailable("cannot make the folder " + job.folder + ": " + std::strerror(errno));
+    }
+    const std::string spec_path = job.folder + "/spec.json";
+    RETURN_IF_ERROR(write_private_file(spec_path, launch.spec));
+    ChildOptions options{.arguments = mpirun_arguments(worker_, launch.ranks, job.folder, spec_path),
+                         .environment = {{"TMPDIR", job.folder}, {"OMP_NUM_THREADS", "1"}},
                          .capture_error = true};
     if (geteuid() == 0) {
       // Containers run as root; mpirun asks to be told so.
@@ -204,7 +214,8 @@ class Agent {
       kill(-pid, SIGKILL);  // whatever of its group is left
       read_errors(job);
       if (job.error_fd >= 0) close(job.error_fd);
-      unlink(job.spec_path.c_str());
+      std::error_code ignored;  // what stays goes with the run folder
+      std::filesystem::remove_all(job.folder, ignored);
       const int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
       std::string reason = job.reason;
       if (reason.empty() && code != 0) {

@@ -62,12 +62,18 @@ struct Expr {
   Arguments arguments;
 };
 
+// A body with variables of its own.
+struct Frame {
+  Body body;
+  std::vector<int> unset;  // symbols that are undefined in it until it sets them, even if they were given
+};
+
 struct MacroDefinition {
   std::string_view name;
   std::vector<int> parameters;  // symbols
   std::vector<std::string_view> parameter_names;
   std::vector<ExprPtr> defaults;  // of the last parameters
-  Body body;
+  Frame frame;
   bool uses_caller = false, uses_varargs = false, uses_kwargs = false;
 };
 
@@ -76,14 +82,14 @@ struct Stmt {
     kText,         // text
     kPrint,        // value
     kIf,           // conditions[i] ? bodies[i]; one more body is the else branch
-    kFor,          // target in value if filter: bodies[0], else bodies[1]
+    kFor,          // target in value if filter: frames[0], else frames[1]
     kSet,          // target = value
-    kSetBlock,     // target = bodies[0] through filter, which may be null
+    kSetBlock,     // target = frames[0] through filter, which may be null
     kMacro,        // macro
     kCall,         // value is the call, macro the caller
-    kFilter,       // bodies[0] through filter
-    kWith,         // targets[i] = conditions[i] for bodies[0]
-    kScope,        // bodies[0] in a scope of its own
+    kFilter,       // frames[0] through filter
+    kWith,         // targets[i] = conditions[i] for frames[0]
+    kScope,        // frames[0]
     kBreak,
     kContinue,
   };
@@ -94,6 +100,7 @@ struct Stmt {
   ExprPtr target{}, value{}, filter{};
   std::vector<ExprPtr> targets{}, conditions{};
   std::vector<Body> bodies{};
+  std::vector<Frame> frames{};
   std::unique_ptr<MacroDefinition> macro{};
 };
 
@@ -118,7 +125,7 @@ struct SyntaxTree {
   std::deque<std::string> strings;  // decoded literals
   Symbols symbols;
   int loop = -1, caller = -1, varargs = -1, kwargs = -1;  // symbols of the special names
-  Body body;
+  Frame frame;
 };
 
 }  // namespace skein::jinja

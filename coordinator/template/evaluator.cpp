@@ -29,8 +29,7 @@ Evaluator::Evaluator(const SyntaxTree& tree, Run& run, std::vector<Value> variab
 Result<std::string> Evaluator::render() {
   std::string out;
   out_ = &out;
-  const Block block(*this, nullptr);
-  RETURN_IF_ERROR(exec(tree_.body).status());
+  RETURN_IF_ERROR(exec_frame(tree_.frame).status());
   return out;
 }
 
@@ -51,6 +50,16 @@ Result<Evaluator::Flow> Evaluator::exec(const Body& body) {
     if (flow != Flow::kNext) return flow;
   }
   return Flow::kNext;
+}
+
+void Evaluator::clear_unset(const Frame& frame) {
+  for (const int symbol : frame.unset) scope_->set(symbol, Value::undefined_variable(tree_.symbols.name(symbol)));
+}
+
+Result<Evaluator::Flow> Evaluator::exec_frame(const Frame& frame) {
+  const Block block(*this);
+  clear_unset(frame);
+  return exec(frame.body);
 }
 
 Result<Evaluator::Flow> Evaluator::exec(const Stmt& stmt) {
@@ -87,7 +96,7 @@ Result<Evaluator::Flow> Evaluator::exec_nested(const Stmt& stmt) {
     case Stmt::Kind::kSetBlock: return exec_set_block(stmt);
     case Stmt::Kind::kFilter: return exec_filter_block(stmt);
     case Stmt::Kind::kWith: return exec_with(stmt);
-    case Stmt::Kind::kScope: return exec_scope(stmt);
+    case Stmt::Kind::kScope: return exec_frame(stmt.frames[0]);
     case Stmt::Kind::kCall: RETURN_IF_ERROR(exec_call_block(stmt)); return Flow::kNext;
     default: return Flow::kNext;
   }
@@ -122,9 +131,8 @@ Result<Evaluator::Flow> Evaluator::exec_for(const Stmt& stmt) {
   bool completed = false;
   ASSIGN_OR_RETURN(const Flow flow, exec_loop(stmt, &loop, &completed));
   // As in Jinja, "else" also follows when every iteration was cut short.
-  if (flow != Flow::kNext || completed || stmt.bodies[1].empty()) return flow;
-  const Block block(*this);
-  return exec(stmt.bodies[1]);
+  if (flow != Flow::kNext || completed || stmt.frames[1].body.empty()) return flow;
+  return exec_frame(stmt.frames[1]);
 }
 
 Result<Evaluator::Flow> Evaluator::exec_loop(const Stmt& stmt, ForLoop* loop, bool* completed) {
@@ -139,9 +147,10 @@ Result<Evaluator::Flow> Evaluator::exec_loop(const Stmt& stmt, ForLoop* loop, bo
     ASSIGN_OR_RETURN(const std::optional<Value> item, loop->next());
     if (!item) return Flow::kNext;
     const Block block(*this);
+    clear_unset(stmt.frames[0]);
     scope_->set(tree_.loop, self);
     RETURN_IF_ERROR(assign(*stmt.target, *item));
-    ASSIGN_OR_RETURN(const Flow flow, exec(stmt.bodies[0]));
+    ASSIGN_OR_RETURN(const Flow flow, exec(stmt.frames[0].body));
     if (flow == Flow::kBreak) return Flow::kNext;
     if (flow == Flow::kNext) *completed = true;
   }
@@ -163,21 +172,16 @@ Result<Evaluator::Flow> Evaluator::exec_with(const Stmt& stmt) {
     values.push_back(value);
   }
   const Block block(*this);
+  clear_unset(stmt.frames[0]);
   for (size_t i = 0; i < values.size(); ++i) RETURN_IF_ERROR(assign(*stmt.targets[i], values[i]));
-  return exec(stmt.bodies[0]);
-}
-
-Result<Evaluator::Flow> Evaluator::exec_scope(const Stmt& stmt) {
-  const Block block(*this);
-  return exec(stmt.bodies[0]);
+  return exec(stmt.frames[0].body);
 }
 
 Result<Value> Evaluator::filtered_body(const Stmt& stmt, Flow* flow) {
   Value text;
   {
     const Capture capture(*this);
-    const Block block(*this);
-    ASSIGN_OR_RETURN(*flow, exec(stmt.bodies[0]));
+    ASSIGN_OR_RETURN(*flow, exec_frame(stmt.frames[0]));
     ASSIGN_OR_RETURN(text, run_.text(capture.text()));
   }
   return stmt.filter ? eval_filter(*stmt.filter, &text) : text;

@@ -38,13 +38,14 @@ class Evaluator {
   class Capture;
 
   Result<Flow> exec(const Body& body);
+  Result<Flow> exec_frame(const Frame& frame);  // in a scope of its own
+  void clear_unset(const Frame& frame);
   Result<Flow> exec(const Stmt& stmt);
   Result<Flow> exec_nested(const Stmt& stmt);
   Result<Flow> exec_if(const Stmt& stmt);
   Result<Flow> exec_for(const Stmt& stmt);
   Result<Flow> exec_loop(const Stmt& stmt, ForLoop* loop, bool* completed);
   Result<Flow> exec_with(const Stmt& stmt);
-  Result<Flow> exec_scope(const Stmt& stmt);
   Result<Flow> exec_set_block(const Stmt& stmt);
   Result<Flow> exec_filter_block(const Stmt& stmt);
   Status exec_set(const Stmt& stmt);
@@ -53,7 +54,7 @@ class Evaluator {
   Status write(std::string_view text);
   Status assign(const Expr& target, const Value& value);
   Status assign_attribute(const Expr& target, const Value& value);
-  // The output of stmt.bodies[0], through stmt.filter if there is one.
+  // The output of stmt.frames[0], through stmt.filter if there is one.
   Result<Value> filtered_body(const Stmt& stmt, Flow* flow);
 
   Result<Value> eval(const Expr& expr);

@@ -99,8 +99,9 @@ Result<Value> Evaluator::call_macro(const Macro& macro, const CallArguments& arg
 Result<Value> Evaluator::run_macro(const Macro& macro, const CallArguments& arguments) {
   const Block block(*this, macro.scope);
   const Capture capture(*this);
+  clear_unset(macro.definition->frame);
   RETURN_IF_ERROR(bind_macro(*macro.definition, arguments));
-  RETURN_IF_ERROR(exec(macro.definition->body).status());
+  RETURN_IF_ERROR(exec(macro.definition->frame.body).status());
   return run_.text(capture.text());
 }
 

@@ -130,8 +130,10 @@ Result<Value> filter_round(const Call& call) {
   const Value& value = call.self;
   RETURN_IF_ERROR(check_defined(run, value));
   ASSIGN_OR_RETURN(const std::string_view method, call.string(1, "common"));
-  ASSIGN_OR_RETURN(const int64_t precision, call.integer(0, 0));
   if (!value.is_number()) return run.error("round needs a number");
+  const bool to_integer = call.get(0) != nullptr && call.get(0)->is_none() && method == "common";
+  if (to_integer && value.is(Kind::kFloat)) return truncated(run, round_real(value.real, 0));
+  ASSIGN_OR_RETURN(const int64_t precision, to_integer ? Result<int64_t>(0) : call.integer(0, 0));
   if (method == "common") {
     if (value.is(Kind::kFloat)) return Value::real_of(round_real(value.real, precision));
     if (precision >= 0) return plus(run, value);

@@ -133,10 +133,7 @@ Result<Value> filter_unique(const Call& call) {
     ASSIGN_OR_RETURN(const Value part, path.get(run, list.items[i]));
     ASSIGN_OR_RETURN(const Value key, fold(run, part, call.flag(0)));
     const size_t before = seen.size();
-    if (Status status = seen.set(key, Value::none()); !status.ok()) {
-      if (run.exhausted()) return status;
-      return run.failing_iterator(unique.items(), std::move(status));
-    }
+    RETURN_IF_ERROR(seen.set(key, Value::none()));
     if (seen.size() > before) RETURN_IF_ERROR(unique.push(list.items[i]));
   }
   return run.iterator(unique.items());

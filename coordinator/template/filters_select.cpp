@@ -6,7 +6,7 @@
 namespace skein::jinja {
 namespace {
 
-// Python evaluates these filters as their result is walked: an error counts only when it is reached.
+// These filters are lazy in Python: what went wrong at an item counts only when a walk reaches it.
 Result<Value> stop_at(Run& run, ListBuilder& items, Status error) {
   if (run.exhausted()) return error;
   return run.failing_iterator(items.items(), std::move(error));
@@ -95,11 +95,10 @@ Result<Value> select(const Call& call, bool of_attribute, bool wanted) {
   Run& run = call.run;
   if (!truth(call.self)) return run.iterator({});
   ListBuilder selected(run);
-  auto selection = Selection::parse(call, of_attribute);
-  if (!selection.ok()) return stop_at(run, selected, selection.status());
+  ASSIGN_OR_RETURN(const Selection selection, Selection::parse(call, of_attribute));
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   for (size_t i = 0; i < list.size; ++i) {
-    const auto holds = selection->holds(run, list.items[i]);
+    const auto holds = selection.holds(run, list.items[i]);
     if (!holds.ok()) return stop_at(run, selected, holds.status());
     RETURN_IF_ERROR(run.charge(1));
     if (*holds == wanted) RETURN_IF_ERROR(selected.push(list.items[i]));
@@ -113,11 +112,10 @@ Result<Value> filter_map(const Call& call) {
   Run& run = call.run;
   if (!truth(call.self)) return run.iterator({});
   ListBuilder mapped(run);
-  auto mapping = Mapping::parse(call);
-  if (!mapping.ok()) return stop_at(run, mapped, mapping.status());
+  ASSIGN_OR_RETURN(const Mapping mapping, Mapping::parse(call));
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   for (size_t i = 0; i < list.size; ++i) {
-    const auto value = mapping->apply(run, list.items[i]);
+    const auto value = mapping.apply(run, list.items[i]);
     if (!value.ok()) return stop_at(run, mapped, value.status());
     RETURN_IF_ERROR(mapped.push(*value));
   }

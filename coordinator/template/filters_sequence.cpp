@@ -80,7 +80,7 @@ Result<Value> filter_join(const Call& call) {
 Result<Value> filter_items(const Call& call) {
   Run& run = call.run;
   if (call.self.is_undefined()) return run.iterator({});
-  if (!call.self.is(Kind::kDict)) return run.failing_iterator({}, run.error("items needs a dict"));
+  if (!call.self.is(Kind::kDict)) return run.error("items needs a dict");
   const View view{.dict = call.self.dict, .of = View::Of::kItems};
   Value value;
   value.kind = Kind::kView;
@@ -122,7 +122,7 @@ Result<Value> filter_slice(const Call& call) {
   ASSIGN_OR_RETURN(const int64_t slices, call.integer(0, 0));
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   const Value fill = call.value(1, Value::none());
-  if (slices == 0) return run.failing_iterator({}, run.error("slice: the number of slices must not be zero"));
+  if (slices == 0) return run.error("slice: the number of slices must not be zero");
   ListBuilder all(run);
   const auto size = static_cast<int64_t>(list.size);
   int64_t at = 0;

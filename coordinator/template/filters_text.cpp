@@ -133,7 +133,7 @@ Result<Value> filter_replace(const Call& call) {
   ASSIGN_OR_RETURN(const Value text, to_text(call.run, call.self));
   ASSIGN_OR_RETURN(const Value from, to_text(call.run, *call.get(0)));
   ASSIGN_OR_RETURN(const Value to, to_text(call.run, *call.get(1)));
-  ASSIGN_OR_RETURN(const int64_t count, call.integer(2, -1));
+  ASSIGN_OR_RETURN(const int64_t count, call.integer_or_none(2, -1));
   return replace(call.run, text, from.text(), to.text(), count);
 }
 
@@ -178,15 +178,14 @@ Result<Value> filter_indent(const Call& call) {
 
 Result<Value> filter_truncate(const Call& call) {
   Run& run = call.run;
-  if (call.self.is_undefined()) return call.self;
-  if (!call.self.is_string()) return run.error("truncate needs a string");
   ASSIGN_OR_RETURN(const int64_t length_max, call.integer(0, 255));
   ASSIGN_OR_RETURN(const std::string_view end, call.string(2, "..."));
-  ASSIGN_OR_RETURN(const int64_t leeway, call.integer(3, 5));
+  ASSIGN_OR_RETURN(const int64_t leeway, call.integer_or_none(3, 5));
   ASSIGN_OR_RETURN(const int64_t size, length(run, call.self));
   const auto end_size = static_cast<int64_t>(count_code_points(end));
   if (length_max < end_size || leeway < 0) return run.error("truncate: the length is too small");
   if (size - leeway <= length_max) return call.self;
+  if (!call.self.is_string()) return run.error("truncate needs a string");
   const std::string_view text = call.self.text();
   std::string_view kept = text.substr(0, byte_offset(text, static_cast<size_t>(length_max - end_size)));
   if (!call.flag(1)) kept = kept.substr(0, kept.rfind(' '));

@@ -104,7 +104,9 @@ class PercentFormat {
       RETURN_IF_ERROR(append_conversion(&out));
       RETURN_IF_ERROR(check_size(run_, out));
     }
-    const size_t given = arguments_.is(Kind::kTuple) ? arguments_.size : arguments_.is(Kind::kDict) ? used_ : 1;
+    const bool may_ignore = arguments_.is(Kind::kDict) || arguments_.is(Kind::kList) || arguments_.is(Kind::kRange) ||
+                            arguments_.is_undefined();  // what can be subscripted
+    const size_t given = arguments_.is(Kind::kTuple) ? arguments_.size : may_ignore ? used_ : 1;
     if (used_ < given) return run_.error("not all arguments of '%' were used");
     return run_.text(out);
   }

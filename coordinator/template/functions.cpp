@@ -45,15 +45,20 @@ Status bind(const Callable& callable, Call* call) {
 
 Result<int64_t> Call::integer(size_t parameter, int64_t otherwise) const {
   const Value* const value = bound[parameter];
-  if (value == nullptr || value->is_none()) return otherwise;
+  if (value == nullptr) return otherwise;
   RETURN_IF_ERROR(value->is_integral() ? Status() : run.error("expected an integer instead of a value of type " +
                                                               std::string(value->type_name())));
   return value->as_integer();
 }
 
+Result<int64_t> Call::integer_or_none(size_t parameter, int64_t otherwise) const {
+  const Value* const value = bound[parameter];
+  return value != nullptr && value->is_none() ? otherwise : integer(parameter, otherwise);
+}
+
 Result<std::string_view> Call::string(size_t parameter, std::string_view otherwise) const {
   const Value* const value = bound[parameter];
-  if (value == nullptr || value->is_none()) return otherwise;
+  if (value == nullptr) return otherwise;
   RETURN_IF_ERROR(value->is_string() ? Status() : run.error("expected a string instead of a value of type " +
                                                             std::string(value->type_name())));
   return value->text();
@@ -63,7 +68,9 @@ Result<Value> invoke(Run& run, const Callable& callable, const Value& self, cons
   Call call{.run = run, .self = self, .arguments = arguments};
   RETURN_IF_ERROR(run.charge(1));
   if (!callable.variadic) RETURN_IF_ERROR(bind(callable, &call));
-  return callable.body(call);
+  auto result = callable.body(call);
+  if (result.ok() || !callable.lazy || run.exhausted()) return result;
+  return run.failing_iterator({}, result.status());
 }
 
 int find_callable(std::span<const Callable> table, std::string_view name) {

@@ -35,8 +35,9 @@ struct Call {
   bool flag(size_t parameter, bool otherwise = false) const {
     return bound[parameter] != nullptr ? truth(*bound[parameter]) : otherwise;
   }
-  // Fail if the argument is of another type. None counts as not given.
+  // Fail if the argument is of another type.
   Result<int64_t> integer(size_t parameter, int64_t otherwise) const;
+  Result<int64_t> integer_or_none(size_t parameter, int64_t otherwise) const;  // none counts as not given
   Result<std::string_view> string(size_t parameter, std::string_view otherwise) const;
 };
 
@@ -49,6 +50,7 @@ struct Callable {
   // The name of a parameter that can only be given by position is in parentheses.
   std::array<std::string_view, kParametersMax> parameters{};
   bool variadic = false;  // takes any arguments, unbound
+  bool lazy = false;      // gives an iterator: an error of the body counts only when it is walked
 };
 
 // Binds the arguments and calls. Fails for too many, unknown or missing ones.

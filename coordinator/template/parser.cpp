@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "coordinator/template/frames.h"
 #include "coordinator/template/parser_impl.h"
 
 namespace skein::jinja {
@@ -77,8 +78,10 @@ Status Parser::parse_template() {
   tree.caller = tree.symbols.intern("caller");
   tree.varargs = tree.symbols.intern("varargs");
   tree.kwargs = tree.symbols.intern("kwargs");
-  RETURN_IF_ERROR(parse_body({}, &tree.body));
-  return unknown_.empty() ? Status() : unknown_[0];
+  RETURN_IF_ERROR(parse_body({}, &tree.frame.body));
+  if (!unknown_.empty()) return unknown_[0];
+  find_unset_names(tree_);
+  return {};
 }
 
 Status Parser::parse_body(Names ends, Body* body) {
@@ -157,11 +160,11 @@ Result<Stmt> Parser::parse_for(Stmt stmt) {
     ASSIGN_OR_RETURN(stmt.filter, parse_expression());
   }
   if (current().is_name("recursive")) return fail("recursive loops are not supported in chat templates");
-  stmt.bodies.resize(2);
+  stmt.frames.resize(2);
   ++loops_;
-  ASSIGN_OR_RETURN(const std::string_view end, parse_block_body({"else", "endfor"}, &stmt.bodies[0]));
+  ASSIGN_OR_RETURN(const std::string_view end, parse_block_body({"else", "endfor"}, &stmt.frames[0].body));
   --loops_;
-  if (end == "else") RETURN_IF_ERROR(parse_block_body({"endfor"}, &stmt.bodies[1]).status());
+  if (end == "else") RETURN_IF_ERROR(parse_block_body({"endfor"}, &stmt.frames[1].body).status());
   return stmt;
 }
 
@@ -174,19 +177,19 @@ Result<Stmt> Parser::parse_set(Stmt stmt) {
   }
   stmt.kind = Stmt::Kind::kSetBlock;
   ASSIGN_OR_RETURN(stmt.filter, parse_filters(nullptr, false));
-  RETURN_IF_ERROR(parse_block_body({"endset"}, &stmt.bodies.emplace_back()).status());
+  RETURN_IF_ERROR(parse_block_body({"endset"}, &stmt.frames.emplace_back().body).status());
   return stmt;
 }
 
 Result<Stmt> Parser::parse_print(Stmt stmt) {
-  stmt.kind = Stmt::Kind::kScope;
-  Body& body = stmt.bodies.emplace_back();
+  std::vector<ExprPtr> printed;
   while (!current().is(Type::kBlockEnd)) {
-    if (!body.empty()) RETURN_IF_ERROR(expect_operator(","));
-    Stmt print{.kind = Stmt::Kind::kPrint, .line = current().line};
-    ASSIGN_OR_RETURN(print.value, parse_expression());
-    body.push_back(std::move(print));
+    if (!printed.empty()) RETURN_IF_ERROR(expect_operator(","));
+    ASSIGN_OR_RETURN(ExprPtr value, parse_expression());
+    printed.push_back(std::move(value));
   }
+  stmt.kind = Stmt::Kind::kPrint;
+  ASSIGN_OR_RETURN(stmt.value, make(Expr::Kind::kConcat, stmt.line, std::move(printed)));
   return stmt;
 }
 
@@ -200,7 +203,7 @@ Result<Stmt> Parser::parse_with(Stmt stmt) {
     stmt.targets.push_back(std::move(target));
     stmt.conditions.push_back(std::move(value));
   }
-  RETURN_IF_ERROR(parse_block_body({"endwith"}, &stmt.bodies.emplace_back()).status());
+  RETURN_IF_ERROR(parse_block_body({"endwith"}, &stmt.frames.emplace_back().body).status());
   return stmt;
 }
 
@@ -229,7 +232,7 @@ Status Parser::parse_signature(MacroDefinition* macro) {
 Status Parser::parse_macro_body(std::string_view end, MacroDefinition* macro) {
   const int loops = std::exchange(loops_, 0);
   macros_.push_back(macro);
-  RETURN_IF_ERROR(parse_block_body({end}, &macro->body).status());
+  RETURN_IF_ERROR(parse_block_body({end}, &macro->frame.body).status());
   macros_.pop_back();
   loops_ = loops;
   return {};
@@ -259,7 +262,7 @@ Result<Stmt> Parser::parse_call_block(Stmt stmt) {
 Result<Stmt> Parser::parse_filter_block(Stmt stmt) {
   stmt.kind = Stmt::Kind::kFilter;
   ASSIGN_OR_RETURN(stmt.filter, parse_filters(nullptr, true));
-  RETURN_IF_ERROR(parse_block_body({"endfilter"}, &stmt.bodies.emplace_back()).status());
+  RETURN_IF_ERROR(parse_block_body({"endfilter"}, &stmt.frames.emplace_back().body).status());
   return stmt;
 }
 
@@ -267,7 +270,7 @@ Result<Stmt> Parser::parse_filter_block(Stmt stmt) {
 Result<Stmt> Parser::parse_generation(Stmt stmt) {
   stmt.kind = Stmt::Kind::kScope;
   const int loops = std::exchange(loops_, 0);
-  RETURN_IF_ERROR(parse_block_body({"endgeneration"}, &stmt.bodies.emplace_back()).status());
+  RETURN_IF_ERROR(parse_block_body({"endgeneration"}, &stmt.frames.emplace_back().body).status());
   loops_ = loops;
   return stmt;
 }

@@ -154,7 +154,10 @@ Result<Value> split_lines(Run& run, const Value& self, bool keep_ends) {
   return lines.finish();
 }
 
-Result<Value> splitlines_method(const Call& call) { return split_lines(call.run, call.self, call.flag(0)); }
+Result<Value> splitlines_method(const Call& call) {
+  ASSIGN_OR_RETURN(const int64_t keep_ends, call.integer(0, 0));
+  return split_lines(call.run, call.self, keep_ends != 0);
+}
 
 Result<Value> partition_method(const Call& call) {
   ASSIGN_OR_RETURN(const std::string_view separator, separator_of(call));

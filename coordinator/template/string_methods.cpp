@@ -116,8 +116,8 @@ Result<Part> searched_part(const Call& call) {
   const std::string_view text = call.self.text();
   if (call.get(1) == nullptr) return Part{text, 0, false};
   const auto size = static_cast<int64_t>(count_code_points(text));
-  ASSIGN_OR_RETURN(int64_t start, call.integer(1, 0));
-  ASSIGN_OR_RETURN(int64_t stop, call.integer(2, size));
+  ASSIGN_OR_RETURN(int64_t start, call.integer_or_none(1, 0));
+  ASSIGN_OR_RETURN(int64_t stop, call.integer_or_none(2, size));
   if (start < 0) start = std::max<int64_t>(start + size, 0);
   if (stop < 0) stop = std::max<int64_t>(stop + size, 0);
   stop = std::min(stop, size);

@@ -59,8 +59,8 @@ Result<TokenFinder> TokenFinder::build(std::vector<Pattern> patterns) {
   }
   TokenFinder finder;
   std::ranges::stable_sort(patterns, {}, &Pattern::text);
-  const auto repeated = std::ranges::unique(patterns, {}, &Pattern::text);
-  patterns.erase(repeated.begin(), repeated.end());
+  const auto same_text = [](const Pattern& a, const Pattern& b) { return a.text == b.text; };
+  patterns.erase(std::unique(patterns.begin(), patterns.end(), same_text), patterns.end());
   for (const Pattern& pattern : patterns) {
     finder.starts_[static_cast<unsigned char>(pattern.text[0])] = true;
   }
@@ -74,14 +74,13 @@ const TokenFinder::Pattern* TokenFinder::longest_at(std::string_view text, size_
   auto first = patterns_.begin();
   auto last = patterns_.end();
   for (size_t depth = 0; at + depth < text.size(); ++depth) {
-    const auto wanted = static_cast<unsigned char>(text[at + depth]);
+    const int wanted = static_cast<unsigned char>(text[at + depth]);
     const auto byte = [depth](const Pattern& pattern) {
       return depth < pattern.text.size() ? static_cast<unsigned char>(pattern.text[depth]) : -1;
     };
-    const auto same = std::ranges::equal_range(first, last, int{wanted}, {}, byte);
-    if (same.empty()) break;
-    first = same.begin();
-    last = same.end();
+    first = std::partition_point(first, last, [&](const Pattern& p) { return byte(p) < wanted; });
+    last = std::partition_point(first, last, [&](const Pattern& p) { return byte(p) == wanted; });
+    if (first == last) break;
     if (first->text.size() == depth + 1) longest = &*first;
   }
   return longest;

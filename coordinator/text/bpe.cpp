@@ -9,10 +9,10 @@
 namespace skein::text {
 namespace {
 
-constexpr int32_t kNone = -1;          // of ids: no token; of symbols: the end of the list
-constexpr int32_t kGone = -2;          // the id of a symbol that was merged into its left neighbour
+constexpr int32_t kNone = -1;  // of ids: no token; of symbols: the end of the list
+constexpr int32_t kGone = -2;  // the id of a symbol that was merged into its left neighbour
 constexpr char32_t kLowCharacters = 0x10000;
-constexpr size_t kShortWord = 32;      // symbols; up to here a scan beats a queue
+constexpr size_t kShortWord = 32;  // symbols; up to here a scan beats a queue
 
 }  // namespace
 
@@ -68,7 +68,7 @@ Result<Bpe> Bpe::from_scores(const Vocabulary& vocabulary, const std::vector<dou
   // Equal scores have equal ranks: then the leftmost pair is first.
   std::vector<double> order(scores);
   std::ranges::sort(order, std::greater<>());
-  order.erase(std::ranges::unique(order).begin(), order.end());
+  order.erase(std::unique(order.begin(), order.end()), order.end());
 
   size_t pairs = 0;
   for (int32_t id = 0; id < vocabulary.size(); ++id) pairs += vocabulary.token(id).size();

@@ -54,8 +54,8 @@ Result<std::optional<int32_t>> checked_id(std::optional<int64_t> id, const char*
                                           const GgufVocabulary& gguf) {
   if (!id) return std::optional<int32_t>();
   if (*id < 0 || *id >= static_cast<int64_t>(gguf.tokens.size())) {
-    return corrupt(std::string("tokenizer.ggml.") + name + " is " + std::to_string(*id) + ", but there are " +
-                   std::to_string(gguf.tokens.size()) + " tokens");
+    return corrupt(std::string("tokenizer.ggml.") + name + " is " + std::to_string(*id) +
+                   ", but there are " + std::to_string(gguf.tokens.size()) + " tokens");
   }
   return std::optional<int32_t>(static_cast<int32_t>(*id));
 }

@@ -22,13 +22,13 @@ struct GgufVocabulary {
     kByte = 6,
   };
 
-  std::string model;               // "gpt2": BPE over bytes; "llama": SentencePiece's BPE
-  std::string pre;                 // of gpt2: how text is cut into words
+  std::string model;  // "gpt2": BPE over bytes; "llama": SentencePiece's BPE
+  std::string pre;    // of gpt2: how text is cut into words
   std::vector<std::string> tokens;
-  std::vector<int64_t> types;      // or none: all normal
-  std::vector<std::string> merges; // of gpt2, "a b"
-  std::vector<double> scores;      // of llama
-  std::optional<bool> add_bos;     // absent: as llama.cpp has it for the kind
+  std::vector<int64_t> types;       // or none: all normal
+  std::vector<std::string> merges;  // of gpt2, "a b"
+  std::vector<double> scores;       // of llama
+  std::optional<bool> add_bos;      // absent: as llama.cpp has it for the kind
   std::optional<bool> add_eos;
   std::optional<bool> add_space_prefix;
   std::optional<int64_t> bos;

@@ -1,6 +1,8 @@
 """Writes unicode_additions.cpp: the characters of Unicode 15.0 to 16.0 by general category.
 
-    make_unicode_additions.py > unicode_additions.cpp      (needs unicodedata2==16.0.0 and a Python 3.11, whose unicodedata is 14.0)
+    make_unicode_additions.py > unicode_additions.cpp
+
+Needs unicodedata2==16.0.0 and Python 3.11, whose own unicodedata is 14.0.
 """
 
 import unicodedata

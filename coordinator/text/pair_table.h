@@ -29,9 +29,7 @@ class PairTable {
   }
 
   // Merge::kNone as the rank where there is none.
-  Merge find(int32_t left, int32_t right) const {
-    return slots_[place(key(left, right))].merge;
-  }
+  Merge find(int32_t left, int32_t right) const { return slots_[place(key(left, right))].merge; }
 
  private:
   static constexpr uint64_t kEmpty = UINT64_MAX;

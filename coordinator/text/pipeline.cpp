@@ -64,7 +64,8 @@ Pipeline::Pipeline(PipelineParts parts, TokenFinder raw, TokenFinder normalized)
   }
 }
 
-Result<std::vector<int32_t>> Pipeline::encode(std::string_view text, bool add_special_tokens) const {
+Result<std::vector<int32_t>> Pipeline::encode(std::string_view text,
+                                              bool add_special_tokens) const {
   if (text.size() > kTextBytesMax) {
     return invalid_argument("the text has " + std::to_string(text.size()) +
                             " bytes, over the tokenizer's limit of " +
@@ -95,8 +96,8 @@ Status Pipeline::encode_text(std::string_view text, bool at_start, Bpe::Scratch*
       continue;
     }
     const auto [begin, end] = fragment.range;
-    RETURN_IF_ERROR(encode_words(normalized.substr(begin, end - begin), at_start && begin == 0,
-                                 scratch, ids));
+    RETURN_IF_ERROR(
+        encode_words(normalized.substr(begin, end - begin), at_start && begin == 0, scratch, ids));
   }
   return {};
 }

@@ -40,7 +40,8 @@ class Pipeline : public Tokenizer {
  public:
   static Result<std::unique_ptr<Tokenizer>> build(PipelineParts parts);
 
-  Result<std::vector<int32_t>> encode(std::string_view text, bool add_special_tokens) const override;
+  Result<std::vector<int32_t>> encode(std::string_view text,
+                                      bool add_special_tokens) const override;
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const override;
   std::unique_ptr<TextStream> stream(bool skip_special_tokens) const override;
   std::string token_bytes(int32_t id) const override;

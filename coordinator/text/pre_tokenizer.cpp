@@ -16,7 +16,8 @@ struct Part {
 };
 
 // Matches and what lies between them, covering the piece.
-void cover(size_t length, const std::vector<Range>& matches, bool invert, std::vector<Part>* parts) {
+void cover(size_t length, const std::vector<Range>& matches, bool invert,
+           std::vector<Part>* parts) {
   parts->clear();
   uint32_t end = 0;
   for (const Range& match : matches) {
@@ -47,7 +48,9 @@ void join(Behavior behavior, std::vector<Part>* parts) {
   const auto match_after_text = [](bool now, bool previous) { return now && !previous; };
   switch (behavior) {
     case Behavior::kIsolated: return;
-    case Behavior::kRemoved: std::erase_if(*parts, [](const Part& p) { return p.is_match; }); return;
+    case Behavior::kRemoved:
+      std::erase_if(*parts, [](const Part& p) { return p.is_match; });
+      return;
     case Behavior::kContiguous:
       return fold(parts->begin(), parts->end(), std::equal_to<>(), to_right);
     case Behavior::kMergedWithPrevious:
@@ -73,7 +76,8 @@ struct Apply {
     bool first = true;
     for (const Range& piece : pieces->ranges) {
       const size_t length = piece.end - piece.begin;
-      RETURN_IF_ERROR(search.all(std::string_view(pieces->text).substr(piece.begin, length), &matches));
+      RETURN_IF_ERROR(
+          search.all(std::string_view(pieces->text).substr(piece.begin, length), &matches));
       cover(length, matches, step.invert, &parts);
       join(step.behavior, &parts);
       if (first) pieces->at_start = pieces->at_start && !parts.empty() && parts[0].range.begin == 0;
@@ -110,7 +114,8 @@ struct Apply {
   }
 
   Status operator()(const PreTokenizer::SpellBytes&) const {
-    return rewrite([](std::string_view piece, std::string* out) { append_byte_symbols(piece, out); });
+    return rewrite(
+        [](std::string_view piece, std::string* out) { append_byte_symbols(piece, out); });
   }
 
   template <typename Function>

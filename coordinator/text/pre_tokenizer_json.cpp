@@ -12,6 +12,18 @@ using Steps = std::vector<PreTokenizer::Step>;
 
 constexpr int kDepthMax = 8;
 
+// Hugging Face tokenizers know numbers up to Unicode 17 here,
+constexpr std::string_view kNumber = "[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]";
+// and punctuation as Unicode 8 had it.
+constexpr std::string_view kPunctuation =
+    "(?![\\u061D\\u09FD\\u0A76\\u0C77\\u0C84\\u1B4E\\u1B4F\\u1B7D-\\u1B7F\\u2E43-\\u2E4F\\u2E52-\\u2E5D"
+    "\\x{10D6E}\\x{10EAD}\\x{10F55}-\\x{10F59}\\x{10F86}-\\x{10F89}\\x{113D4}\\x{113D5}\\x{113D7}\\x{113D8}"
+    "\\x{1144B}-\\x{1144F}\\x{1145A}\\x{1145B}\\x{1145D}\\x{11660}-\\x{1166C}\\x{116B9}\\x{1183B}"
+    "\\x{11944}-\\x{11946}\\x{119E2}\\x{11A3F}-\\x{11A46}\\x{11A9A}-\\x{11A9C}\\x{11A9E}-\\x{11AA2}"
+    "\\x{11B00}-\\x{11B09}\\x{11BE1}\\x{11C41}-\\x{11C45}\\x{11C70}\\x{11C71}\\x{11EF7}\\x{11EF8}"
+    "\\x{11F43}-\\x{11F4F}\\x{11FFF}\\x{12FF1}\\x{12FF2}\\x{16D6D}-\\x{16D6F}\\x{16E97}-\\x{16E9A}"
+    "\\x{16FE2}\\x{1E5FF}\\x{1E95E}\\x{1E95F}])[\\p{P}!-/:-@\\[-`{-~\\u166D\\x{111C9}]";
+
 Result<Behavior> behavior_of(const JsonFields& fields, std::string_view otherwise) {
   ASSIGN_OR_RETURN(const std::string name, fields.string("behavior", otherwise));
   if (name == "Isolated") return Behavior::kIsolated;
@@ -19,7 +31,8 @@ Result<Behavior> behavior_of(const JsonFields& fields, std::string_view otherwis
   if (name == "MergedWithPrevious") return Behavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return Behavior::kMergedWithNext;
   if (name == "Contiguous") return Behavior::kContiguous;
-  return fields.wrong("behavior", "one of Isolated, Removed, MergedWithPrevious, MergedWithNext, Contiguous");
+  return fields.wrong("behavior",
+                      "one of Isolated, Removed, MergedWithPrevious, MergedWithNext, Contiguous");
 }
 
 Status add_split(const JsonFields& fields, std::string_view pattern, Behavior behavior, bool invert,
@@ -79,11 +92,11 @@ Status add_step(const Json& json, int depth, Steps* steps) {
   if (type == "Digits") {
     ASSIGN_OR_RETURN(const bool individual, fields.boolean("individual_digits", false));
     const Behavior behavior = individual ? Behavior::kIsolated : Behavior::kContiguous;
-    return add_split(fields, "\\p{N}", behavior, false, steps);
+    return add_split(fields, kNumber, behavior, false, steps);
   }
   if (type == "Punctuation") {
     ASSIGN_OR_RETURN(const Behavior behavior, behavior_of(fields, "Isolated"));
-    return add_split(fields, "[\\p{P}!-/:-@\\[-`{-~]", behavior, false, steps);
+    return add_split(fields, kPunctuation, behavior, false, steps);
   }
   if (type == "Whitespace") {
     return add_split(fields, "\\w+|[^\\w\\s]+", Behavior::kRemoved, true, steps);

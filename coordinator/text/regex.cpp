@@ -73,7 +73,8 @@ Result<Regex> Regex::compile(std::string_view pattern) {
   CompiledCode compiled(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
                                       translated.size(), kOptions, &error, &offset, context.get()));
   if (compiled == nullptr) {
-    return unsupported("the regular expression " + quoted(pattern) + " does not compile: " + error_text(error));
+    return unsupported("the regular expression " + quoted(pattern) +
+                       " does not compile: " + error_text(error));
   }
   // Without a just-in-time compiler the matcher interprets: slower, the same matches.
   pcre2_jit_compile(compiled.get(), PCRE2_JIT_COMPLETE);
@@ -111,10 +112,10 @@ struct Regex::Search::State {
 };
 
 Regex::Search::Search(const Regex& regex)
-    : state_(std::make_unique<State>(
-          State{regex.code_->compiled.get(),
-                MatchData(pcre2_match_data_create_from_pattern(regex.code_->compiled.get(), nullptr)),
-                MatchContext(pcre2_match_context_create(nullptr)), nullptr})) {
+    : state_(std::make_unique<State>(State{
+          regex.code_->compiled.get(),
+          MatchData(pcre2_match_data_create_from_pattern(regex.code_->compiled.get(), nullptr)),
+          MatchContext(pcre2_match_context_create(nullptr)), nullptr})) {
   CHECK(state_->data != nullptr && state_->context != nullptr);
   pcre2_set_heap_limit(state_->context.get(), kHeapKibMax);
 }
@@ -125,9 +126,8 @@ Status Regex::Search::all(std::string_view text, std::vector<Range>* matches) {
   matches->clear();
   CHECK_LT(text.size(), size_t{std::numeric_limits<uint32_t>::max()});
   const uint64_t steps = uint64_t{kStepsMin} + uint64_t{kStepsPerByte} * text.size();
-  pcre2_set_match_limit(
-      state_->context.get(),
-      static_cast<uint32_t>(std::min<uint64_t>(steps, std::numeric_limits<uint32_t>::max())));
+  pcre2_set_match_limit(state_->context.get(), static_cast<uint32_t>(std::min<uint64_t>(
+                                                   steps, std::numeric_limits<uint32_t>::max())));
   size_t from = 0;
   while (from <= text.size()) {
     ASSIGN_OR_RETURN(const std::optional<Range> match, state_->next(text, from));

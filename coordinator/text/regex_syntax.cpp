@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 
 #include "coordinator/text/unicode_additions.h"
@@ -11,6 +12,7 @@
 namespace skein::text {
 namespace {
 
+constexpr size_t kTranslatedBytesMax = 256 << 10;
 
 // General categories mean the same to both.
 constexpr std::array<std::string_view, 38> kCategories = {
@@ -20,9 +22,9 @@ constexpr std::array<std::string_view, 38> kCategories = {
 
 // Scripts by their own property: a bare \p{Han} would mean script extensions to PCRE2.
 constexpr std::array<std::string_view, 24> kScripts = {
-    "Arabic",   "Armenian", "Bengali",  "Bopomofo", "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
-    "Greek",    "Gujarati", "Gurmukhi", "Han",      "Hangul",   "Hebrew",     "Hiragana", "Katakana",
-    "Khmer",    "Lao",      "Latin",    "Mongolian", "Myanmar", "Tamil",      "Thai",     "Tibetan"};
+    "Arabic", "Armenian", "Bengali",  "Bopomofo",  "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
+    "Greek",  "Gujarati", "Gurmukhi", "Han",       "Hangul",   "Hebrew",     "Hiragana", "Katakana",
+    "Khmer",  "Lao",      "Latin",    "Mongolian", "Myanmar",  "Tamil",      "Thai",     "Tibetan"};
 
 // The later members of a category as the insides of a character class.
 std::string later_members(std::string_view category) {
@@ -43,9 +45,7 @@ std::string word_members() {
 }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_hex(char c) {
-  return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-}
+bool is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
 bool is_alphanumeric(char c) {
   return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
@@ -55,7 +55,10 @@ class Translator {
   explicit Translator(std::string_view pattern) : pattern_(pattern) {}
 
   Result<std::string> run() {
-    while (at_ < pattern_.size()) RETURN_IF_ERROR(in_class_ ? class_item() : item());
+    while (at_ < pattern_.size()) {
+      RETURN_IF_ERROR(in_class_ ? class_item() : item());
+      if (out_.size() > kTranslatedBytesMax) return refuse("too many character classes");
+    }
     if (in_class_) return refuse("a character class without its end");
     return std::move(out_);
   }
@@ -259,10 +262,12 @@ class Translator {
     const size_t digits_max = braced ? 6 : kind == 'x' ? 2 : 4;
     while (end < pattern_.size() && end < first + digits_max && is_hex(pattern_[end])) ++end;
     const std::string digits(pattern_.substr(first, end - first));
-    const bool well_formed = braced ? !digits.empty() && end < pattern_.size() && pattern_[end] == '}'
-                                    : digits.size() == digits_max;
+    const bool well_formed = braced
+                                 ? !digits.empty() && end < pattern_.size() && pattern_[end] == '}'
+                                 : digits.size() == digits_max;
     if (!well_formed) return refuse(std::string("an ill-formed \"\\") + kind + "\"");
-    const unsigned long value = std::stoul(digits, nullptr, 16);
+    uint32_t value = 0;
+    std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
     const bool byte = kind == 'x' && !braced && value > 0x7F;
     if (byte || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) {
       return refuse(std::string("a \"\\") + kind + "\" that is no character");

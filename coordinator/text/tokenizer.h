@@ -24,8 +24,8 @@ class TextStream {
   virtual void drop_complete() = 0;  // forgets the complete characters of what is held back
 };
 
-// Text to token ids and back, equal to Hugging Face tokenizers (tokenizer.json) or llama.cpp (GGUF).
-// Immutable, thread-safe.
+// Text to token ids and back, equal to Hugging Face tokenizers (tokenizer.json) or llama.cpp
+// (GGUF). Immutable, thread-safe.
 class Tokenizer {
  public:
   // `config` is tokenizer_config.json or null.
@@ -33,9 +33,11 @@ class Tokenizer {
   static Result<std::unique_ptr<Tokenizer>> from_gguf(const GgufFile& file);
   virtual ~Tokenizer() = default;
 
-  // Special tokens that occur in `text` become their ids. `add_special_tokens` adds what the model's post-processor adds
-  // (a beginning-of-sequence token, usually). kInvalidArgument for text that is no UTF-8.
-  virtual Result<std::vector<int32_t>> encode(std::string_view text, bool add_special_tokens) const = 0;
+  // Special tokens that occur in `text` become their ids. `add_special_tokens` adds what the
+  // model's post-processor adds (a beginning-of-sequence token, usually). kInvalidArgument for text
+  // that is no UTF-8.
+  virtual Result<std::vector<int32_t>> encode(std::string_view text,
+                                              bool add_special_tokens) const = 0;
   // Ids out of range give nothing. The result may hold U+FFFD where bytes form no character.
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const = 0;
   // decode() piece by piece. By default the tokens' bytes, U+FFFD where they form no character.

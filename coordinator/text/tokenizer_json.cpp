@@ -4,9 +4,9 @@
 #include "coordinator/text/pipeline.h"
 #include "model/quoted.h"
 
-// Reads tokenizer.json as Hugging Face tokenizers do, and of tokenizer_config.json what transformers
-// adds: the names of the begin and end tokens, and whether they go around a text. "truncation" and
-// "padding" are left aside, since transformers sets them anew for each call.
+// Reads tokenizer.json as Hugging Face tokenizers do, and of tokenizer_config.json what
+// transformers adds: the names of the begin and end tokens, and whether they go around a text.
+// "truncation" and "padding" are left aside, since transformers sets them anew for each call.
 
 namespace skein {
 namespace text {
@@ -41,8 +41,8 @@ Result<std::vector<Bpe::Rule>> read_merges(const JsonFields& model) {
         return model.wrong("merges", "pairs of tokens, but one is " + quoted(text));
       }
       rules.push_back({text.substr(0, space), text.substr(space + 1)});
-    } else if (merge.is_array() && merge.as_array().size() == 2 && merge.as_array()[0].is_string() &&
-               merge.as_array()[1].is_string()) {
+    } else if (merge.is_array() && merge.as_array().size() == 2 &&
+               merge.as_array()[0].is_string() && merge.as_array()[1].is_string()) {
       rules.push_back({merge.as_array()[0].as_string(), merge.as_array()[1].as_string()});
     } else {
       return model.wrong("merges", "pairs of tokens");
@@ -136,7 +136,8 @@ Status read_added_tokens(const Json* json, PipelineParts* parts) {
       return corrupt("tokenizer.json: the added token " + quoted(token.content) + " has the id " +
                      std::to_string(token.id) + ", far above the number of tokens");
     }
-    if (!ids.emplace(token.content, token.id).second || !contents.emplace(token.id, token.content).second) {
+    if (!ids.emplace(token.content, token.id).second ||
+        !contents.emplace(token.id, token.content).second) {
       return corrupt("tokenizer.json: the added token " + quoted(token.content) + " or its id " +
                      std::to_string(token.id) + " stands twice");
     }
@@ -180,7 +181,8 @@ Status read_template(const JsonFields& fields, PipelineParts* parts) {
     const Json* special = piece.find("SpecialToken");
     const Json* id = special == nullptr ? nullptr : special->find("id");
     if (id == nullptr || !id->is_string()) return fields.wrong("single", "a list of pieces");
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, special_ids(fields, *specials, id->as_string()));
+    ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                     special_ids(fields, *specials, id->as_string()));
     std::vector<int32_t>& side = text_seen ? parts->suffix : parts->prefix;
     side.insert(side.end(), ids.begin(), ids.end());
   }

@@ -43,7 +43,7 @@ void linear_tile(const LinearArgs& args, int64_t panel, int64_t token) {
   Vec sums[kPanels][kTokens];
   if constexpr (is_block_format(kFormat)) {
     const int64_t blocks = columns / kBlock;
-    const Int8Tile tile = {weights, stride, static_cast<const int8_t*>(args.x.data) + token * columns,
+    const Int8Tile tile = {weights, stride, static_cast<const int8_t*>(args.x.data) + token * columns * 2,
                            static_cast<const float*>(args.x.scales) + token * blocks * 2, blocks};
     int8_products<kFormat>(tile, sums);
   } else {

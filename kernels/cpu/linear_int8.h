@@ -4,7 +4,7 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
 
-// out = x W^T for quantised panels and kI8Block32 activations. With u the unsigned weight byte of the
+// out = x W^T for quantised panels and kI8Block32 activations x = dx (256 high + low). With u the unsigned weight byte of the
 // panel, w = d u + m (Q4_0: m = -8 d, Q8_0: m = -128 d), so a block of 32 columns contributes
 //   (d dx) (exact integer sum of u x)  +  m (dx sum of x),
 // two fused multiply-adds per block, blocks in rising order.
@@ -20,7 +20,7 @@ constexpr int kFewTokens = 4;  // where products wait for weights
 struct Int8Tile {
   const uint8_t* panel;  // the first; others follow at panel_stride bytes
   int64_t panel_stride;
-  const int8_t* x;       // the first token's; others follow at 32 * blocks bytes
+  const int8_t* x;       // the first token's; others follow at 64 * blocks bytes
   const float* scales;   // {dx, dx sum}; others follow at 2 * blocks floats
   int64_t blocks;
 };
@@ -53,9 +53,12 @@ inline void int8_products(const Int8Tile& tile, Vec (&sums)[kPanels][kTokens]) {
                                              : mul(d, set1(kWide ? -128.0f : -8.0f));
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
-        const int8_t* x = tile.x + (t * tile.blocks + b) * kBlock;
+        const int8_t* high = tile.x + (t * tile.blocks + b) * 2 * kBlock;
+        const int8_t* low = high + kBlock;
         const float* dx = tile.scales + (t * tile.blocks + b) * 2;
-        const Vec products = to_float(kWide ? dot_bytes(w, x) : dot_nibbles(w, x));
+        const IntVec coarse = kWide ? dot_bytes(w, high) : dot_nibbles(w, high);
+        const IntVec fine = kWide ? dot_bytes(w, low) : dot_nibbles(w, low);
+        const Vec products = to_float(int_add(shift_left(coarse, 8), fine));
         sums[p][t] = fma(mul(d, set1(dx[0])), products, sums[p][t]);
         sums[p][t] = fma(m, set1(dx[1]), sums[p][t]);
       }

@@ -41,18 +41,27 @@ inline void store_plain(Format format, void* out, int64_t i, Vec a, int lanes) {
 
 inline Vec absolute(Vec a) { return as_float(int_and(as_int(a), int_set1(0x7fffffff))); }
 
-// 32 floats to int8 with scale amax / 127. A NaN or infinity makes the scale so, and what follows shows it
-// (integer comparison puts NaN above infinity).
+inline constexpr float kBlockLevels = 127 * 256;  // the largest 256 high + low
+
+// q = 256 high + low with both in int8: high rounds to the nearest.
+inline void store_planes(int8_t* out, IntVec q) {
+  const IntVec high = shift_right_signed(int_add(q, int_set1(128)), 8);
+  store_i8(out, high);
+  store_i8(out + kBlock, int_sub(q, shift_left(high, 8)));
+}
+
+// 32 floats to two int8 planes with scale amax / kBlockLevels. A NaN or infinity makes the scale so, and what follows
+// shows it (integer comparison puts NaN above infinity).
 inline void quantise_block(Vec a, Vec b, int8_t* out, float* scales) {
   const int32_t amax_bits = reduce_max(int_max(as_int(absolute(a)), as_int(absolute(b))));
   float amax;
   __builtin_memcpy(&amax, &amax_bits, sizeof(amax));
-  const float scale = amax / 127.0f;
-  const float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
+  const float scale = amax / kBlockLevels;
+  const float inverse = amax > 1e-30f ? kBlockLevels / amax : 0.0f;
   const IntVec qa = to_int(mul(a, set1(inverse)));
   const IntVec qb = to_int(mul(b, set1(inverse)));
-  store_i8(out, qa);
-  store_i8(out + kLanes, qb);
+  store_planes(out, qa);
+  store_planes(out + kLanes, qb);
   scales[0] = scale;
   scales[1] = scale * static_cast<float>(reduce_add(int_add(qa, qb)));
 }
@@ -68,7 +77,7 @@ inline OutRow out_row(const Tensor& out, int64_t token) {
   if (out.format == Format::kF32) {
     return {static_cast<float*>(out.data) + token * out.row_stride, nullptr, nullptr};
   }
-  return {nullptr, static_cast<int8_t*>(out.data) + token * out.columns,
+  return {nullptr, static_cast<int8_t*>(out.data) + token * out.columns * 2,
           static_cast<float*>(out.scales) + token * (out.columns / kBlock) * 2};
 }
 
@@ -80,7 +89,7 @@ inline void store_row(const OutRow& out, int64_t first, int64_t n, const Value& 
     return;
   }
   for (int64_t i = 0; i < n; i += kBlock) {
-    quantise_block(value(i), value(i + kLanes), out.blocks + first + i,
+    quantise_block(value(i), value(i + kLanes), out.blocks + (first + i) * 2,
                    out.scales + (first + i) / kBlock * 2);
   }
 }

@@ -110,6 +110,12 @@ inline IntVec int_max(IntVec a, IntVec b) {
 inline IntVec int_and(IntVec a, IntVec b) {
   return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)};
 }
+inline IntVec int_sub(IntVec a, IntVec b) {
+  return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
+}
+inline IntVec shift_right_signed(IntVec a, int n) {
+  return {_mm256_srai_epi32(a.lo, n), _mm256_srai_epi32(a.hi, n)};
+}
 inline IntVec shift_right(IntVec a, int n) {
   return {_mm256_srli_epi32(a.lo, n), _mm256_srli_epi32(a.hi, n)};
 }

@@ -59,6 +59,8 @@ inline IntVec int_set1(int32_t x) { return _mm512_set1_epi32(x); }
 inline IntVec int_add(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
 inline IntVec int_max(IntVec a, IntVec b) { return _mm512_max_epi32(a, b); }
 inline IntVec int_and(IntVec a, IntVec b) { return _mm512_and_si512(a, b); }
+inline IntVec int_sub(IntVec a, IntVec b) { return _mm512_sub_epi32(a, b); }
+inline IntVec shift_right_signed(IntVec a, int n) { return _mm512_srai_epi32(a, n); }
 inline IntVec shift_right(IntVec a, int n) { return _mm512_srli_epi32(a, n); }
 inline IntVec shift_left(IntVec a, int n) { return _mm512_slli_epi32(a, n); }
 inline IntVec as_int(Vec a) { return _mm512_castps_si512(a); }

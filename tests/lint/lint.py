@@ -169,7 +169,9 @@ def check_function_length(files):
 
 def check_lines(files):
     for file in files:
-        wide_is_fine = file.suffix in (".md", ".json")
+        # Prose wraps itself, and data has the lines it has.
+        is_data = file.suffix in (".json", ".txt") and not file.path.endswith("CMakeLists.txt")
+        wide_is_fine = is_data or file.suffix == ".md"
         for number, line in enumerate(file.lines, 1):
             if len(line) > COLUMNS_MAX and not wide_is_fine and "://" not in line:
                 yield file, number, f"{len(line)} columns; break the line (100 is the aim, {COLUMNS_MAX} the limit)"

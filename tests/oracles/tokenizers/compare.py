@@ -2,7 +2,8 @@
 
     compare.py SKEIN_TOKENIZE TOKENIZER [--reference TOKENIZER_JSON] [--config CONFIG] [--lines N] [--seed S]
 
-TOKENIZER is a tokenizer.json, or a .gguf with the tokenizer.json that it should equal as --reference. Needs `tokenizers`.
+TOKENIZER is a tokenizer.json, or a .gguf with the tokenizer.json that it should equal as --reference.
+Needs `tokenizers`.
 """
 
 import argparse
@@ -24,7 +25,9 @@ def special_texts(path):
 def skein(program, arguments, given):
     """What skein_tokenize answers for each text or list of ids."""
     given = "".join(json.dumps(line) + "\n" for line in given)
-    done = subprocess.run([program, *arguments], input=given, capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [program, *arguments], input=given, capture_output=True, encoding="utf-8", check=False
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{program} ended with {done.returncode}: {done.stderr.strip()}")
     return [json.loads(line) for line in done.stdout.split("\n")[:-1]]
@@ -41,7 +44,10 @@ def random_ids(tokenizer, count, seed):
 
 def reference_answer(tokenizer, given):
     ids = tokenizer.encode(given).ids if isinstance(given, str) else given
-    answer = {"text": tokenizer.decode(ids, skip_special_tokens=True), "all": tokenizer.decode(ids, skip_special_tokens=False)}
+    answer = {
+        "text": tokenizer.decode(ids, skip_special_tokens=True),
+        "all": tokenizer.decode(ids, skip_special_tokens=False),
+    }
     if isinstance(given, str):
         answer |= {"ids": ids, "bare": tokenizer.encode(given, add_special_tokens=False).ids}
     return answer
@@ -53,13 +59,17 @@ def differences(program, path, reference=None, config=None, count=10_000, seed=2
     tokenizer = Tokenizer.from_file(reference)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    given = line_source.generate(count, seed, special_texts(reference)) + random_ids(tokenizer, count // 5, seed)
+    given = line_source.generate(count, seed, special_texts(reference)) + random_ids(
+        tokenizer, count // 5, seed
+    )
     answers = skein(program, [str(path)] + ([str(config)] if config else []), given)
     assert len(answers) == len(given)
     found = []
     for line, ours in zip(given, answers):
         theirs = reference_answer(tokenizer, line)
-        found += [(line, field, ours[field], theirs[field]) for field in theirs if ours[field] != theirs[field]]
+        found += [
+            (line, field, ours[field], theirs[field]) for field in theirs if ours[field] != theirs[field]
+        ]
     return len(given), found
 
 

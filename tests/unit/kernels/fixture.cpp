@@ -179,10 +179,13 @@ Owned activation(Format weight_format, const std::vector<float>& values, int64_t
     int sum = 0;
     for (int i = 0; i < 32; ++i) {
       const float x = values[static_cast<size_t>(b * 32 + i)];
-      q[b * 32 + i] = static_cast<int8_t>(amax == 0 ? 0 : std::nearbyint(x * (127 / amax)));
-      sum += q[b * 32 + i];
+      const int level = static_cast<int>(amax == 0 ? 0 : std::nearbyint(x * (127 * 256 / amax)));
+      const int high = (level + 128) >> 8;
+      q[b * 64 + i] = static_cast<int8_t>(high);
+      q[b * 64 + 32 + i] = static_cast<int8_t>(level - 256 * high);
+      sum += level;
     }
-    scales[2 * b] = amax / 127;
+    scales[2 * b] = amax / (127 * 256);
     scales[2 * b + 1] = scales[2 * b] * static_cast<float>(sum);
   }
   return out;
@@ -190,9 +193,9 @@ Owned activation(Format weight_format, const std::vector<float>& values, int64_t
 
 double activation_at(const Tensor& x, int64_t row, int64_t column) {
   if (x.format == Format::kF32) return static_cast<const float*>(x.data)[row * x.row_stride + column];
-  const auto* q = static_cast<const int8_t*>(x.data) + row * x.columns;
+  const auto* q = static_cast<const int8_t*>(x.data) + row * x.columns * 2 + column / 32 * 64 + column % 32;
   const auto* scales = static_cast<const float*>(x.scales) + row * (x.columns / 32) * 2;
-  return static_cast<double>(scales[column / 32 * 2]) * q[column];
+  return static_cast<double>(scales[column / 32 * 2]) * (256 * q[0] + q[32]);
 }
 
 }  // namespace skein::test

@@ -37,7 +37,7 @@ Tensor rows_of(const Tensor& x, int64_t begin, int64_t count) {
   if (x.format == Format::kF32) {
     out.data = static_cast<float*>(x.data) + begin * x.row_stride;
   } else {
-    out.data = static_cast<int8_t*>(x.data) + begin * x.columns;
+    out.data = static_cast<int8_t*>(x.data) + begin * x.columns * 2;
     out.scales = static_cast<float*>(x.scales) + begin * (x.columns / 32) * 2;
   }
   return out;
@@ -138,11 +138,18 @@ TEST(Linear, DoesNotSaturate) {
             if (in_block < 2) weight.bytes[i] = in_block == 1 ? 0x3c : 0;  // d = 1
           }
           Packed packed = pack(&rank, weight, format, 16);
-          Owned x = activation(format, std::vector<float>(64, sign * 127), 1, 64);
-          const auto out = run_linear(&rank, packed.tensor, x.tensor, nullptr);
-          double sum = 0;
-          for (int k = 0; k < 64; ++k) sum += weight.at(3, k) * sign * 127;
-          EXPECT_EQ(out[3], sum) << isa << " " << name_of(format) << " byte " << int{byte};
+          for (int low : {0, 127, -128}) {
+            Owned x = activation(format, std::vector<float>(64, sign * 127), 1, 64);  // the scale is 1 / 256
+            auto* planes = static_cast<int8_t*>(x.tensor.data);
+            for (int i = 0; i < 64; ++i) planes[i / 32 * 64 + 32 + i % 32] = static_cast<int8_t>(low);
+            auto* scales = static_cast<float*>(x.tensor.scales);
+            for (int b = 0; b < 2; ++b) scales[2 * b + 1] += static_cast<float>(32 * low) / 256;
+            const auto out = run_linear(&rank, packed.tensor, x.tensor, nullptr);
+            double sum = 0;
+            for (int k = 0; k < 64; ++k) sum += weight.at(3, k) * (sign * 127 + low / 256.0);
+            EXPECT_NEAR(out[3], sum, std::fabs(sum) * 1e-6 + 0.1)
+                << isa << " " << name_of(format) << " byte " << int{byte} << " low " << low;
+          }
         }
       }
     }

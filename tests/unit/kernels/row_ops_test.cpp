@@ -32,7 +32,7 @@ void expect_same_blocks(const Owned& got, const std::vector<float>& values) {
   const int64_t n = got.tensor.rows * got.tensor.columns;
   const auto* a = static_cast<const int8_t*>(got.tensor.data);
   const auto* b = static_cast<const int8_t*>(wanted.tensor.data);
-  for (int64_t i = 0; i < n; ++i) ASSERT_EQ(a[i], b[i]) << i;
+  for (int64_t i = 0; i < 2 * n; ++i) ASSERT_EQ(a[i], b[i]) << i;
   const auto* sa = static_cast<const float*>(got.tensor.scales);
   const auto* sb = static_cast<const float*>(wanted.tensor.scales);
   for (int64_t i = 0; i < n / 16; ++i) ASSERT_EQ(sa[i], sb[i]) << i;

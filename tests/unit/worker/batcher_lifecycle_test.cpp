@@ -186,17 +186,16 @@ TEST_F(BatcherLifecycle, ACancelledHeadOfTheQueueLetsTheNextOneIn) {
 TEST_F(BatcherLifecycle, TheYoungestIsPreemptedAndContinues) {
   blocks_ = 5;
   prefix_caching_ = false;
+  config_.slots = 2;
   config_.lane_steps_max = 2;
   make();
   submit(request(1, 7, 8));
   submit(request(2, 7, 8));
+  submit(request(3, 2, 1));
+  submit(request(4, 2, 1));
   std::map<uint64_t, std::vector<int32_t>> tokens;
   std::vector<SlotAdmission> admissions;
-  bool preempted = false;
   for (int32_t token = 100; !batcher_->idle() && token < 200; ++token) {
-    const bool before = preempted;
-    preempted = batcher_->stats().preemptions > 0;
-    if (preempted && !before) submit(request(3, 2, 1));
     while (std::optional<StepPlan> next = batcher_->plan()) {
       for (const SlotAdmission& admission : next->admissions) {
         admitted_[admission.slot] = admission;
@@ -214,7 +213,7 @@ TEST_F(BatcherLifecycle, TheYoungestIsPreemptedAndContinues) {
   EXPECT_EQ(tokens[2].size(), 8u);
   EXPECT_EQ(tokens[3].size(), 1u);
   EXPECT_EQ(batcher_->stats().preemptions, 1);
-  ASSERT_EQ(admissions.size(), 4u);
+  ASSERT_EQ(admissions.size(), 5u);
   // It was admitted again with all that it had generated.
   const std::vector<int32_t>& again = admissions[2].tokens;
   ASSERT_GT(again.size(), 8u);
@@ -224,6 +223,41 @@ TEST_F(BatcherLifecycle, TheYoungestIsPreemptedAndContinues) {
   EXPECT_EQ(admissions[2].sampling.prompt_tokens, 7);
   EXPECT_EQ(admissions[3].tokens, request(3, 2).tokens) << "it waits behind the one put off";
   expect_nothing_held();
+}
+
+// The youngest is put off while a step in flight uses its block. Meanwhile another sequence ends,
+// and leaves room enough for a newcomer: that one must not overtake.
+TEST_F(BatcherLifecycle, NoNewcomerEntersWhileSomeoneIsBeingPutOff) {
+  blocks_ = 5;
+  config_.slots = 6;
+  config_.lanes = 2;
+  config_.lane_steps_max = 2;
+  prefix_caching_ = false;
+  make();
+  submit(request(1, 1, 10));
+  submit(request(2, 3, 10));  // needs its second block for its third step
+  submit(request(3, 5, 2));   // two blocks, two steps
+  submit(request(4, 1, 10));  // the youngest, in the other lane
+  for (int i = 0; i < 4; ++i) plan();
+  for (int i = 0; i < 2; ++i) {
+    answer();
+    while (std::optional<StepPlan> next = batcher_->plan()) in_flight_.push_back(std::move(*next));
+  }
+  ASSERT_EQ(batcher_->stats().preemptions, 1);
+  submit(request(5, 1, 10));
+  answer();
+  EXPECT_EQ(answer().back().finish, FinishReason::kLength);
+  while (std::optional<StepPlan> next = batcher_->plan()) {
+    EXPECT_TRUE(next->admissions.empty());
+    in_flight_.push_back(std::move(*next));
+  }
+  while (true) {
+    answer();
+    const StepPlan next = plan();
+    if (next.admissions.empty()) continue;
+    EXPECT_EQ(next.admissions[0].tokens[0], 40);
+    break;
+  }
 }
 
 TEST_F(BatcherLifecycle, AContinuedRequestCountsFromItsPrompt) {

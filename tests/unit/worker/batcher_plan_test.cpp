@@ -168,6 +168,18 @@ TEST_F(BatcherPlan, AdmissionKeepsTheOrderOfArrivalEvenIfALaterOneWouldFit) {
   EXPECT_TRUE(plan().admissions.empty());
 }
 
+TEST_F(BatcherPlan, NewcomersLeaveBlocksForThoseThatRun) {
+  blocks_ = 5;
+  config_.slots = 5;
+  make();
+  for (uint64_t id = 1; id <= 4; ++id) submit(request(id, 2, id == 1 ? 2 : 10));
+  step();
+  submit(request(5, 2, 10));
+  EXPECT_TRUE(plan().admissions.empty()) << "the last block is for one of the four";
+  answer();
+  EXPECT_EQ(plan().admissions.size(), 1u);
+}
+
 TEST_F(BatcherPlan, LanesAreBalancedAndASequenceStaysInItsLane) {
   config_.lanes = 2;
   make();
