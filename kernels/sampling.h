@@ -7,6 +7,7 @@ namespace skein {
 inline constexpr int kTopLogprobsMax = 20;
 inline constexpr int kLogitBiasMax = 300;
 inline constexpr int kStopTokensMax = 64;
+inline constexpr int64_t kSampleVocabularyMax = int64_t{4} << 20;  // devices reserve working memory for it when opened
 
 // How one slot samples; plain bytes, so that a plan can carry it and a device can hold it.
 struct SlotSampling {
@@ -37,7 +38,7 @@ struct SampleRow {
 
 // Log-probabilities are of the raw logits, before penalties, bias and temperature.
 struct SampledToken {
-  int32_t token = -1;      // sampled, or the scored one
+  int32_t token = -1;      // sampled, or the scored one; -2: the logits are broken
   float logprob = 0;
   int32_t rank = 0;        // 1 = the likeliest; how many raw logits are >= this token's
   int32_t top_count = 0;
@@ -49,12 +50,15 @@ struct SlotState;
 
 // Order per row: log-softmax of the raw logits for the report; repetition, frequency and presence
 // penalties; bias; stop tokens below min_tokens forbidden; token mask; then arg-max (ties: smaller id)
-// if temperature is 0, else temperature, top-k, top-p, min-p (as vLLM) and one uniform number.
+// if temperature is below 1e-5, else temperature, min-p, top-k, top-p over what these leave (as vLLM; top-k keeps
+// exactly k, ties by smaller id) and one uniform number. Logits of -infinity are allowed. A NaN or +infinity among
+// them, or nothing left to choose from, gives token -2 in `out` (and in `tokens`, unless scored) and no more: the
+// request is to end with an error.
 struct SampleArgs {
   SampledToken* out = nullptr;    // (rows)
-  int32_t* tokens = nullptr;      // (rows) the sampled token, or -1 for a scored row
+  int32_t* tokens = nullptr;      // (rows) the sampled token, -1 for a scored row, -2 as above
   float* logits = nullptr;        // (rows, vocabulary), overwritten
-  int64_t vocabulary = 0;
+  int64_t vocabulary = 0;         // at most kSampleVocabularyMax
   int rows = 0;
   const SampleRow* row = nullptr;  // (rows)
   const SlotState* state = nullptr;  // host struct of device pointers

@@ -11,6 +11,7 @@
 #include <iostream>
 #include <thread>
 
+#include "base/log.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/server.h"
 #include "coordinator/http/client.h"
@@ -223,6 +224,7 @@ int chat_command(const Arguments& arguments) {
   }
   LocalServer local;
   if (config.url.empty()) {
+    set_log_level(LogLevel::kWarning);  // the conversation has this terminal
     std::fprintf(stderr, "loading %s\n", config.serve.model.c_str());
     Result<std::string> url = local.start(config.serve);
     if (!url.ok()) return report(url.status());

@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kTickMs = 50;
 constexpr int64_t kSignMs = 250;
 constexpr int64_t kStopMs = 4000;  // then whatever is left is killed
+constexpr int kFramesPerTurn = 64;
 
 constexpr std::string_view kAgentPeer = "agent";
 constexpr std::string_view kReplicaPrefix = "replica-";
@@ -55,6 +56,7 @@ struct Cluster::State {
   std::unique_ptr<Core> core;
   std::unordered_map<uint64_t, std::pair<OnFrame, int>> streams;  // callback, choices left
   std::function<std::string()> render_metrics;
+  bool pump_posted = false;
   pid_t agent = -1;
   int64_t agent_sign_ms = 0;
   int64_t next_sign_ms = 0;
@@ -150,29 +152,44 @@ struct Cluster::State {
     }
   }
 
+  // Some of what has arrived; the rest after HTTP had its turn, or replicas that are faster than this thread would keep
+  // every client waiting.
   void pump() {
     const int64_t now = now_ms();
-    while (std::optional<MessageSocket::Received> received = socket->receive()) {
-      if (!received->frame.ok()) {
-        log_warning("frame dropped", {{"peer", received->peer}, {"cause", received->frame.status().message()}});
-        continue;
-      }
-      Actions actions;
-      if (received->peer == kAgentPeer) {
-        agent_sign_ms = now;
-        if (std::holds_alternative<RegisterAgent>(*received->frame)) {
-          core->agent_registered(now, &actions);
-        } else {
-          core->agent_frame(std::move(*received->frame), now, &actions);
-        }
-      } else if (received->peer.starts_with(kReplicaPrefix)) {
-        uint64_t launch = 0;
-        const std::string_view digits = std::string_view(received->peer).substr(kReplicaPrefix.size());
-        std::from_chars(digits.data(), digits.data() + digits.size(), launch);
-        core->replica_frame(launch, std::move(*received->frame), now, &actions);
-      }
-      perform(std::move(actions));
+    for (int i = 0; i < kFramesPerTurn; ++i) {
+      std::optional<MessageSocket::Received> received = socket->receive();
+      if (!received) return;
+      take(std::move(*received), now);
     }
+    if (std::exchange(pump_posted, true)) return;
+    // The socket's edge is spent: nothing else would call again.
+    loop.post([this, alive = alive] {
+      if (!*alive) return;
+      pump_posted = false;
+      pump();
+    });
+  }
+
+  void take(MessageSocket::Received received, int64_t now) {
+    if (!received.frame.ok()) {
+      log_warning("frame dropped", {{"peer", received.peer}, {"cause", received.frame.status().message()}});
+      return;
+    }
+    Actions actions;
+    if (received.peer == kAgentPeer) {
+      agent_sign_ms = now;
+      if (std::holds_alternative<RegisterAgent>(*received.frame)) {
+        core->agent_registered(now, &actions);
+      } else {
+        core->agent_frame(std::move(*received.frame), now, &actions);
+      }
+    } else if (received.peer.starts_with(kReplicaPrefix)) {
+      uint64_t launch = 0;
+      const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
+      std::from_chars(digits.data(), digits.data() + digits.size(), launch);
+      core->replica_frame(launch, std::move(*received.frame), now, &actions);
+    }
+    perform(std::move(actions));
   }
 
   void perform_later(Actions actions) {

@@ -22,7 +22,7 @@ class Exchange;
 struct ConnectionShared {
   HttpLimits limits;
   AccessPolicy access;
-  HttpHandler handler;
+  OnRequest handler;
   HttpCounters counters;
   bool draining = false;
   // The text pool frees bodies, too.
@@ -30,8 +30,8 @@ struct ConnectionShared {
   std::function<void(const std::shared_ptr<Connection>&)> on_gone;
 };
 
-// One client's socket: reads and judges requests, runs one at a time, writes its answer. A read is always pending (until
-// pipelined_bytes_max), so a client's leaving shows at once. Single-owner: the loop.
+// One client's socket: reads and judges requests, runs one at a time, writes its answer. A read is always pending
+// (until pipelined_bytes_max), so a client's leaving shows at once. Single-owner: the loop.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<ConnectionShared> shared);

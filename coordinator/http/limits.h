@@ -18,7 +18,7 @@ struct HttpLimits {
   int body_timeout_ms = 60'000;          // from the end of the headers to the end of the body; over it 408
   int write_timeout_ms = 30'000;         // for a client to take 64 KiB (or what is left); over it the connection is cut
   int linger_ms = 1'000;                 // how long a refused client may go on sending before its socket is closed
-  size_t stream_bytes_max = 1 << 20;     // of a streamed answer that wait while earlier ones are being sent; over it it is cut
+  size_t stream_bytes_max = 1 << 20;     // of a streamed answer that wait for earlier ones to be sent; then it is cut
   size_t pipelined_bytes_max = 64 << 10; // read ahead of a running request; then reading pauses
 };
 

@@ -62,7 +62,7 @@ class ResponseWriter {
   virtual void on_closed(std::function<void()> fn) = 0;
 };
 
-using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<ResponseWriter>)>;
+using OnRequest = std::function<void(HttpRequest, std::shared_ptr<ResponseWriter>)>;
 
 std::string_view reason_phrase(int status);
 

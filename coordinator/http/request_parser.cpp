@@ -37,26 +37,28 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-// Digits only, no sign, no list; nothing if it does not fit.
+constexpr uint64_t kTooLong = uint64_t{1} << 56;  // stands for every length from there on
+
+// Digits only, no sign, no list.
 std::optional<uint64_t> parse_length(std::string_view text) {
-  if (text.empty() || text.size() > 18) return std::nullopt;
+  if (text.empty()) return std::nullopt;
   uint64_t value = 0;
   for (const char c : text) {
     if (c < '0' || c > '9') return std::nullopt;
-    value = value * 10 + static_cast<uint64_t>(c - '0');
+    value = std::min(kTooLong, value * 10 + static_cast<uint64_t>(c - '0'));
   }
   return value;
 }
 
 std::optional<uint64_t> parse_hex(std::string_view text) {
-  if (text.empty() || text.size() > 15) return std::nullopt;
+  if (text.empty()) return std::nullopt;
   uint64_t value = 0;
   for (const char c : text) {
     const char folded = static_cast<char>(c | 0x20);
     if (c >= '0' && c <= '9') {
-      value = value * 16 + static_cast<uint64_t>(c - '0');
+      value = std::min(kTooLong, value * 16 + static_cast<uint64_t>(c - '0'));
     } else if (folded >= 'a' && folded <= 'f') {
-      value = value * 16 + static_cast<uint64_t>(folded - 'a' + 10);
+      value = std::min(kTooLong, value * 16 + static_cast<uint64_t>(folded - 'a' + 10));
     } else {
       return std::nullopt;
     }
@@ -201,7 +203,7 @@ void RequestParser::accept_framing(std::string_view name, std::string_view value
   } else if (name == "content-length") {
     if (content_length_) return fail(400, "Content-Length occurs twice.");
     content_length_ = parse_length(value);
-    if (!content_length_) fail(400, "Content-Length is no decimal number that can be served.");
+    if (!content_length_) fail(400, "Content-Length is no decimal number.");
   } else if (name == "transfer-encoding") {
     if (chunked_ || lower(value) != "chunked") {
       return fail(400, "The only Transfer-Encoding spoken here is \"chunked\", once.");
@@ -228,8 +230,7 @@ void RequestParser::accept_head() {
     return fail(400, "Transfer-Encoding cannot go with Content-Length or with HTTP/1.0.");
   }
   if (content_length_.value_or(0) > limits_.body_bytes_max) {
-    return fail(413, "A body of " + std::to_string(*content_length_) + " bytes is over the limit of " +
-                         std::to_string(limits_.body_bytes_max) + ".");
+    return fail(413, "The body is over the limit of " + std::to_string(limits_.body_bytes_max) + " bytes.");
   }
   left_ = content_length_.value_or(0);
   state_ = chunked_ ? State::kChunkSize : left_ > 0 ? State::kBody : State::kDone;

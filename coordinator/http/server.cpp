@@ -84,7 +84,7 @@ void HttpServer::State::close() {
   for (const auto& connection : std::exchange(connections, {})) connection->cut();
 }
 
-HttpServer::HttpServer(Loop& loop, HttpConfig config, HttpHandler handler)
+HttpServer::HttpServer(Loop& loop, HttpConfig config, OnRequest handler)
     : state_(std::make_shared<State>(loop, std::move(config))) {
   ConnectionShared& shared = *state_->shared;
   shared.limits = state_->config.limits;

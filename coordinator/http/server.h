@@ -39,7 +39,7 @@ struct HttpCounters {
 class HttpServer {
  public:
   // Requires: `loop` outlives this object.
-  HttpServer(Loop& loop, HttpConfig config, HttpHandler handler);
+  HttpServer(Loop& loop, HttpConfig config, OnRequest handler);
   ~HttpServer();  // cuts every connection
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -28,33 +28,52 @@ struct Arguments {
 };
 
 enum class Operator : uint8_t {
-  kAdd, kSubtract, kMultiply, kDivide, kFloorDivide, kModulo, kPower,
-  kEqual, kNotEqual, kLess, kLessEqual, kGreater, kGreaterEqual, kIn, kNotIn,
+  kAdd,
+  kSubtract,
+  kMultiply,
+  kDivide,
+  kFloorDivide,
+  kModulo,
+  kPower,
+  kEqual,
+  kNotEqual,
+  kLess,
+  kLessEqual,
+  kGreater,
+  kGreaterEqual,
+  kIn,
+  kNotIn,
 };
 
 struct Expr {
   enum class Kind : uint8_t {
-    kConst,        // constant
-    kName,         // symbol
-    kTuple, kList, // children
-    kDict,         // children: key, value, key, value, ...
-    kAttribute,    // children[0] . text
-    kItem,         // children[0] [ children[1] ]
-    kSlice,        // children[0] [ children[1] : children[2] : children[3] ], the last three may be null
-    kCall,         // children[0] (arguments)
-    kFilter,       // children[0], null in a filter block | text(arguments)
-    kTest,         // children[0] is text(arguments)
-    kNot, kNegate, kPlus,  // children[0]
-    kAnd, kOr, kConcat,    // children, two or more
-    kArithmetic,   // children[0] operators[0] children[1] ..., from left to right
-    kCompare,      // the same as a chain of comparisons
-    kConditional,  // children: then, test, else or null
-    kNamespaceAttribute,   // symbol . text, as a target of set
+    kConst,  // constant
+    kName,   // symbol
+    kTuple,
+    kList,       // children
+    kDict,       // children: key, value, key, value, ...
+    kAttribute,  // children[0] . text
+    kItem,       // children[0] [ children[1] ]
+    kSlice,   // children[0] [ children[1] : children[2] : children[3] ], the last three may be null
+    kCall,    // children[0] (arguments)
+    kFilter,  // children[0], null in a filter block | text(arguments)
+    kTest,    // children[0] is text(arguments)
+    kNot,
+    kNegate,
+    kPlus,  // children[0]
+    kAnd,
+    kOr,
+    kConcat,              // children, two or more
+    kArithmetic,          // children[0] operators[0] children[1] ..., from left to right
+    kCompare,             // the same as a chain of comparisons
+    kConditional,         // children: then, test, else or null
+    kNamespaceAttribute,  // symbol . text, as a target of set
   };
   Kind kind = Kind::kConst;
   int line = 0;
   int height = 1;
-  int symbol = -1;  // kFilter, kTest: index in the table of filters or tests, or -1 if there is none of that name
+  int symbol = -1;  // kFilter, kTest: index in the table of filters or tests, or -1 if there is
+                    // none of that name
   Value constant;
   std::string_view text;
   std::vector<ExprPtr> children;
@@ -65,7 +84,8 @@ struct Expr {
 // A body with variables of its own.
 struct Frame {
   Body body;
-  std::vector<int> unset;  // symbols that are undefined in it until it sets them, even if they were given
+  std::vector<int>
+      unset;  // symbols that are undefined in it until it sets them, even if they were given
 };
 
 struct MacroDefinition {
@@ -79,17 +99,17 @@ struct MacroDefinition {
 
 struct Stmt {
   enum class Kind : uint8_t {
-    kText,         // text
-    kPrint,        // value
-    kIf,           // conditions[i] ? bodies[i]; one more body is the else branch
-    kFor,          // target in value if filter: frames[0], else frames[1]
-    kSet,          // target = value
-    kSetBlock,     // target = frames[0] through filter, which may be null
-    kMacro,        // macro
-    kCall,         // value is the call, macro the caller
-    kFilter,       // frames[0] through filter
-    kWith,         // targets[i] = conditions[i] for frames[0]
-    kScope,        // frames[0]
+    kText,      // text
+    kPrint,     // value
+    kIf,        // conditions[i] ? bodies[i]; one more body is the else branch
+    kFor,       // target in value if filter: frames[0], else frames[1]
+    kSet,       // target = value
+    kSetBlock,  // target = frames[0] through filter, which may be null
+    kMacro,     // macro
+    kCall,      // value is the call, macro the caller
+    kFilter,    // frames[0] through filter
+    kWith,      // targets[i] = conditions[i] for frames[0]
+    kScope,     // frames[0]
     kBreak,
     kContinue,
   };

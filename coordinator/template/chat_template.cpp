@@ -52,7 +52,8 @@ Result<Value> to_value(Run& run, const Json& json) {
 }
 
 // One value per symbol of the template; globals first, so that variables may hide them.
-Result<std::vector<Value>> bind_variables(Run& run, const jinja::SyntaxTree& tree, const Json& variables) {
+Result<std::vector<Value>> bind_variables(Run& run, const jinja::SyntaxTree& tree,
+                                          const Json& variables) {
   std::vector<Value> values(static_cast<size_t>(tree.symbols.size()));
   for (int symbol = 0; symbol < tree.symbols.size(); ++symbol) {
     const std::string_view name = tree.symbols.name(symbol);
@@ -76,10 +77,12 @@ ChatTemplate::~ChatTemplate() = default;
 
 Result<ChatTemplate> ChatTemplate::compile(std::string source, const TemplateLimits& limits) {
   if (source.size() > limits.source_bytes_max) {
-    return invalid_argument("chat template: " + std::to_string(source.size()) + " bytes are over the limit of " +
+    return invalid_argument("chat template: " + std::to_string(source.size()) +
+                            " bytes are over the limit of " +
                             std::to_string(limits.source_bytes_max));
   }
-  if (!jinja::valid_utf8(source)) return invalid_argument("chat template: the text is not valid UTF-8");
+  if (!jinja::valid_utf8(source))
+    return invalid_argument("chat template: the text is not valid UTF-8");
   auto program = std::make_unique<Program>();
   program->limits = limits;
   program->tree.source = jinja::normalize_newlines(source);

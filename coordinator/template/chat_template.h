@@ -17,8 +17,8 @@ struct TemplateLimits {
   size_t memory_bytes_max = 64 << 20;  // of all values and intermediate texts of one rendering
 };
 
-// A Jinja template as Hugging Face chat templates use it (transformers' settings: trim_blocks, lstrip_blocks, loop
-// controls, raise_exception, strftime_now, tojson). Immutable, thread-safe.
+// A Jinja template as Hugging Face chat templates use it (transformers' settings: trim_blocks,
+// lstrip_blocks, loop controls, raise_exception, strftime_now, tojson). Immutable, thread-safe.
 class ChatTemplate {
  public:
   // kInvalidArgument with line and cause.

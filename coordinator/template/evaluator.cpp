@@ -38,7 +38,8 @@ Status Evaluator::write(std::string_view text) {
   // Each capture counts again, so that nested ones cannot add up.
   RETURN_IF_ERROR(run_.reserve(text.size()));
   if (text.size() > run_.limits().output_bytes_max - out_->size()) {
-    return run_.error("the output is longer than " + std::to_string(run_.limits().output_bytes_max) + " bytes");
+    return run_.error("the output is longer than " +
+                      std::to_string(run_.limits().output_bytes_max) + " bytes");
   }
   *out_ += text;
   return {};
@@ -53,7 +54,8 @@ Result<Evaluator::Flow> Evaluator::exec(const Body& body) {
 }
 
 void Evaluator::clear_unset(const Frame& frame) {
-  for (const int symbol : frame.unset) scope_->set(symbol, Value::undefined_variable(tree_.symbols.name(symbol)));
+  for (const int symbol : frame.unset)
+    scope_->set(symbol, Value::undefined_variable(tree_.symbols.name(symbol)));
 }
 
 Result<Evaluator::Flow> Evaluator::exec_frame(const Frame& frame) {
@@ -212,6 +214,7 @@ Status Evaluator::exec_call_block(const Stmt& stmt) {
 
 Status Evaluator::assign(const Expr& target, const Value& value) {
   if (target.kind == Expr::Kind::kName) {
+    RETURN_IF_ERROR(run_.charge(static_cast<int64_t>(scope_->variables.size() >> 4)));
     scope_->set(target.symbol, value);
     return {};
   }
@@ -221,7 +224,8 @@ Status Evaluator::assign(const Expr& target, const Value& value) {
     return run_.error("cannot unpack " + std::to_string(list.size) + " values into " +
                       std::to_string(target.children.size()) + " names");
   }
-  for (size_t i = 0; i < list.size; ++i) RETURN_IF_ERROR(assign(*target.children[i], list.items[i]));
+  for (size_t i = 0; i < list.size; ++i)
+    RETURN_IF_ERROR(assign(*target.children[i], list.items[i]));
   return {};
 }
 
@@ -231,8 +235,10 @@ Status Evaluator::assign_attribute(const Expr& target, const Value& value) {
     return run_.error("attributes can be set on a namespace only, not on a value of type " +
                       std::string(object.type_name()));
   }
-  if (target.text.starts_with('_')) return run_.error("names in a namespace must not begin with an underscore");
+  if (target.text.starts_with('_'))
+    return run_.error("names in a namespace must not begin with an underscore");
   Namespace& names = *object.names;
+  RETURN_IF_ERROR(run_.charge(static_cast<int64_t>(names.size >> 2)));
   if (Value* const known = find_in_namespace(names, target.text); known != nullptr) {
     *known = value;
     return {};
@@ -253,7 +259,8 @@ Result<Value> Evaluator::make_macro(const MacroDefinition& definition) {
     RETURN_IF_ERROR(run_.reserve(sizeof(Scope)));
     scope->captured = true;
   }
-  ASSIGN_OR_RETURN(const Macro* const macro, run_.make(Macro{.definition = &definition, .scope = scope_}));
+  ASSIGN_OR_RETURN(const Macro* const macro,
+                   run_.make(Macro{.definition = &definition, .scope = scope_}));
   Value value;
   value.kind = Kind::kMacro;
   value.macro = macro;

@@ -29,7 +29,8 @@ class Evaluator {
 
   Result<std::string> render();
 
-  // For ForLoop: binds the loop's target in a scope of its own and evaluates the loop's filter there.
+  // For ForLoop: binds the loop's target in a scope of its own and evaluates the loop's filter
+  // there.
   Result<bool> passes_filter(const Stmt& loop, const Value& item);
 
  private:
@@ -85,7 +86,7 @@ class Evaluator {
   const SyntaxTree& tree_;
   Run& run_;
   std::vector<Value> variables_;
-  std::deque<Scope> scopes_;        // all there ever were: macros point at them
+  std::deque<Scope> scopes_;  // all there ever were: macros point at them
   std::vector<Scope*> free_scopes_;
   Scope* scope_ = nullptr;
   std::string* out_ = nullptr;
@@ -122,7 +123,9 @@ class Evaluator::Block {
 // Redirects the output for as long as it lives.
 class Evaluator::Capture {
  public:
-  explicit Capture(Evaluator& evaluator) : evaluator_(evaluator), outer_(evaluator.out_) { evaluator.out_ = &text_; }
+  explicit Capture(Evaluator& evaluator) : evaluator_(evaluator), outer_(evaluator.out_) {
+    evaluator.out_ = &text_;
+  }
   ~Capture() { evaluator_.out_ = outer_; }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;

@@ -17,7 +17,8 @@ bool takes_keyword(const MacroDefinition& macro, size_t positional, std::string_
   const auto& names = macro.parameter_names;
   if (macro.uses_caller && name == "caller") return true;
   return positional < names.size() &&
-         std::find(names.begin() + static_cast<std::ptrdiff_t>(positional), names.end(), name) != names.end();
+         std::find(names.begin() + static_cast<std::ptrdiff_t>(positional), names.end(), name) !=
+             names.end();
 }
 
 }  // namespace
@@ -51,7 +52,8 @@ Status Evaluator::eval_stars(const Arguments& arguments, CallArguments* out) {
     if (!entry.key.is_string()) return run_.error("** needs a dict with strings as keys");
     RETURN_IF_ERROR(run_.charge(1 + static_cast<int64_t>(out->keywords.size() >> 3)));
     if (find_keyword(*out, entry.key.text()) != nullptr) {
-      return run_.error("the argument '" + std::string(entry.key.text().substr(0, 100)) + "' is given twice");
+      return run_.error("the argument '" + std::string(entry.key.text().substr(0, 100)) +
+                        "' is given twice");
     }
     out->keywords.emplace_back(entry.key.text(), entry.value);
   }
@@ -77,7 +79,8 @@ Result<Value> Evaluator::call(const Value& callee, const CallArguments& argument
       return first ? Value::string("") : callee.joiner->separator;
     }
     case Kind::kUndefined: return run_.error(undefined_message(callee));
-    default: return run_.error("a value of type " + std::string(callee.type_name()) + " cannot be called");
+    default:
+      return run_.error("a value of type " + std::string(callee.type_name()) + " cannot be called");
   }
 }
 
@@ -85,8 +88,8 @@ Result<Value> Evaluator::call_macro(const Macro& macro, const CallArguments& arg
   const Nesting nesting(run_);
   RETURN_IF_ERROR(nesting.status());
   if (calls_ >= run_.limits().call_depth_max) {
-    return run_.error("macros call each other more than " + std::to_string(run_.limits().call_depth_max) +
-                      " levels deep");
+    return run_.error("macros call each other more than " +
+                      std::to_string(run_.limits().call_depth_max) + " levels deep");
   }
   ++calls_;
   const int line = run_.line();
@@ -110,8 +113,8 @@ Status Evaluator::bind_macro(const MacroDefinition& definition, const CallArgume
   const size_t count = definition.parameters.size();
   RETURN_IF_ERROR(run_.charge(static_cast<int64_t>(count * keywords.size() >> 3)));
   if (positional.size() > count && !definition.uses_varargs) {
-    return run_.error("the macro '" + std::string(definition.name) + "' takes at most " + std::to_string(count) +
-                      " arguments");
+    return run_.error("the macro '" + std::string(definition.name) + "' takes at most " +
+                      std::to_string(count) + " arguments");
   }
   RETURN_IF_ERROR(bind_extras(definition, arguments));
   const size_t first_default = count - definition.defaults.size();
@@ -119,7 +122,8 @@ Status Evaluator::bind_macro(const MacroDefinition& definition, const CallArgume
     Value value = Value::undefined_variable(definition.parameter_names[i]);
     if (i < positional.size()) {
       value = positional[i];
-    } else if (const Value* const keyword = find_keyword(arguments, definition.parameter_names[i])) {
+    } else if (const Value* const keyword =
+                   find_keyword(arguments, definition.parameter_names[i])) {
       value = *keyword;
     } else if (i >= first_default) {
       // May refer to the parameters before it.
@@ -135,14 +139,15 @@ Status Evaluator::bind_extras(const MacroDefinition& definition, const CallArgum
   const auto& [positional, keywords] = arguments;
   if (definition.uses_caller) {
     const Value* const caller = find_keyword(arguments, "caller");
-    scope_->set(tree_.caller, caller != nullptr ? *caller : Value::undefined_because("no caller is defined"));
+    scope_->set(tree_.caller,
+                caller != nullptr ? *caller : Value::undefined_because("no caller is defined"));
   }
   DictBuilder extra(run_);
   for (const auto& [name, value] : keywords) {
     if (takes_keyword(definition, positional.size(), name)) continue;
     if (!definition.uses_kwargs) {
-      return run_.error("the macro '" + std::string(definition.name) + "' takes no argument named '" +
-                        std::string(name.substr(0, 100)) + "'");
+      return run_.error("the macro '" + std::string(definition.name) +
+                        "' takes no argument named '" + std::string(name.substr(0, 100)) + "'");
     }
     RETURN_IF_ERROR(extra.set(Value::string(name), value));
   }
@@ -152,7 +157,8 @@ Status Evaluator::bind_extras(const MacroDefinition& definition, const CallArgum
   }
   if (definition.uses_varargs) {
     const size_t taken = std::min(positional.size(), definition.parameters.size());
-    ASSIGN_OR_RETURN(const Value varargs, run_.sequence(Kind::kTuple, std::span(positional).subspan(taken)));
+    ASSIGN_OR_RETURN(const Value varargs,
+                     run_.sequence(Kind::kTuple, std::span(positional).subspan(taken)));
     scope_->set(tree_.varargs, varargs);
   }
   return {};

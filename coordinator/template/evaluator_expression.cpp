@@ -48,11 +48,10 @@ Result<Value> Evaluator::eval_nested(const Expr& expr) {
 }
 
 Result<Value> Evaluator::eval_name(const Expr& expr) {
-  int64_t parents = 0;
-  for (const Scope* scope = scope_; scope != nullptr; scope = scope->parent, ++parents) {
+  for (const Scope* scope = scope_; scope != nullptr; scope = scope->parent) {
+    RETURN_IF_ERROR(run_.charge(static_cast<int64_t>(scope->variables.size() >> 4)));
     if (const Value* const value = scope->find(expr.symbol); value != nullptr) return *value;
   }
-  RETURN_IF_ERROR(run_.charge(parents >> 3));
   const Value& given = variables_[expr.symbol];
   return given.is_undefined() ? Value::undefined_variable(tree_.symbols.name(expr.symbol)) : given;
 }

@@ -64,9 +64,11 @@ constexpr std::string_view kUnsupported[] = {"filesizeformat", "pprint",   "rand
 int find_filter(std::string_view name) { return find_callable(kFilters, name); }
 
 std::string no_filter(std::string_view name) {
-  const bool known = std::find(std::begin(kUnsupported), std::end(kUnsupported), name) != std::end(kUnsupported);
+  const bool known =
+      std::find(std::begin(kUnsupported), std::end(kUnsupported), name) != std::end(kUnsupported);
   const std::string quoted = "'" + std::string(name.substr(0, 100)) + "'";
-  return known ? "the filter " + quoted + " is not supported in chat templates" : "there is no filter " + quoted;
+  return known ? "the filter " + quoted + " is not supported in chat templates"
+               : "there is no filter " + quoted;
 }
 
 Result<Value> apply_filter(Run& run, int filter, std::string_view name, const Value& value,

@@ -38,7 +38,8 @@ Parsed parse_int(std::string_view text, int base, int64_t* value) {
     text.remove_prefix(text[2] == '_' ? 3 : 2);
   }
   if (base == 0) {
-    if (text.size() > 1 && text[0] == '0' && text.find_first_not_of("0_") != text.npos) return Parsed::kNothing;
+    if (text.size() > 1 && text[0] == '0' && text.find_first_not_of("0_") != text.npos)
+      return Parsed::kNothing;
     base = 10;
   }
   const auto digits = without_underscores(text);
@@ -69,7 +70,8 @@ std::optional<double> parse_real(std::string_view text) {
     const char* const end = digits->data() + digits->size();
     const auto [stop, error] = std::from_chars(digits->data(), end, value);
     if (stop != end || error == std::errc::invalid_argument) return std::nullopt;
-    if (error != std::errc()) value = std::strtod(digits->c_str(), nullptr);  // 0 or infinity
+    if (error != std::errc())
+      value = digits->find("e-") == digits->npos ? HUGE_VAL : 0;  // out of range
   }
   return negative ? -value : value;
 }
@@ -94,13 +96,15 @@ Result<Value> filter_int(const Call& call) {
   const Value otherwise = call.value(0, Value::integer_of(0));
   RETURN_IF_ERROR(check_defined(run, value));
   if (value.is_integral()) return Value::integer_of(value.as_integer());
-  if (value.is(Kind::kFloat)) return std::isnan(value.real) ? otherwise : truncated(run, value.real);
+  if (value.is(Kind::kFloat))
+    return std::isnan(value.real) ? otherwise : truncated(run, value.real);
   if (!value.is_string()) return otherwise;
   RETURN_IF_ERROR(run.charge_bytes(4 * value.size));
   ASSIGN_OR_RETURN(const int64_t base, call.integer(1, 10));
   int64_t integer = 0;
   const bool valid_base = base == 0 || (base >= 2 && base <= 36);
-  switch (valid_base ? parse_int(value.text(), static_cast<int>(base), &integer) : Parsed::kNothing) {
+  switch (valid_base ? parse_int(value.text(), static_cast<int>(base), &integer)
+                     : Parsed::kNothing) {
     case Parsed::kNumber: return Value::integer_of(integer);
     case Parsed::kOverflow: return run.error("an integer is out of range (64 bits)");
     case Parsed::kNothing: break;
@@ -139,7 +143,8 @@ Result<Value> filter_round(const Call& call) {
     if (precision >= 0) return plus(run, value);
     return truncated(run, round_real(value.as_real(), precision));
   }
-  if (method != "ceil" && method != "floor") return run.error("round: the method must be common, ceil or floor");
+  if (method != "ceil" && method != "floor")
+    return run.error("round: the method must be common, ceil or floor");
   if (precision < -300 || precision > 300) return run.error("round: the precision is out of range");
   const double unit = std::pow(10.0, static_cast<double>(precision));
   const double scaled = value.as_real() * unit;
@@ -149,7 +154,8 @@ Result<Value> filter_round(const Call& call) {
 
 Result<Value> filter_sum(const Call& call) {
   Run& run = call.run;
-  ASSIGN_OR_RETURN(const AttributePath path, AttributePath::parse(run, call.value(0, Value::none())));
+  ASSIGN_OR_RETURN(const AttributePath path,
+                   AttributePath::parse(run, call.value(0, Value::none())));
   Value sum = call.value(1, Value::integer_of(0));
   if (sum.is_string()) return run.error("sum does not work on strings");
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));

@@ -58,7 +58,8 @@ Result<std::vector<AttributePath>> paths_of(Run& run, const Value& attribute) {
   return paths;
 }
 
-Result<Value> sort_key(Run& run, const Value& item, const std::vector<AttributePath>& paths, bool case_sensitive) {
+Result<Value> sort_key(Run& run, const Value& item, const std::vector<AttributePath>& paths,
+                       bool case_sensitive) {
   ListBuilder key(run);
   for (const AttributePath& path : paths) {
     ASSIGN_OR_RETURN(const Value part, path.get(run, item));
@@ -70,7 +71,8 @@ Result<Value> sort_key(Run& run, const Value& item, const std::vector<AttributeP
 
 Result<Value> extreme(const Call& call, bool want_greatest) {
   Run& run = call.run;
-  ASSIGN_OR_RETURN(const AttributePath path, AttributePath::parse(run, call.value(1, Value::none())));
+  ASSIGN_OR_RETURN(const AttributePath path,
+                   AttributePath::parse(run, call.value(1, Value::none())));
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   if (list.size == 0) return Value::undefined_because("no aggregated item, the sequence was empty");
   Keyed best;
@@ -79,7 +81,8 @@ Result<Value> extreme(const Call& call, bool want_greatest) {
     ASSIGN_OR_RETURN(const Value key, fold(run, part, call.flag(0)));
     bool better = i == 0;
     if (!better) {
-      ASSIGN_OR_RETURN(better, compare(run, want_greatest ? Operator::kGreater : Operator::kLess, key, best.key));
+      ASSIGN_OR_RETURN(better, compare(run, want_greatest ? Operator::kGreater : Operator::kLess,
+                                       key, best.key));
     }
     if (better) best = {key, list.items[i]};
   }
@@ -93,7 +96,8 @@ Result<Value> filter_max(const Call& call) { return extreme(call, true); }
 
 Result<Value> filter_sort(const Call& call) {
   Run& run = call.run;
-  ASSIGN_OR_RETURN(const std::vector<AttributePath> paths, paths_of(run, call.value(2, Value::none())));
+  ASSIGN_OR_RETURN(const std::vector<AttributePath> paths,
+                   paths_of(run, call.value(2, Value::none())));
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   std::vector<Keyed> keyed;
   for (size_t i = 0; i < list.size; ++i) {
@@ -109,13 +113,16 @@ Result<Value> filter_dictsort(const Call& call) {
   Run& run = call.run;
   RETURN_IF_ERROR(check_defined(run, call.self));
   ASSIGN_OR_RETURN(const std::string_view by, call.string(1, "key"));
-  if (by != "key" && by != "value") return run.error("dictsort can sort by \"key\" or \"value\" only");
+  if (by != "key" && by != "value")
+    return run.error("dictsort can sort by \"key\" or \"value\" only");
   if (!call.self.is(Kind::kDict)) return run.error("dictsort needs a dict");
   std::vector<Keyed> keyed;
   for (size_t i = 0; i < call.self.dict->size; ++i) {
     const Entry& entry = call.self.dict->entries[i];
-    ASSIGN_OR_RETURN(const Value key, fold(run, by == "key" ? entry.key : entry.value, call.flag(0)));
-    ASSIGN_OR_RETURN(const Value pair, run.sequence(Kind::kTuple, std::array{entry.key, entry.value}));
+    ASSIGN_OR_RETURN(const Value key,
+                     fold(run, by == "key" ? entry.key : entry.value, call.flag(0)));
+    ASSIGN_OR_RETURN(const Value pair,
+                     run.sequence(Kind::kTuple, std::array{entry.key, entry.value}));
     RETURN_IF_ERROR(run.reserve(sizeof(Keyed)));
     keyed.push_back({key, pair});
   }
@@ -125,7 +132,8 @@ Result<Value> filter_dictsort(const Call& call) {
 
 Result<Value> filter_unique(const Call& call) {
   Run& run = call.run;
-  ASSIGN_OR_RETURN(const AttributePath path, AttributePath::parse(run, call.value(1, Value::none())));
+  ASSIGN_OR_RETURN(const AttributePath path,
+                   AttributePath::parse(run, call.value(1, Value::none())));
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   DictBuilder seen(run);
   ListBuilder unique(run);
@@ -142,7 +150,8 @@ Result<Value> filter_unique(const Call& call) {
 Result<Value> filter_groupby(const Call& call) {
   Run& run = call.run;
   ASSIGN_OR_RETURN(const AttributePath path, AttributePath::parse(run, *call.get(0)));
-  const Value* const otherwise = call.get(1) != nullptr && !call.get(1)->is_none() ? call.get(1) : nullptr;
+  const Value* const otherwise =
+      call.get(1) != nullptr && !call.get(1)->is_none() ? call.get(1) : nullptr;
   ASSIGN_OR_RETURN(const Value list, to_list(run, call.self));
   std::vector<Keyed> keyed;
   for (size_t i = 0; i < list.size; ++i) {

@@ -41,7 +41,8 @@ class Mapping {
       } else if (name == "default") {
         mapping.otherwise_ = value;
       } else {
-        return call.run.error("map has no argument named '" + std::string(name.substr(0, 100)) + "'");
+        return call.run.error("map has no argument named '" + std::string(name.substr(0, 100)) +
+                              "'");
       }
     }
     if (!has_attribute) return call.run.error("map needs the name of a filter or an attribute");
@@ -72,7 +73,8 @@ class Selection {
       ASSIGN_OR_RETURN(selection.path_, AttributePath::parse(call.run, positional[0]));
     }
     if (positional.size() > skipped) {
-      if (!positional[skipped].is_string()) return call.run.error("the name of a test must be a string");
+      if (!positional[skipped].is_string())
+        return call.run.error("the name of a test must be a string");
       selection.test_ = positional[skipped].text();
       selection.arguments_ = rest_of(call.arguments, skipped + 1);
     }

@@ -21,7 +21,9 @@ Result<Value> map_soft(const Call& call, std::string (*mapping)(std::string_view
   return mapped(call.run, text, mapping);
 }
 
-bool begins_word(uint32_t c) { return is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<'; }
+bool begins_word(uint32_t c) {
+  return is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
+}
 
 // Capitalises what follows white space or an opening bracket.
 std::string title_words(std::string_view text) {
@@ -36,7 +38,8 @@ std::string title_words(std::string_view text) {
     }
     const std::string_view part = text.substr(0, end);
     const size_t first = first_code_point(part).bytes;
-    out += separator ? std::string(part) : to_upper(part.substr(0, first)) + to_lower(part.substr(first));
+    out += separator ? std::string(part)
+                     : to_upper(part.substr(0, first)) + to_lower(part.substr(first));
     text.remove_prefix(end);
   }
   return out;
@@ -46,7 +49,8 @@ Result<std::string> indention_of(const Call& call, const Value* width, int64_t o
   if (width != nullptr && width->is_string()) return std::string(width->text());
   int64_t spaces = otherwise;
   if (width != nullptr) {
-    if (!width->is_integral()) return call.run.error("an indentation must be an integer or a string");
+    if (!width->is_integral())
+      return call.run.error("an indentation must be an integer or a string");
     spaces = width->as_integer();
   }
   if (spaces > 1024) return call.run.error("an indentation of more than 1024 is not supported");
@@ -83,8 +87,8 @@ Status read_separators(const Call& call, JsonStyle* style) {
     if (style->pretty) style->item_separator = ",";
     return {};
   }
-  const bool good = separators->is_sequence() && separators->size == 2 && separators->items[0].is_string() &&
-                    separators->items[1].is_string();
+  const bool good = separators->is_sequence() && separators->size == 2 &&
+                    separators->items[0].is_string() && separators->items[1].is_string();
   if (!good) return call.run.error("tojson: separators must be two strings");
   style->item_separator = separators->items[0].text();
   style->key_separator = separators->items[1].text();
@@ -144,7 +148,8 @@ Result<Value> filter_format(const Call& call) {
     ASSIGN_OR_RETURN(const Value arguments, call.run.sequence(Kind::kTuple, positional));
     return format_percent(call.run, format, arguments);
   }
-  if (!positional.empty()) return call.run.error("format takes arguments by position or by name, not both");
+  if (!positional.empty())
+    return call.run.error("format takes arguments by position or by name, not both");
   DictBuilder dict(call.run);
   for (const auto& [name, value] : keywords) RETURN_IF_ERROR(dict.set(Value::string(name), value));
   ASSIGN_OR_RETURN(const Value arguments, dict.finish());
@@ -187,7 +192,8 @@ Result<Value> filter_truncate(const Call& call) {
   if (size - leeway <= length_max) return call.self;
   if (!call.self.is_string()) return run.error("truncate needs a string");
   const std::string_view text = call.self.text();
-  std::string_view kept = text.substr(0, byte_offset(text, static_cast<size_t>(length_max - end_size)));
+  std::string_view kept =
+      text.substr(0, byte_offset(text, static_cast<size_t>(length_max - end_size)));
   if (!call.flag(1)) kept = kept.substr(0, kept.rfind(' '));
   return arithmetic(run, Operator::kAdd, Value::string(kept, call.self.marked), Value::string(end));
 }

@@ -13,7 +13,8 @@ Result<ForLoop*> running(Run& run, const Value& loop) {
 
 }  // namespace
 
-Result<ForLoop> ForLoop::begin(Evaluator& evaluator, Run& run, const Stmt& stmt, const Value& iterable) {
+Result<ForLoop> ForLoop::begin(Evaluator& evaluator, Run& run, const Stmt& stmt,
+                               const Value& iterable) {
   ForLoop loop(evaluator, run, stmt);
   if (iterable.is(Kind::kIterator)) {
     loop.source_ = iterable.iterator;
@@ -80,9 +81,11 @@ Result<Value> ForLoop::attribute(std::string_view name) {
   }
   if (name == "length" || name == "revindex" || name == "revindex0") {
     ASSIGN_OR_RETURN(const int64_t size, length());
-    return Value::integer_of(name == "length" ? size : size - index_ - (name == "revindex0" ? 1 : 0));
+    return Value::integer_of(name == "length" ? size
+                                              : size - index_ - (name == "revindex0" ? 1 : 0));
   }
-  if (name == "previtem") return index_ == 0 ? Value::undefined_because("there is no previous item") : previous_;
+  if (name == "previtem")
+    return index_ == 0 ? Value::undefined_because("there is no previous item") : previous_;
   if (name == "nextitem") {
     ASSIGN_OR_RETURN(const bool more, peek());
     return more ? ahead_.front() : Value::undefined_because("there is no next item");
@@ -122,7 +125,8 @@ Status append_loop(Run& run, const Value& loop, std::string* out) {
   ASSIGN_OR_RETURN(ForLoop* const state, running(run, loop));
   ASSIGN_OR_RETURN(const Value index, state->attribute("index"));
   ASSIGN_OR_RETURN(const Value size, state->attribute("length"));
-  *out += "<LoopContext " + std::to_string(index.integer) + "/" + std::to_string(size.integer) + ">";
+  *out +=
+      "<LoopContext " + std::to_string(index.integer) + "/" + std::to_string(size.integer) + ">";
   return {};
 }
 

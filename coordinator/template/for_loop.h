@@ -11,12 +11,13 @@ namespace skein::jinja {
 
 class Evaluator;
 
-// A running for loop: what comes next, and what the template sees as `loop`. Items are fetched as late as in Jinja,
-// because the loop's filter may depend on what the body does.
+// A running for loop: what comes next, and what the template sees as `loop`. Items are fetched as
+// late as in Jinja, because the loop's filter may depend on what the body does.
 class ForLoop {
  public:
   // `iterable` is what the loop walks over; fails if it is none.
-  static Result<ForLoop> begin(Evaluator& evaluator, Run& run, const Stmt& stmt, const Value& iterable);
+  static Result<ForLoop> begin(Evaluator& evaluator, Run& run, const Stmt& stmt,
+                               const Value& iterable);
 
   // The next item, or nothing at the end.
   Result<std::optional<Value>> next();
@@ -27,7 +28,8 @@ class ForLoop {
   Result<Value> changed(const CallArguments& arguments);
 
  private:
-  ForLoop(Evaluator& evaluator, Run& run, const Stmt& stmt) : evaluator_(evaluator), run_(run), stmt_(stmt) {}
+  ForLoop(Evaluator& evaluator, Run& run, const Stmt& stmt)
+      : evaluator_(evaluator), run_(run), stmt_(stmt) {}
 
   Result<std::optional<Value>> fetch();
   Result<bool> peek();  // whether there is a next item; it is ahead_.front() then

@@ -28,6 +28,7 @@ struct FieldFormat {
 
 // `type` decides how `value` is written; fails where Python does.
 Status append_formatted(Run& run, const Value& value, const FieldFormat& format, std::string* out);
-Status append_padded(Run& run, std::string_view text, size_t sign_bytes, const FieldFormat& format, std::string* out);
+Status append_padded(Run& run, std::string_view text, size_t sign_bytes, const FieldFormat& format,
+                     std::string* out);
 
 }  // namespace skein::jinja

@@ -2,9 +2,10 @@
 
 #include <unordered_set>
 
-// Jinja decides when it compiles what each name in a frame starts as: a variable of an outer frame, one that was given
-// to the template, or nothing. It is nothing where the frame sets the name, not in an if, before it reads it itself;
-// frames inside then do not see what was given under that name, either. (jinja2/idtracking.py)
+// Jinja decides when it compiles what each name in a frame starts as: a variable of an outer frame,
+// one that was given to the template, or nothing. It is nothing where the frame sets the name, not
+// in an if, before it reads it itself; frames inside then do not see what was given under that
+// name, either. (jinja2/idtracking.py)
 
 namespace skein::jinja {
 namespace {

@@ -5,15 +5,18 @@
 namespace skein::jinja {
 namespace {
 
-Status bind_keyword(const Callable& callable, std::string_view name, const Value& value, Call* call) {
+Status bind_keyword(const Callable& callable, std::string_view name, const Value& value,
+                    Call* call) {
   const auto at = std::find(callable.parameters.begin(), callable.parameters.end(), name);
   const std::string called = "'" + std::string(callable.name) + "'";
   if (at == callable.parameters.end() || name.empty()) {
-    return call->run.error(called + " has no argument named '" + std::string(name.substr(0, 100)) + "'");
+    return call->run.error(called + " has no argument named '" + std::string(name.substr(0, 100)) +
+                           "'");
   }
   const Value*& slot = call->bound[at - callable.parameters.begin()];
   if (slot != nullptr) {
-    return call->run.error(called + " got two values for '" + std::string(name.substr(0, 100)) + "'");
+    return call->run.error(called + " got two values for '" + std::string(name.substr(0, 100)) +
+                           "'");
   }
   slot = &value;
   return {};
@@ -46,8 +49,10 @@ Status bind(const Callable& callable, Call* call) {
 Result<int64_t> Call::integer(size_t parameter, int64_t otherwise) const {
   const Value* const value = bound[parameter];
   if (value == nullptr) return otherwise;
-  RETURN_IF_ERROR(value->is_integral() ? Status() : run.error("expected an integer instead of a value of type " +
-                                                              std::string(value->type_name())));
+  RETURN_IF_ERROR(value->is_integral()
+                      ? Status()
+                      : run.error("expected an integer instead of a value of type " +
+                                  std::string(value->type_name())));
   return value->as_integer();
 }
 
@@ -59,12 +64,14 @@ Result<int64_t> Call::integer_or_none(size_t parameter, int64_t otherwise) const
 Result<std::string_view> Call::string(size_t parameter, std::string_view otherwise) const {
   const Value* const value = bound[parameter];
   if (value == nullptr) return otherwise;
-  RETURN_IF_ERROR(value->is_string() ? Status() : run.error("expected a string instead of a value of type " +
-                                                            std::string(value->type_name())));
+  RETURN_IF_ERROR(value->is_string() ? Status()
+                                     : run.error("expected a string instead of a value of type " +
+                                                 std::string(value->type_name())));
   return value->text();
 }
 
-Result<Value> invoke(Run& run, const Callable& callable, const Value& self, const CallArguments& arguments) {
+Result<Value> invoke(Run& run, const Callable& callable, const Value& self,
+                     const CallArguments& arguments) {
   Call call{.run = run, .self = self, .arguments = arguments};
   RETURN_IF_ERROR(run.charge(1));
   if (!callable.variadic) RETURN_IF_ERROR(bind(callable, &call));
@@ -74,7 +81,8 @@ Result<Value> invoke(Run& run, const Callable& callable, const Value& self, cons
 }
 
 int find_callable(std::span<const Callable> table, std::string_view name) {
-  const auto at = std::find_if(table.begin(), table.end(), [&](const auto& entry) { return entry.name == name; });
+  const auto at = std::find_if(table.begin(), table.end(),
+                               [&](const auto& entry) { return entry.name == name; });
   return at == table.end() ? -1 : static_cast<int>(at - table.begin());
 }
 

@@ -37,7 +37,8 @@ struct Call {
   }
   // Fail if the argument is of another type.
   Result<int64_t> integer(size_t parameter, int64_t otherwise) const;
-  Result<int64_t> integer_or_none(size_t parameter, int64_t otherwise) const;  // none counts as not given
+  Result<int64_t> integer_or_none(size_t parameter,
+                                  int64_t otherwise) const;  // none counts as not given
   Result<std::string_view> string(size_t parameter, std::string_view otherwise) const;
 };
 
@@ -54,7 +55,8 @@ struct Callable {
 };
 
 // Binds the arguments and calls. Fails for too many, unknown or missing ones.
-Result<Value> invoke(Run& run, const Callable& callable, const Value& self, const CallArguments& arguments);
+Result<Value> invoke(Run& run, const Callable& callable, const Value& self,
+                     const CallArguments& arguments);
 int find_callable(std::span<const Callable> table, std::string_view name);
 
 // The id of a method of that kind of value, or -1.

@@ -6,7 +6,7 @@
 namespace skein::jinja {
 namespace {
 
-constexpr int64_t kRangeItemsMax = 100'000;                  // as in Jinja's sandbox
+constexpr int64_t kRangeItemsMax = 100'000;           // as in Jinja's sandbox
 constexpr int64_t kRangeBoundMax = int64_t{1} << 52;  // leaves room to compute with
 constexpr size_t kTimeFormatMax = 256;
 
@@ -20,7 +20,8 @@ Result<Value> range(const Call& call) {
     bounds[given == 1 ? 1 : i] = bound.as_integer();
   }
   for (const int64_t bound : bounds) {
-    if (bound < -kRangeBoundMax || bound > kRangeBoundMax) return run.error("range: a number is too large");
+    if (bound < -kRangeBoundMax || bound > kRangeBoundMax)
+      return run.error("range: a number is too large");
   }
   const auto [start, stop, step] = bounds;
   if (step == 0) return run.error("range: the step must not be zero");
@@ -28,9 +29,11 @@ Result<Value> range(const Call& call) {
   const int64_t stride = step > 0 ? step : -step;
   const int64_t count = distance <= 0 ? 0 : (distance + stride - 1) / stride;
   if (count > kRangeItemsMax) {
-    return run.error("range: more than " + std::to_string(kRangeItemsMax) + " items are not allowed");
+    return run.error("range: more than " + std::to_string(kRangeItemsMax) +
+                     " items are not allowed");
   }
-  ASSIGN_OR_RETURN(const Range* const made, run.make(Range{.start = start, .stop = stop, .step = step, .count = count}));
+  ASSIGN_OR_RETURN(const Range* const made,
+                   run.make(Range{.start = start, .stop = stop, .step = step, .count = count}));
   Value value;
   value.kind = Kind::kRange;
   value.range = made;
@@ -77,7 +80,8 @@ Result<Value> make_namespace(const Call& call) {
       return run.error("names in a namespace must not begin with an underscore");
     }
   }
-  ASSIGN_OR_RETURN(Namespace* const made, run.make(Namespace{.entries = entries, .size = size, .capacity = size}));
+  ASSIGN_OR_RETURN(Namespace* const made,
+                   run.make(Namespace{.entries = entries, .size = size, .capacity = size}));
   Value value;
   value.kind = Kind::kNamespace;
   value.names = made;
@@ -89,7 +93,8 @@ Result<Value> make_cycler(const Call& call) {
   const auto& [items, keywords] = call.arguments;
   if (items.empty() || !keywords.empty()) return run.error("cycler needs at least one item");
   ASSIGN_OR_RETURN(const Value list, run.sequence(Kind::kList, items));
-  ASSIGN_OR_RETURN(Cycler* const made, run.make(Cycler{.items = list.items, .size = list.size, .position = 0}));
+  ASSIGN_OR_RETURN(Cycler* const made,
+                   run.make(Cycler{.items = list.items, .size = list.size, .position = 0}));
   Value value;
   value.kind = Kind::kCycler;
   value.cycler = made;

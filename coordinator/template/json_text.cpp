@@ -48,7 +48,8 @@ std::string json_number(double value) {
 
 class JsonText {
  public:
-  JsonText(Run& run, const JsonStyle& style, std::string* out) : run_(run), style_(style), out_(out) {}
+  JsonText(Run& run, const JsonStyle& style, std::string* out)
+      : run_(run), style_(style), out_(out) {}
 
   Status append(const Value& value) {
     RETURN_IF_ERROR(run_.charge(1));
@@ -61,7 +62,8 @@ class JsonText {
       default: break;
     }
     if (!is_scalar(value)) {
-      return run_.error("a value of type " + std::string(value.type_name()) + " cannot be written as JSON");
+      return run_.error("a value of type " + std::string(value.type_name()) +
+                        " cannot be written as JSON");
     }
     *out_ += scalar(value);
     return {};
@@ -107,7 +109,8 @@ class JsonText {
   Status append_key(const Value& key) {
     if (key.is_string()) return append_string(key);
     if (!is_scalar(key)) {
-      return run_.error("a key of type " + std::string(key.type_name()) + " cannot be written as JSON");
+      return run_.error("a key of type " + std::string(key.type_name()) +
+                        " cannot be written as JSON");
     }
     *out_ += '"' + scalar(key) + '"';
     return {};

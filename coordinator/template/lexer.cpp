@@ -19,7 +19,8 @@ bool has(std::string_view source, size_t at, std::string_view what) {
   return at <= source.size() && source.substr(at).starts_with(what);
 }
 
-// The end of "<name> %}" with its white-space control, from behind "{%" and its sign; 0 if it isn't there.
+// The end of "<name> %}" with its white-space control, from behind "{%" and its sign; 0 if it isn't
+// there.
 size_t match_keyword(std::string_view source, size_t at, std::string_view name) {
   at = skip_space(source, at);
   return has(source, at, name) ? skip_space(source, at + name.size()) : 0;
@@ -27,7 +28,8 @@ size_t match_keyword(std::string_view source, size_t at, std::string_view name) 
 
 class Lexer {
  public:
-  Lexer(std::string_view source, std::deque<std::string>* strings) : source_(source), strings_(strings) {}
+  Lexer(std::string_view source, std::deque<std::string>* strings)
+      : source_(source), strings_(strings) {}
 
   Result<std::vector<Token>> run() {
     while (at_ < source_.size()) RETURN_IF_ERROR(lex_data());
@@ -40,7 +42,9 @@ class Lexer {
     return invalid_argument("line " + std::to_string(line_) + ": " + std::string(what));
   }
 
-  void push(Type type, std::string_view text) { tokens_.push_back({.type = type, .line = line_, .text = text}); }
+  void push(Type type, std::string_view text) {
+    tokens_.push_back({.type = type, .line = line_, .text = text});
+  }
 
   // Moves to `end`, counting lines.
   void advance(size_t end) {
@@ -124,7 +128,8 @@ class Lexer {
   Status lex_raw(size_t inside) {
     const int begin_line = line_;
     advance(inside);
-    for (size_t tag = source_.find("{%", at_); tag != source_.npos; tag = source_.find("{%", tag + 1)) {
+    for (size_t tag = source_.find("{%", at_); tag != source_.npos;
+         tag = source_.find("{%", tag + 1)) {
       const char sign = sign_at(tag + 2);
       const size_t keyword = match_keyword(source_, tag + 2 + (sign != '\0' ? 1 : 0), "endraw");
       const size_t end = keyword == 0 ? 0 : block_end_at(keyword);
@@ -219,7 +224,8 @@ class Lexer {
     } else if (kShort.find(rest[0]) != kShort.npos) {
       size = 1;
     } else {
-      return fail("unexpected character '" + std::string(rest.substr(0, first_code_point(rest).bytes)) + "'");
+      return fail("unexpected character '" +
+                  std::string(rest.substr(0, first_code_point(rest).bytes)) + "'");
     }
     const char c = rest[0];
     if (c == '(' || c == '[' || c == '{') {

@@ -38,8 +38,9 @@ struct Token {
 // \r\n and \r become \n, and one newline at the end goes.
 std::string normalize_newlines(std::string_view source);
 
-// Splits a template as Jinja does with trim_blocks, lstrip_blocks and without keep_trailing_newline. The last token is
-// kEnd. Texts of tokens point into `source`, which must be normalised and valid UTF-8, or into `strings`.
+// Splits a template as Jinja does with trim_blocks, lstrip_blocks and without
+// keep_trailing_newline. The last token is kEnd. Texts of tokens point into `source`, which must be
+// normalised and valid UTF-8, or into `strings`.
 Result<std::vector<Token>> tokenize(std::string_view source, std::deque<std::string>* strings);
 
 }  // namespace skein::jinja

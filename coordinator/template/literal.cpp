@@ -75,7 +75,8 @@ void decode_octal(std::string_view* rest, std::string* out) {
 // `rest` begins behind the backslash and is not empty.
 Status decode_escape(std::string_view* rest, std::string* out) {
   constexpr std::string_view kLetters = "\n\\'\"abfnrtv";
-  constexpr std::string_view kMeaning[] = {"", "\\", "'", "\"", "\a", "\b", "\f", "\n", "\r", "\t", "\v"};
+  constexpr std::string_view kMeaning[] = {"",   "\\", "'",  "\"", "\a", "\b",
+                                           "\f", "\n", "\r", "\t", "\v"};
   const char letter = rest->front();
   if (const size_t known = kLetters.find(letter); known != kLetters.npos) {
     *out += kMeaning[known];
@@ -137,7 +138,8 @@ Status parse_integer(std::string_view text, Token* token) {
   const std::string digits = without_underscores(text);
   const int base = base_of(digits);
   const char* const begin = digits.data() + (base == 10 ? 0 : 2);
-  const auto [end, error] = std::from_chars(begin, digits.data() + digits.size(), token->integer, base);
+  const auto [end, error] =
+      std::from_chars(begin, digits.data() + digits.size(), token->integer, base);
   if (error != std::errc() || end != digits.data() + digits.size()) {
     return invalid_argument("the integer " + digits.substr(0, 40) + " is too large");
   }
@@ -147,7 +149,8 @@ Status parse_integer(std::string_view text, Token* token) {
 Status parse_float(std::string_view text, Token* token) {
   const std::string digits = without_underscores(text);
   const auto error = std::from_chars(digits.data(), digits.data() + digits.size(), token->real).ec;
-  if (error != std::errc()) return invalid_argument("the number " + digits.substr(0, 40) + " is out of range");
+  if (error != std::errc())
+    return invalid_argument("the number " + digits.substr(0, 40) + " is out of range");
   return {};
 }
 

@@ -8,7 +8,8 @@
 
 namespace skein::jinja {
 
-// Bytes of the number, integer or float, at the start of `text`; 0 if there is none. A float may not follow a dot.
+// Bytes of the number, integer or float, at the start of `text`; 0 if there is none. A float may
+// not follow a dot.
 size_t scan_integer(std::string_view text);
 size_t scan_float(std::string_view text);
 

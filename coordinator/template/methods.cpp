@@ -53,7 +53,8 @@ Result<Value> sequence_index(const Call& call) {
 }
 
 Result<Value> is_integer(const Call& call) {
-  return Value::boolean_of(std::isfinite(call.self.real) && call.self.real == std::floor(call.self.real));
+  return Value::boolean_of(std::isfinite(call.self.real) &&
+                           call.self.real == std::floor(call.self.real));
 }
 
 Result<Value> cycler_next(const Call& call) {
@@ -90,7 +91,8 @@ constexpr Callable kRangeMethods[] = {
 };
 constexpr Callable kFloatMethods[] = {{"is_integer", is_integer}};
 constexpr Callable kCyclerMethods[] = {{"next", cycler_next}, {"reset", cycler_reset}};
-constexpr Callable kLoopMethods[] = {{"cycle", loop_cycle, 0, {}, true}, {"changed", loop_changed, 0, {}, true}};
+constexpr Callable kLoopMethods[] = {{"cycle", loop_cycle, 0, {}, true},
+                                     {"changed", loop_changed, 0, {}, true}};
 
 std::span<const Callable> methods_of(Kind kind) {
   switch (kind) {

@@ -18,7 +18,8 @@ Result<Value> plus(Run& run, const Value& value);
 Result<bool> compare(Run& run, Operator op, const Value& left, const Value& right);
 Result<bool> contains(Run& run, const Value& container, const Value& item);
 
-// object.name, object[key] as Jinja's sandbox looks them up: each falls back on the other, then on undefined.
+// object.name, object[key] as Jinja's sandbox looks them up: each falls back on the other, then on
+// undefined.
 Result<Value> get_attribute(Run& run, const Value& object, std::string_view name);
 Result<Value> get_item(Run& run, const Value& object, const Value& key);
 // Bounds may be null or none.

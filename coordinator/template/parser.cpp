@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "coordinator/template/frames.h"
-#include "coordinator/template/parser_impl.h"
+#include "coordinator/template/grammar.h"
 
 namespace skein::jinja {
 namespace {
@@ -91,7 +91,8 @@ Status Parser::parse_body(Names ends, Body* body) {
     const Token& token = next();
     if (token.is(Type::kEnd)) {
       if (ends.size() == 0) return {};
-      return fail_at(token.line, "the template ends where {% " + std::string(*(ends.end() - 1)) + " %} is missing");
+      return fail_at(token.line, "the template ends where {% " + std::string(*(ends.end() - 1)) +
+                                     " %} is missing");
     }
     Stmt stmt{.line = token.line};
     if (token.is(Type::kData)) {
@@ -132,7 +133,8 @@ Result<Stmt> Parser::parse_statement() {
   if (name == "break") return parse_jump(std::move(stmt), Stmt::Kind::kBreak);
   if (name == "continue") return parse_jump(std::move(stmt), Stmt::Kind::kContinue);
   if (is_one_of(name, {"extends", "include", "import", "from", "block", "autoescape"})) {
-    return fail_at(stmt.line, "the tag '" + std::string(name) + "' is not supported in chat templates");
+    return fail_at(stmt.line,
+                   "the tag '" + std::string(name) + "' is not supported in chat templates");
   }
   return fail_at(stmt.line, "unknown or misplaced tag '" + std::string(name.substr(0, 40)) + "'");
 }
@@ -146,7 +148,8 @@ Result<Stmt> Parser::parse_if(Stmt stmt) {
     stmt.conditions.push_back(std::move(condition));
     ASSIGN_OR_RETURN(end, parse_block_body({"elif", "else", "endif"}, &stmt.bodies.emplace_back()));
   }
-  if (end == "else") RETURN_IF_ERROR(parse_block_body({"endif"}, &stmt.bodies.emplace_back()).status());
+  if (end == "else")
+    RETURN_IF_ERROR(parse_block_body({"endif"}, &stmt.bodies.emplace_back()).status());
   unknown_.resize(unknown);
   return stmt;
 }
@@ -159,10 +162,12 @@ Result<Stmt> Parser::parse_for(Stmt stmt) {
   if (skip_name("if")) {
     ASSIGN_OR_RETURN(stmt.filter, parse_expression());
   }
-  if (current().is_name("recursive")) return fail("recursive loops are not supported in chat templates");
+  if (current().is_name("recursive"))
+    return fail("recursive loops are not supported in chat templates");
   stmt.frames.resize(2);
   ++loops_;
-  ASSIGN_OR_RETURN(const std::string_view end, parse_block_body({"else", "endfor"}, &stmt.frames[0].body));
+  ASSIGN_OR_RETURN(const std::string_view end,
+                   parse_block_body({"else", "endfor"}, &stmt.frames[0].body));
   --loops_;
   if (end == "else") RETURN_IF_ERROR(parse_block_body({"endfor"}, &stmt.frames[1].body).status());
   return stmt;
@@ -214,7 +219,8 @@ Status Parser::parse_signature(MacroDefinition* macro) {
     if (macro->parameters.size() >= kNamesMax) return fail("a macro has too many parameters");
     ASSIGN_OR_RETURN(const std::string_view name, expect_name());
     const int symbol = tree_->symbols.intern(name);
-    if (std::find(macro->parameters.begin(), macro->parameters.end(), symbol) != macro->parameters.end()) {
+    if (std::find(macro->parameters.begin(), macro->parameters.end(), symbol) !=
+        macro->parameters.end()) {
       return fail("a macro has two parameters named '" + std::string(name) + "'");
     }
     macro->parameters.push_back(symbol);
@@ -254,7 +260,8 @@ Result<Stmt> Parser::parse_call_block(Stmt stmt) {
   stmt.macro->name = "caller";
   if (current().is_operator("(")) RETURN_IF_ERROR(parse_signature(stmt.macro.get()));
   ASSIGN_OR_RETURN(stmt.value, parse_expression());
-  if (stmt.value->kind != Expr::Kind::kCall) return fail_at(stmt.line, "{% call %} needs a call of a macro");
+  if (stmt.value->kind != Expr::Kind::kCall)
+    return fail_at(stmt.line, "{% call %} needs a call of a macro");
   RETURN_IF_ERROR(parse_macro_body("endcall", stmt.macro.get()));
   return stmt;
 }

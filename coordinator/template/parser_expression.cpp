@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "coordinator/template/parser_impl.h"
+#include "coordinator/template/grammar.h"
 
 namespace skein::jinja {
 namespace {
@@ -70,7 +70,9 @@ ExprPtr Parser::make_name(std::string_view name, int line) {
 }
 
 bool Parser::at_tuple_end(std::string_view end) const {
-  if (current().is(Type::kVariableEnd) || current().is(Type::kBlockEnd) || current().is_operator(")")) return true;
+  if (current().is(Type::kVariableEnd) || current().is(Type::kBlockEnd) ||
+      current().is_operator(")"))
+    return true;
   return !end.empty() && current().is_name(end);
 }
 
@@ -147,7 +149,7 @@ Result<ExprPtr> Parser::parse_not() {
 
 bool Parser::skip_compare_operator(Operator* op) {
   constexpr std::pair<std::string_view, Operator> kOperators[] = {
-      {"==", Operator::kEqual}, {"!=", Operator::kNotEqual},    {"<", Operator::kLess},
+      {"==", Operator::kEqual},  {"!=", Operator::kNotEqual},  {"<", Operator::kLess},
       {">", Operator::kGreater}, {"<=", Operator::kLessEqual}, {">=", Operator::kGreaterEqual},
   };
   for (const auto& [text, meaning] : kOperators) {
@@ -210,15 +212,18 @@ Result<ExprPtr> Parser::parse_concat() {
 }
 
 Result<ExprPtr> Parser::parse_product() {
-  constexpr std::pair<std::string_view, Operator> kOperators[] = {
-      {"*", Operator::kMultiply}, {"/", Operator::kDivide}, {"//", Operator::kFloorDivide}, {"%", Operator::kModulo}};
+  constexpr std::pair<std::string_view, Operator> kOperators[] = {{"*", Operator::kMultiply},
+                                                                  {"/", Operator::kDivide},
+                                                                  {"//", Operator::kFloorDivide},
+                                                                  {"%", Operator::kModulo}};
   const int line = current().line;
   ASSIGN_OR_RETURN(ExprPtr expr, parse_power());
   std::vector<Operator> operators;
   std::vector<ExprPtr> children = list_of(std::move(expr));
   while (true) {
-    const auto* const known = std::find_if(std::begin(kOperators), std::end(kOperators),
-                                           [&](const auto& entry) { return current().is_operator(entry.first); });
+    const auto* const known =
+        std::find_if(std::begin(kOperators), std::end(kOperators),
+                     [&](const auto& entry) { return current().is_operator(entry.first); });
     if (known == std::end(kOperators)) break;
     next();
     operators.push_back(known->second);

@@ -1,5 +1,5 @@
 #include "coordinator/template/filters.h"
-#include "coordinator/template/parser_impl.h"
+#include "coordinator/template/grammar.h"
 #include "coordinator/template/tests.h"
 
 namespace skein::jinja {
@@ -123,7 +123,8 @@ Status Parser::parse_arguments(Arguments* arguments) {
       ASSIGN_OR_RETURN(ExprPtr value, parse_expression());
       arguments->keywords.emplace_back(name, std::move(value));
     } else {
-      if (!before_stars || !arguments->keywords.empty()) return fail("an argument follows a named one");
+      if (!before_stars || !arguments->keywords.empty())
+        return fail("an argument follows a named one");
       ASSIGN_OR_RETURN(ExprPtr value, parse_expression());
       arguments->positional.push_back(std::move(value));
     }
@@ -181,8 +182,8 @@ Result<ExprPtr> Parser::parse_test(ExprPtr node) {
   expr->symbol = find_test(name);
   if (expr->symbol < 0) unknown_.push_back(fail_at(line, no_test(name)));
   const Token& token = current();
-  const bool literal = token.is(Type::kString) || token.is(Type::kInteger) || token.is(Type::kFloat) ||
-                       token.is_operator("[") || token.is_operator("{");
+  const bool literal = token.is(Type::kString) || token.is(Type::kInteger) ||
+                       token.is(Type::kFloat) || token.is_operator("[") || token.is_operator("{");
   const bool name_follows =
       token.is(Type::kName) && token.text != "else" && token.text != "or" && token.text != "and";
   if (token.is_operator("(")) {

@@ -7,7 +7,8 @@ namespace {
 
 constexpr size_t kBlockBytes = 32 << 10;
 constexpr size_t kAlignment = 16;
-// Levels of the syntax tree that one macro call may take, on average. Bounds the stack: a level takes well under 1 KiB.
+// Levels of the syntax tree that one macro call may take, on average. Bounds the stack: a level
+// takes well under 1 KiB.
 constexpr int kLevelsPerCall = 8;
 constexpr size_t kSmallDict = 8;
 
@@ -26,7 +27,8 @@ Status Run::charge(int64_t steps) {
 
 Status Run::over_memory() {
   exhausted_ = true;
-  return error("the template's values take more than " + std::to_string(limits_.memory_bytes_max) + " bytes");
+  return error("the template's values take more than " + std::to_string(limits_.memory_bytes_max) +
+               " bytes");
 }
 
 Status Run::reserve(size_t bytes) {
@@ -69,8 +71,9 @@ Result<Value> Run::sequence(Kind kind, std::span<const Value> items) {
 
 Result<Value> Run::iterator(std::span<const Value> items) {
   ASSIGN_OR_RETURN(const Value list, sequence(Kind::kList, items));
-  ASSIGN_OR_RETURN(Iterator* const iterator,
-                   make(Iterator{.items = list.items, .size = list.size, .position = 0, .error = -1}));
+  ASSIGN_OR_RETURN(
+      Iterator* const iterator,
+      make(Iterator{.items = list.items, .size = list.size, .position = 0, .error = -1}));
   Value value;
   value.kind = Kind::kIterator;
   value.iterator = iterator;
@@ -79,6 +82,7 @@ Result<Value> Run::iterator(std::span<const Value> items) {
 
 Result<Value> Run::failing_iterator(std::span<const Value> items, Status error) {
   ASSIGN_OR_RETURN(const Value value, iterator(items));
+  RETURN_IF_ERROR(reserve(sizeof(Status) + error.message().size()));
   value.iterator->error = static_cast<int>(deferred_.size());
   deferred_.push_back(std::move(error));
   return value;
@@ -93,7 +97,8 @@ Status Nesting::status() const {
 Status ListBuilder::push(const Value& value) {
   RETURN_IF_ERROR(run_.charge(1));
   // finish() counts the copy.
-  if (items_.size() == items_.capacity()) RETURN_IF_ERROR(run_.reserve((items_.size() + 1) * sizeof(Value)));
+  if (items_.size() == items_.capacity())
+    RETURN_IF_ERROR(run_.reserve((items_.size() + 1) * sizeof(Value)));
   items_.push_back(value);
   return {};
 }

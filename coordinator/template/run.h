@@ -13,9 +13,9 @@
 
 namespace skein::jinja {
 
-// One rendering: its limits, the memory that its values live in, and the line it is at. Single-owner.
-// Values hold plain pointers into this memory, so a template can neither leak it nor build a chain that is
-// deep to destroy; all of it goes with the Run.
+// One rendering: its limits, the memory that its values live in, and the line it is at.
+// Single-owner. Values hold plain pointers into this memory, so a template can neither leak it nor
+// build a chain that is deep to destroy; all of it goes with the Run.
 class Run {
  public:
   explicit Run(const TemplateLimits& limits) : limits_(limits) {}
@@ -82,7 +82,8 @@ class Run {
   std::vector<Status> deferred_;
 };
 
-// Guards one level of recursion, over values or over the syntax tree. Check status() before going deeper.
+// Guards one level of recursion, over values or over the syntax tree. Check status() before going
+// deeper.
 class Nesting {
  public:
   explicit Nesting(Run& run) : run_(run) { ++run_.depth_; }

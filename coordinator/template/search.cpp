@@ -9,7 +9,8 @@ namespace skein::jinja {
 size_t find_text(std::string_view text, std::string_view what, size_t from) {
   if (what.empty()) return from;
   const void* const at = memmem(text.data() + from, text.size() - from, what.data(), what.size());
-  return at == nullptr ? text.npos : static_cast<size_t>(static_cast<const char*>(at) - text.data());
+  return at == nullptr ? text.npos
+                       : static_cast<size_t>(static_cast<const char*>(at) - text.data());
 }
 
 size_t rfind_text(std::string_view text, std::string_view what) {

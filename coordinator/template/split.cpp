@@ -61,7 +61,8 @@ Result<std::string_view> separator_of(const Call& call) {
 // Offsets of all separators from the left.
 Result<std::vector<size_t>> find_all(Run& run, std::string_view text, std::string_view separator) {
   std::vector<size_t> found;
-  for (size_t at = find_text(text, separator); at != text.npos; at = find_text(text, separator, at + separator.size())) {
+  for (size_t at = find_text(text, separator); at != text.npos;
+       at = find_text(text, separator, at + separator.size())) {
     RETURN_IF_ERROR(run.charge(1));
     found.push_back(at);
   }
@@ -72,8 +73,9 @@ Result<Value> partition(const Call& call, size_t at, size_t separator_size, bool
   const std::string_view text = call.self.text();
   const auto piece = [&](std::string_view part) { return Value::string(part, call.self.marked); };
   if (at != text.npos) {
-    return call.run.sequence(Kind::kTuple, std::array{piece(text.substr(0, at)), piece(text.substr(at, separator_size)),
-                                                      piece(text.substr(at + separator_size))});
+    return call.run.sequence(
+        Kind::kTuple, std::array{piece(text.substr(0, at)), piece(text.substr(at, separator_size)),
+                                 piece(text.substr(at + separator_size))});
   }
   const Value empty = piece("");
   return call.run.sequence(Kind::kTuple, from_right ? std::array{empty, empty, call.self}
@@ -81,7 +83,8 @@ Result<Value> partition(const Call& call, size_t at, size_t separator_size, bool
 }
 
 bool is_line_end(uint32_t c) {
-  return (c >= 10 && c <= 13) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+  return (c >= 10 && c <= 13) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 ||
+         c == 0x2029;
 }
 
 }  // namespace
@@ -148,7 +151,8 @@ Result<Value> split_lines(Run& run, const Value& self, bool keep_ends) {
         end += c.bytes;
       }
     }
-    RETURN_IF_ERROR(lines.push(Value::string(rest.substr(0, end + (keep_ends ? line_end : 0)), self.marked)));
+    RETURN_IF_ERROR(
+        lines.push(Value::string(rest.substr(0, end + (keep_ends ? line_end : 0)), self.marked)));
     rest.remove_prefix(end + line_end);
   }
   return lines.finish();

@@ -80,7 +80,9 @@ Result<Value> cased(const Call& call) {
   return Value::boolean_of(all_cased(call.self.text(), is_wanted, is_other));
 }
 
-Result<Value> is_ascii_method(const Call& call) { return Value::boolean_of(is_ascii(call.self.text())); }
+Result<Value> is_ascii_method(const Call& call) {
+  return Value::boolean_of(is_ascii(call.self.text()));
+}
 
 Result<Value> is_title_method(const Call& call) {
   RETURN_IF_ERROR(call.run.charge_bytes(8 * call.self.size));
@@ -123,7 +125,9 @@ Result<Part> searched_part(const Call& call) {
   stop = std::min(stop, size);
   if (start > stop) return Part{{}, 0, true};
   const size_t begin = byte_offset(text, static_cast<size_t>(start));
-  return Part{text.substr(begin, byte_offset(text.substr(begin), static_cast<size_t>(stop - start))), start, false};
+  return Part{
+      text.substr(begin, byte_offset(text.substr(begin), static_cast<size_t>(stop - start))), start,
+      false};
 }
 
 template <bool from_right, bool must_exist>
@@ -135,7 +139,8 @@ Result<Value> find_method_body(const Call& call) {
                     : from_right  ? rfind_text(part.text, what)
                                   : find_text(part.text, what);
   if (at != part.text.npos) {
-    return Value::integer_of(part.offset + static_cast<int64_t>(count_code_points(part.text.substr(0, at))));
+    return Value::integer_of(part.offset +
+                             static_cast<int64_t>(count_code_points(part.text.substr(0, at))));
   }
   if (must_exist) return call.run.error("substring not found");
   return Value::integer_of(-1);
@@ -145,11 +150,14 @@ Result<Value> count(const Call& call) {
   ASSIGN_OR_RETURN(const std::string_view what, call.string(0, ""));
   ASSIGN_OR_RETURN(const Part part, searched_part(call));
   if (part.reversed) return Value::integer_of(0);
-  if (what.empty()) return Value::integer_of(static_cast<int64_t>(count_code_points(part.text)) + 1);
+  if (what.empty())
+    return Value::integer_of(static_cast<int64_t>(count_code_points(part.text)) + 1);
   int64_t times = 0;
-  for (size_t at = find_text(part.text, what); at != part.text.npos; at = find_text(part.text, what, at + what.size())) {
+  for (size_t at = find_text(part.text, what); at != part.text.npos;
+       at = find_text(part.text, what, at + what.size())) {
     ++times;
   }
+  RETURN_IF_ERROR(call.run.charge(times >> 2));
   return Value::integer_of(times);
 }
 
@@ -160,7 +168,8 @@ Result<Value> affix(const Call& call) {
   const Value* const options = wanted.is(Kind::kTuple) ? wanted.items : &wanted;
   const size_t size = wanted.is(Kind::kTuple) ? wanted.size : 1;
   for (size_t i = 0; i < size; ++i) {
-    if (!options[i].is_string()) return call.run.error("startswith and endswith need a string or a tuple of strings");
+    if (!options[i].is_string())
+      return call.run.error("startswith and endswith need a string or a tuple of strings");
     RETURN_IF_ERROR(call.run.charge(1));
     RETURN_IF_ERROR(call.run.charge_bytes(options[i].size));
     const std::string_view option = options[i].text();
@@ -174,7 +183,8 @@ template <bool at_start>
 Result<Value> remove_affix(const Call& call) {
   ASSIGN_OR_RETURN(const std::string_view what, call.string(0, ""));
   const std::string_view text = call.self.text();
-  if (at_start && text.starts_with(what)) return Value::string(text.substr(what.size()), call.self.marked);
+  if (at_start && text.starts_with(what))
+    return Value::string(text.substr(what.size()), call.self.marked);
   if (!at_start && text.ends_with(what)) {
     return Value::string(text.substr(0, text.size() - what.size()), call.self.marked);
   }
@@ -222,7 +232,8 @@ Result<Value> join_method(const Call& call) {
     if (call.self.marked) {
       ASSIGN_OR_RETURN(item, escape_html(run, item));
     }
-    if (!item.is_string()) return run.error("join: an item is of type " + std::string(item.type_name()) + ", not str");
+    if (!item.is_string())
+      return run.error("join: an item is of type " + std::string(item.type_name()) + ", not str");
     if (i > 0) RETURN_IF_ERROR(append_text(run, call.self, &out));
     RETURN_IF_ERROR(append_text(run, item, &out));
   }
@@ -308,22 +319,24 @@ Result<Value> strip(Run& run, const Value& self, const Value* characters, bool l
   }
   if (!characters->is_string()) return run.error("strip needs a string");
   const std::string_view set = characters->text();
+  const auto cost = static_cast<int64_t>(1 + (set.size() >> 6));
   while (left && !text.empty()) {
     const std::string_view first = text.substr(0, first_code_point(text).bytes);
-    RETURN_IF_ERROR(run.charge_bytes(8 + set.size()));
+    RETURN_IF_ERROR(run.charge(cost));
     if (set.find(first) == set.npos) break;
     text.remove_prefix(first.size());
   }
   while (right && !text.empty()) {
     const std::string_view last = text.substr(last_code_point(text));
-    RETURN_IF_ERROR(run.charge_bytes(8 + set.size()));
+    RETURN_IF_ERROR(run.charge(cost));
     if (set.find(last) == set.npos) break;
     text.remove_suffix(last.size());
   }
   return Value::string(text, self.marked);
 }
 
-Result<Value> replace(Run& run, const Value& self, std::string_view from, std::string_view to, int64_t count) {
+Result<Value> replace(Run& run, const Value& self, std::string_view from, std::string_view to,
+                      int64_t count) {
   std::string_view text = self.text();
   RETURN_IF_ERROR(run.charge_bytes(text.size()));
   std::string out;
@@ -334,7 +347,7 @@ Result<Value> replace(Run& run, const Value& self, std::string_view from, std::s
       at = first_code_point(text).bytes;
     }
     if (at == text.npos) break;
-    RETURN_IF_ERROR(run.charge_bytes(8 + to.size()));
+    RETURN_IF_ERROR(run.charge(static_cast<int64_t>(1 + (to.size() >> 6))));
     out += text.substr(0, at);
     out += to;
     RETURN_IF_ERROR(check_size(run, out));
@@ -351,9 +364,11 @@ Result<Value> center(Run& run, const Value& self, int64_t width, std::string_vie
   const int64_t missing = width - size;
   const int64_t left = missing / 2 + (missing & width & 1);
   std::string out;
-  RETURN_IF_ERROR(append_padded(run, self.text(), 0, {.fill = std::string(fill), .align = '>', .width = size + left}, &out));
+  RETURN_IF_ERROR(append_padded(
+      run, self.text(), 0, {.fill = std::string(fill), .align = '>', .width = size + left}, &out));
   std::string all;
-  RETURN_IF_ERROR(append_padded(run, out, 0, {.fill = std::string(fill), .align = '<', .width = width}, &all));
+  RETURN_IF_ERROR(
+      append_padded(run, out, 0, {.fill = std::string(fill), .align = '<', .width = width}, &all));
   return text_of(run, all, self.marked);
 }
 

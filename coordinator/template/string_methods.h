@@ -13,7 +13,8 @@ std::span<const Callable> string_methods();
 // What filters share with methods. Each keeps the mark of `self`.
 Result<Value> strip(Run& run, const Value& self, const Value* characters, bool left, bool right);
 // At most `count` times, or always if it is negative.
-Result<Value> replace(Run& run, const Value& self, std::string_view from, std::string_view to, int64_t count);
+Result<Value> replace(Run& run, const Value& self, std::string_view from, std::string_view to,
+                      int64_t count);
 Result<Value> center(Run& run, const Value& self, int64_t width, std::string_view fill);
 // The result of a case mapping.
 Result<Value> mapped(Run& run, const Value& self, std::string (*mapping)(std::string_view));

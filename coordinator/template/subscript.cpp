@@ -10,12 +10,12 @@
 namespace skein::jinja {
 namespace {
 
-constexpr std::string_view kUnsupportedStringMethods[] = {"encode",    "expandtabs", "format_map",
-                                                          "isidentifier", "maketrans", "translate"};
+constexpr std::string_view kUnsupportedStringMethods[] = {
+    "encode", "expandtabs", "format_map", "isidentifier", "maketrans", "translate"};
 // Methods that would change the object: the sandbox hides them.
 constexpr std::string_view kDictMutators[] = {"clear", "pop", "popitem", "setdefault", "update"};
-constexpr std::string_view kListMutators[] = {"append", "clear",  "pop",    "reverse",
-                                              "insert", "sort",   "extend", "remove"};
+constexpr std::string_view kListMutators[] = {"append", "clear", "pop",    "reverse",
+                                              "insert", "sort",  "extend", "remove"};
 
 bool is_in(std::span<const std::string_view> names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -70,7 +70,8 @@ Result<std::optional<Value>> find_attribute(Run& run, const Value& object, std::
   if (object.is(Kind::kString) && is_in(kUnsupportedStringMethods, name)) {
     return run.error("the string method '" + std::string(name) + "' is not supported");
   }
-  if ((object.is(Kind::kDict) && is_in(kDictMutators, name)) || (object.is(Kind::kList) && is_in(kListMutators, name))) {
+  if ((object.is(Kind::kDict) && is_in(kDictMutators, name)) ||
+      (object.is(Kind::kList) && is_in(kListMutators, name))) {
     return Found(Value::undefined_because("a template must not change lists and dicts"));
   }
   if (const int method = find_method(object.kind, name); method >= 0) {
@@ -103,11 +104,13 @@ Result<std::optional<Value>> find_item(Run& run, const Value& object, const Valu
   if (index < 0 || index >= size) return Found();
   if (object.is(Kind::kRange)) return Found(Value::integer_of(object.range->at(index)));
   if (object.is_sequence()) return Found(object.items[index]);
-  const std::string_view rest = object.text().substr(byte_offset(object.text(), static_cast<size_t>(index)));
+  const std::string_view rest =
+      object.text().substr(byte_offset(object.text(), static_cast<size_t>(index)));
   return Found(Value::string(rest.substr(0, first_code_point(rest).bytes), object.marked));
 }
 
-Result<int64_t> slice_bound(Run& run, const Value* bound, int64_t otherwise, int64_t size, bool backward) {
+Result<int64_t> slice_bound(Run& run, const Value* bound, int64_t otherwise, int64_t size,
+                            bool backward) {
   if (bound == nullptr || bound->is_none()) return otherwise;
   if (!bound->is_integral()) return run.error("the bounds of a slice must be integers");
   int64_t index = bound->as_integer();
@@ -118,9 +121,10 @@ Result<int64_t> slice_bound(Run& run, const Value* bound, int64_t otherwise, int
 Result<Value> pick(Run& run, const Value& object, const Range& indices) {
   if (object.is(Kind::kRange)) {
     const Range& range = *object.range;
-    ASSIGN_OR_RETURN(Range* const made,
-                     run.make(Range{.start = range.at(indices.start), .stop = range.at(indices.stop),
-                                    .step = range.step * indices.step, .count = indices.count}));
+    ASSIGN_OR_RETURN(Range* const made, run.make(Range{.start = range.at(indices.start),
+                                                       .stop = range.at(indices.stop),
+                                                       .step = range.step * indices.step,
+                                                       .count = indices.count}));
     Value value;
     value.kind = Kind::kRange;
     value.range = made;
@@ -135,7 +139,8 @@ Result<Value> pick(Run& run, const Value& object, const Range& indices) {
       return value;
     }
     ListBuilder list(run);
-    for (int64_t i = 0; i < indices.count; ++i) RETURN_IF_ERROR(list.push(object.items[indices.at(i)]));
+    for (int64_t i = 0; i < indices.count; ++i)
+      RETURN_IF_ERROR(list.push(object.items[indices.at(i)]));
     return list.finish(object.kind);
   }
   const std::string_view text = object.text();
@@ -178,12 +183,15 @@ Result<Value> get_slice(Run& run, const Value& object, const SliceBounds& bounds
   int64_t step = 1;
   if (bounds.step != nullptr && !bounds.step->is_none()) {
     if (!bounds.step->is_integral()) return run.error("the step of a slice must be an integer");
-    step = std::clamp(bounds.step->as_integer(), -size - 1, size + 1);  // a larger one picks the same items
+    step = std::clamp(bounds.step->as_integer(), -size - 1,
+                      size + 1);  // a larger one picks the same items
     if (step == 0) return run.error("the step of a slice must not be zero");
   }
   const bool backward = step < 0;
-  ASSIGN_OR_RETURN(const int64_t start, slice_bound(run, bounds.start, backward ? size - 1 : 0, size, backward));
-  ASSIGN_OR_RETURN(const int64_t stop, slice_bound(run, bounds.stop, backward ? -1 : size, size, backward));
+  ASSIGN_OR_RETURN(const int64_t start,
+                   slice_bound(run, bounds.start, backward ? size - 1 : 0, size, backward));
+  ASSIGN_OR_RETURN(const int64_t stop,
+                   slice_bound(run, bounds.stop, backward ? -1 : size, size, backward));
   const int64_t distance = backward ? start - stop : stop - start;
   const int64_t stride = backward ? -step : step;
   const int64_t count = distance <= 0 ? 0 : (distance + stride - 1) / stride;
@@ -204,7 +212,8 @@ Result<AttributePath> AttributePath::parse(Run& run, const Value& attribute) {
     const std::string_view part = rest.substr(0, dot);
     int64_t index = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), index);
-    const bool is_index = error == std::errc() && end == part.data() + part.size() && part[0] != '-';
+    const bool is_index =
+        error == std::errc() && end == part.data() + part.size() && part[0] != '-';
     path.parts_.push_back(is_index ? Value::integer_of(index) : Value::string(part));
     if (dot == rest.npos) return path;
     rest.remove_prefix(dot + 1);

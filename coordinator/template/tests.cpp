@@ -18,10 +18,18 @@ Result<Value> is_kind(const Call& call) {
 
 Result<Value> is_defined(const Call& call) { return yes_or_no(!call.self.is_undefined()); }
 Result<Value> is_number(const Call& call) { return yes_or_no(call.self.is_number()); }
-Result<Value> is_true(const Call& call) { return yes_or_no(call.self.is(Kind::kBool) && call.self.boolean); }
-Result<Value> is_false(const Call& call) { return yes_or_no(call.self.is(Kind::kBool) && !call.self.boolean); }
-Result<Value> is_iterable(const Call& call) { return yes_or_no(iterable(call.self) || call.self.is(Kind::kLoop)); }
-Result<Value> is_escaped(const Call& call) { return yes_or_no(call.self.is_string() && call.self.marked); }
+Result<Value> is_true(const Call& call) {
+  return yes_or_no(call.self.is(Kind::kBool) && call.self.boolean);
+}
+Result<Value> is_false(const Call& call) {
+  return yes_or_no(call.self.is(Kind::kBool) && !call.self.boolean);
+}
+Result<Value> is_iterable(const Call& call) {
+  return yes_or_no(iterable(call.self) || call.self.is(Kind::kLoop));
+}
+Result<Value> is_escaped(const Call& call) {
+  return yes_or_no(call.self.is_string() && call.self.marked);
+}
 Result<Value> is_same(const Call& call) { return yes_or_no(identical(call.self, *call.get(0))); }
 
 Result<Value> is_sequence(const Call& call) {
@@ -123,7 +131,9 @@ constexpr Callable kTests[] = {
 
 int find_test(std::string_view name) { return find_callable(kTests, name); }
 
-std::string no_test(std::string_view name) { return "there is no test '" + std::string(name.substr(0, 100)) + "'"; }
+std::string no_test(std::string_view name) {
+  return "there is no test '" + std::string(name.substr(0, 100)) + "'";
+}
 
 Result<bool> apply_test(Run& run, int test, std::string_view name, const Value& value,
                         const CallArguments& arguments) {

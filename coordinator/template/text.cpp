@@ -112,9 +112,7 @@ Status append_nested(Run& run, const Value& value, std::string* out) {
       RETURN_IF_ERROR(append_entries(run, value.names->entries, value.names->size, out));
       *out += '>';
       return {};
-    default:
-      *out += '<' + std::string(value.type_name()) + " object>";
-      return {};
+    default: *out += '<' + std::string(value.type_name()) + " object>"; return {};
   }
 }
 
@@ -124,7 +122,8 @@ std::string real_to_text(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   char buffer[40];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
   const std::string_view text(buffer, end - buffer);
   const size_t e = text.find('e');
   int exponent = 0;
@@ -132,7 +131,8 @@ std::string real_to_text(double value) {
   std::from_chars(text.data() + first_digit, text.data() + text.size(), exponent);
   if (exponent < kFixedExponentMin || exponent >= kFixedExponentMax) return std::string(text);
   char fixed[64];
-  const auto fixed_end = std::to_chars(fixed, fixed + sizeof fixed, value, std::chars_format::fixed).ptr;
+  const auto fixed_end =
+      std::to_chars(fixed, fixed + sizeof fixed, value, std::chars_format::fixed).ptr;
   std::string out(fixed, fixed_end);
   if (out.find('.') == out.npos) out += ".0";
   return out;

@@ -14,7 +14,9 @@ bool is_tail(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 // The valid sequence at the start of `text`, or zero bytes.
 CodePoint decode(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(static_cast<unsigned char>(text[i])); };
+  const auto byte = [&](size_t i) {
+    return static_cast<uint32_t>(static_cast<unsigned char>(text[i]));
+  };
   const uint32_t lead = byte(0);
   if (lead < 0x80) return {lead, 1};
   const size_t bytes = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
@@ -47,11 +49,13 @@ std::string map_case(std::string_view text, uint32_t options, CaseMapping mappin
   return out;
 }
 
-int32_t to_title(const UCaseMap* map, char* out, int32_t room, const char* text, int32_t size, UErrorCode* error) {
+int32_t to_title(const UCaseMap* map, char* out, int32_t room, const char* text, int32_t size,
+                 UErrorCode* error) {
   return ucasemap_utf8ToTitle(const_cast<UCaseMap*>(map), out, room, text, size, error);
 }
 
-int32_t fold(const UCaseMap* map, char* out, int32_t room, const char* text, int32_t size, UErrorCode* error) {
+int32_t fold(const UCaseMap* map, char* out, int32_t room, const char* text, int32_t size,
+             UErrorCode* error) {
   return ucasemap_utf8FoldCase(map, out, room, text, size, error);
 }
 
@@ -65,10 +69,13 @@ std::string map_ascii(std::string_view text, char (*mapping)(char)) {
 }
 
 UNumericType numeric_type(uint32_t c) {
-  return static_cast<UNumericType>(u_getIntPropertyValue(static_cast<UChar32>(c), UCHAR_NUMERIC_TYPE));
+  return static_cast<UNumericType>(
+      u_getIntPropertyValue(static_cast<UChar32>(c), UCHAR_NUMERIC_TYPE));
 }
 
-bool in_category(uint32_t c, uint32_t mask) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & mask) != 0; }
+bool in_category(uint32_t c, uint32_t mask) {
+  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & mask) != 0;
+}
 
 }  // namespace
 
@@ -92,7 +99,8 @@ std::string repair_utf8(std::string_view text) {
 }
 
 bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 }
 
 CodePoint first_code_point(std::string_view text) {
@@ -119,7 +127,8 @@ void append_utf8(uint32_t c, std::string* out) {
 }
 
 size_t count_code_points(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return !is_tail(c); }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return !is_tail(c); }));
 }
 
 size_t byte_offset(std::string_view text, size_t code_points) {
@@ -139,13 +148,15 @@ size_t last_code_point(std::string_view text) {
 
 bool is_space(uint32_t c) {
   if (c < 0x80) return c == ' ' || (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x1F);
-  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 bool is_alpha(uint32_t c) { return in_category(c, U_GC_L_MASK); }
 bool is_decimal(uint32_t c) { return numeric_type(c) == U_NT_DECIMAL; }
-bool is_digit(uint32_t c) { return numeric_type(c) == U_NT_DECIMAL || numeric_type(c) == U_NT_DIGIT; }
+bool is_digit(uint32_t c) {
+  return numeric_type(c) == U_NT_DECIMAL || numeric_type(c) == U_NT_DIGIT;
+}
 bool is_numeric(uint32_t c) { return numeric_type(c) != U_NT_NONE; }
 bool is_alnum(uint32_t c) { return is_alpha(c) || is_numeric(c); }
 bool is_upper(uint32_t c) { return u_isUUppercase(static_cast<UChar32>(c)); }

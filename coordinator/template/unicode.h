@@ -4,7 +4,8 @@
 #include <string>
 #include <string_view>
 
-// UTF-8 text as a Python str sees it: a sequence of code points. All functions stay within invalid text, too.
+// UTF-8 text as a Python str sees it: a sequence of code points. All functions stay within invalid
+// text, too.
 
 namespace skein::jinja {
 
@@ -40,7 +41,7 @@ bool is_title(uint32_t c);
 bool is_printable(uint32_t c);
 bool is_identifier_part(uint32_t c);
 
-std::string_view strip_left(std::string_view text);   // of white space
+std::string_view strip_left(std::string_view text);  // of white space
 std::string_view strip_right(std::string_view text);
 
 std::string to_upper(std::string_view text);

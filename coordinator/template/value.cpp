@@ -96,7 +96,8 @@ Result<Value> list_of_entries(Run& run, const Dict& dict, View::Of of) {
   for (size_t i = 0; i < dict.size; ++i) {
     const Entry& entry = dict.entries[i];
     if (of == View::Of::kItems) {
-      ASSIGN_OR_RETURN(const Value pair, run.sequence(Kind::kTuple, std::array{entry.key, entry.value}));
+      ASSIGN_OR_RETURN(const Value pair,
+                       run.sequence(Kind::kTuple, std::array{entry.key, entry.value}));
       RETURN_IF_ERROR(list.push(pair));
     } else {
       RETURN_IF_ERROR(list.push(of == View::Of::kKeys ? entry.key : entry.value));
@@ -171,11 +172,15 @@ Value Value::undefined_because(std::string_view sentence) {
   return value;
 }
 
-double Value::as_real() const { return kind == Kind::kFloat ? real : static_cast<double>(as_integer()); }
+double Value::as_real() const {
+  return kind == Kind::kFloat ? real : static_cast<double>(as_integer());
+}
 
 std::string_view Value::type_name() const { return type_name_of(kind); }
 
-bool hashable_kind(Kind kind) { return kind != Kind::kList && kind != Kind::kDict && kind != Kind::kView; }
+bool hashable_kind(Kind kind) {
+  return kind != Kind::kList && kind != Kind::kDict && kind != Kind::kView;
+}
 
 bool truth(const Value& value) {
   switch (value.kind) {
@@ -203,8 +208,8 @@ bool truth(const Value& value) {
 }
 
 bool has_length(const Value& value) {
-  return value.is_undefined() || value.is_string() || value.is_sequence() || value.is(Kind::kDict) ||
-         value.is(Kind::kView) || value.is(Kind::kRange);
+  return value.is_undefined() || value.is_string() || value.is_sequence() ||
+         value.is(Kind::kDict) || value.is(Kind::kView) || value.is(Kind::kRange);
 }
 
 Result<int64_t> length(Run& run, const Value& value) {
@@ -288,7 +293,8 @@ Result<bool> equal(Run& run, const Value& left, const Value& right) {
   if (left.is(Kind::kRange)) {
     const Range& a = *left.range;
     const Range& b = *right.range;
-    return a.count == b.count && (a.count == 0 || (a.start == b.start && (a.count == 1 || a.step == b.step)));
+    return a.count == b.count &&
+           (a.count == 0 || (a.start == b.start && (a.count == 1 || a.step == b.step)));
   }
   if (left.is(Kind::kMethod)) {
     return left.method->id == right.method->id && identical(left.method->self, right.method->self);
@@ -321,13 +327,16 @@ Result<const Value*> find(Run& run, const Dict& dict, const Value& key) {
   ASSIGN_OR_RETURN(const uint64_t key_hash, hash(run, key));
   if (dict.slots == nullptr) {
     for (size_t i = 0; i < dict.size; ++i) {
-      if (key.is_string() && dict.entries[i].key.is_string() && key.size != dict.entries[i].key.size) continue;
+      if (key.is_string() && dict.entries[i].key.is_string() &&
+          key.size != dict.entries[i].key.size)
+        continue;
       ASSIGN_OR_RETURN(const bool same, equal(run, dict.entries[i].key, key));
       if (same) return &dict.entries[i].value;
     }
     return nullptr;
   }
-  for (size_t slot = key_hash & dict.slot_mask; dict.slots[slot] != 0; slot = (slot + 1) & dict.slot_mask) {
+  for (size_t slot = key_hash & dict.slot_mask; dict.slots[slot] != 0;
+       slot = (slot + 1) & dict.slot_mask) {
     const Entry& entry = dict.entries[dict.slots[slot] - 1];
     ASSIGN_OR_RETURN(const bool same, equal(run, entry.key, key));
     if (same) return &entry.value;
@@ -366,7 +375,8 @@ Result<Value> to_list(Run& run, const Value& value) {
       return list.finish();
     }
     case Kind::kIterator: return rest_of_iterator(run, *value.iterator);
-    default: return run.error("cannot iterate over a value of type " + std::string(value.type_name()));
+    default:
+      return run.error("cannot iterate over a value of type " + std::string(value.type_name()));
   }
 }
 

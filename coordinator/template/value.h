@@ -26,7 +26,7 @@ enum class Kind : uint8_t {
   kList,
   kTuple,
   kDict,
-  kView,      // of a dict: keys(), values(), items()
+  kView,  // of a dict: keys(), values(), items()
   kRange,
   kIterator,  // what lazy filters return: can be walked once
   kNamespace,
@@ -55,8 +55,8 @@ struct Value {
   Kind kind = Kind::kUndefined;
   // kString: already escaped (markupsafe's Markup). kTuple: groupby's (grouper, list).
   bool marked = false;
-  // kUndefined: the kind of the object without that attribute; kUndefined: none, `text` is a variable;
-  // kNone: `text` is the whole sentence.
+  // kUndefined: the kind of the object without that attribute; kUndefined: none, `text` is a
+  // variable; kNone: `text` is the whole sentence.
   Kind owner = Kind::kUndefined;
   union {
     bool boolean;
@@ -97,7 +97,7 @@ struct Value {
   std::string_view text() const { return {chars, size}; }  // kString, kUndefined
   int64_t as_integer() const { return kind == Kind::kBool ? boolean : integer; }  // is_integral()
   double as_real() const;                                                         // is_number()
-  std::string_view type_name() const;                                             // as Python says it
+  std::string_view type_name() const;  // as Python says it
 };
 
 struct Entry {

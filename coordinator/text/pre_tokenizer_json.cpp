@@ -12,12 +12,19 @@ using Steps = std::vector<PreTokenizer::Step>;
 
 constexpr int kDepthMax = 8;
 
+// Words, or what is neither word nor space, by Unicode's definition of \w (Oniguruma's is another).
+constexpr std::string_view kWords =
+    "(?:(?![\\u00B2\\u00B3\\u00B9\\u00BC-\\u00BE])[\\w\\u200C\\u200D])+"
+    "|(?:[^\\w\\s\\u200C\\u200D]|[\\u00B2\\u00B3\\u00B9\\u00BC-\\u00BE])+";
+
 // Hugging Face tokenizers know numbers up to Unicode 17 here,
 constexpr std::string_view kNumber = "[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]";
 // and punctuation as Unicode 8 had it.
 constexpr std::string_view kPunctuation =
-    "(?![\\u061D\\u09FD\\u0A76\\u0C77\\u0C84\\u1B4E\\u1B4F\\u1B7D-\\u1B7F\\u2E43-\\u2E4F\\u2E52-\\u2E5D"
-    "\\x{10D6E}\\x{10EAD}\\x{10F55}-\\x{10F59}\\x{10F86}-\\x{10F89}\\x{113D4}\\x{113D5}\\x{113D7}\\x{113D8}"
+    "(?![\\u061D\\u09FD\\u0A76\\u0C77\\u0C84\\u1B4E\\u1B4F\\u1B7D-\\u1B7F\\u2E43-\\u2E4F\\u2E52-"
+    "\\u2E5D"
+    "\\x{10D6E}\\x{10EAD}\\x{10F55}-\\x{10F59}\\x{10F86}-\\x{10F89}\\x{113D4}\\x{113D5}\\x{113D7}"
+    "\\x{113D8}"
     "\\x{1144B}-\\x{1144F}\\x{1145A}\\x{1145B}\\x{1145D}\\x{11660}-\\x{1166C}\\x{116B9}\\x{1183B}"
     "\\x{11944}-\\x{11946}\\x{119E2}\\x{11A3F}-\\x{11A46}\\x{11A9A}-\\x{11A9C}\\x{11A9E}-\\x{11AA2}"
     "\\x{11B00}-\\x{11B09}\\x{11BE1}\\x{11C41}-\\x{11C45}\\x{11C70}\\x{11C71}\\x{11EF7}\\x{11EF8}"
@@ -99,7 +106,7 @@ Status add_step(const Json& json, int depth, Steps* steps) {
     return add_split(fields, kPunctuation, behavior, false, steps);
   }
   if (type == "Whitespace") {
-    return add_split(fields, "\\w+|[^\\w\\s]+", Behavior::kRemoved, true, steps);
+    return add_split(fields, kWords, Behavior::kRemoved, true, steps);
   }
   if (type == "WhitespaceSplit") return add_split(fields, "\\s", Behavior::kRemoved, false, steps);
   return fields.not_supported("the type " + quoted(type));

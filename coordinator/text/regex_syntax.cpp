@@ -39,9 +39,17 @@ std::string later_members(std::string_view category) {
   return members;
 }
 
+std::string later_of_script(std::string_view script) {
+  if (script == "Han") return "\\x{2B739}\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}";
+  if (script == "Hiragana") return "\\x{1B132}";
+  if (script == "Katakana") return "\\x{1B155}";
+  return {};
+}
+
 std::string word_members() {
-  return "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" + later_members("L") + later_members("M") +
-         later_members("Nd");
+  // Oniguruma counts the fractions and powers of Latin-1 in.
+  return "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\xB2\\xB3\\xB9\\xBC-\\xBE" + later_members("L") +
+         later_members("M") + later_members("Nd");
 }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -168,8 +176,8 @@ class Translator {
     switch (c) {
       case 's': replace(2, "\\p{White_Space}"); return {};
       case 'S': replace(2, "\\P{White_Space}"); return {};
-      case 'd': return category("Nd", false, 2);
-      case 'D': return category("Nd", true, 2);
+      case 'd': return members_of("Nd", later_members("Nd"), false, 2);
+      case 'D': return members_of("Nd", later_members("Nd"), true, 2);
       case 'w':
       case 'W':
       case 'b':
@@ -231,18 +239,17 @@ class Translator {
     }
     const size_t length = end + 1 - at_;
     if (std::ranges::find(kCategories, name) != kCategories.end()) {
-      return category(std::string(name), negated, length);
+      return members_of(std::string(name), later_members(name), negated, length);
     }
     if (std::ranges::find(kScripts, name) == kScripts.end()) {
       return refuse("the property " + quoted(name));
     }
-    replace(length, std::string(negated ? "\\P{sc:" : "\\p{sc:") + std::string(name) + "}");
-    return {};
+    return members_of("sc:" + std::string(name), later_of_script(name), negated, length);
   }
 
-  // A category with its later members, which in a class cannot be taken away from its complement.
-  Status category(const std::string& name, bool negated, size_t length) {
-    const std::string later = later_members(name);
+  // A property with its later members, which in a class cannot be taken away from its complement.
+  Status members_of(const std::string& name, const std::string& later, bool negated,
+                    size_t length) {
     const std::string plain = (negated ? "\\P{" : "\\p{") + name + "}";
     if (in_class_) {
       replace(length, negated ? plain : plain + later);

@@ -135,7 +135,8 @@ template <int kPairs, int kKeys, int kStep>
 
 // Scores of pairs [pair, pair + kPairs) with the sixteens of keys that `visible` touches.
 template <int kPairs>
-[[gnu::always_inline]] inline void score_tile(AttentionScratch* scratch, int64_t pair, int padded_dim, uint64_t visible) {
+[[gnu::always_inline]] inline void score_tile(AttentionScratch* scratch, int64_t pair, int padded_dim,
+                                              uint64_t visible) {
   constexpr int kKeys = kManyRegisters ? 2 : 1;
   for (int first = 0; first < kKeyGroup; first += kKeys * kLanes) {
     const uint64_t bits = visible >> first & (kKeys == 2 ? 0xffffffff : 0xffff);
@@ -199,7 +200,8 @@ inline void add_values(AttentionScratch* scratch, int64_t pair, int padded_dim, 
   }
 }
 
-// As score_tile, from the pages; asks for the group's values meanwhile. Requires: the head's dimension is a multiple of 16.
+// As score_tile, from the pages; asks for the group's values meanwhile. Requires: the head's dimension is a
+// multiple of 16.
 template <int kPairs, Format kFormat>
 inline void score_direct(AttentionScratch* scratch, int64_t pair, int dim, uint64_t visible) {
   const float* queries = scratch->queries + pair * dim;

@@ -11,9 +11,9 @@ namespace skein {
 namespace {
 
 constexpr int64_t kAttentionBytes = round_up<int64_t>(sizeof(AttentionScratch), 4096);
-constexpr int64_t kCountBytes = kVocabularyMax * int64_t{sizeof(int32_t)};
-constexpr int64_t kWeightBytes = kVocabularyMax * int64_t{sizeof(float)};
-constexpr int64_t kCandidateBytes = kVocabularyMax * int64_t{sizeof(Candidate)};
+constexpr int64_t kCountBytes = kSampleVocabularyMax * int64_t{sizeof(int32_t)};
+constexpr int64_t kWeightBytes = kSampleVocabularyMax * int64_t{sizeof(float)};
+constexpr int64_t kCandidateBytes = kSampleVocabularyMax * int64_t{sizeof(Candidate)};
 constexpr int64_t kScratchBytes = kAttentionBytes + kCountBytes + 2 * kWeightBytes + kCandidateBytes;
 
 }  // namespace

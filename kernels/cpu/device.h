@@ -10,15 +10,12 @@
 
 namespace skein {
 
-// The largest vocabulary that sample() takes; its working memory is reserved, not touched, at open().
-inline constexpr int64_t kVocabularyMax = int64_t{1} << 20;
-
 struct Candidate {
   float weight = 0;  // e^((logit - highest) / temperature)
   int32_t token = 0;
 };
 
-// One thread's working memory for sampling, all of it for kVocabularyMax.
+// One thread's working memory for sampling, all of it for kSampleVocabularyMax.
 struct SampleScratch {
   int32_t* counts = nullptr;       // (vocabulary) zero between rows
   float* weights = nullptr;        // (vocabulary)

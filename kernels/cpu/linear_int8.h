@@ -4,8 +4,8 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
 
-// out = x W^T for quantised panels and kI8Block32 activations x = dx (256 high + low). With u the unsigned weight byte of the
-// panel, w = d u + m (Q4_0: m = -8 d, Q8_0: m = -128 d), so a block of 32 columns contributes
+// out = x W^T for quantised panels and kI8Block32 activations x = dx (256 high + low). With u the unsigned
+// weight byte of the panel, w = d u + m (Q4_0: m = -8 d, Q8_0: m = -128 d), so a block of 32 columns contributes
 //   (d dx) (exact integer sum of u x)  +  m (dx sum of x),
 // two fused multiply-adds per block, blocks in rising order.
 

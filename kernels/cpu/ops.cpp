@@ -259,7 +259,7 @@ void gather_rows(Device&, const GatherRowsArgs& args) {
 }
 
 void sample(Device& device, const SampleArgs& args) {
-  CHECK(args.vocabulary > 0 && args.vocabulary <= kVocabularyMax);
+  CHECK(args.vocabulary > 0 && args.vocabulary <= kSampleVocabularyMax);
   CHECK(args.rows >= 0);
   if (args.rows == 0) return;
   CHECK(args.out != nullptr && args.tokens != nullptr && args.logits != nullptr);

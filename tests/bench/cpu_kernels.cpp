@@ -1,6 +1,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -210,7 +211,8 @@ class Model {
   }
 
   void norm(const Tensor& x, const Tensor& residual, const Tensor& out) {
-    ops_.add_norm(bench_->device(), {.out = out, .residual = residual, .x = x, .weight = norm_.data(), .epsilon = 1e-5f});
+    ops_.add_norm(bench_->device(),
+                  {.out = out, .residual = residual, .x = x, .weight = norm_.data(), .epsilon = 1e-5f});
   }
 
   void step(int first, int count) {
@@ -219,7 +221,8 @@ class Model {
     for (int i = 0; i < count; ++i) positions.push_back(first + i);
     const int32_t begin[] = {0, count};
     const int32_t slot = 0;
-    const StepView view = {.rows = 1, .tokens = count, .positions = positions.data(), .query_begin = begin, .slots = &slot};
+    const StepView view = {.rows = 1, .tokens = count, .positions = positions.data(), .query_begin = begin,
+                           .slots = &slot};
     const Tensor residual = ops_.make_tensor(residual_, Format::kF32, count, kHidden);
     const Tensor hidden = ops_.make_tensor(hidden_, x_format_, count, kHidden);
     const Tensor inner = ops_.make_tensor(hidden_, x_format_, count, kInner);
@@ -308,7 +311,8 @@ void run_model(Bench* bench, const std::string& isa, int threads, Format format,
 
 int main(int argc, char** argv) {
   using namespace skein;
-  const int threads = argc > 1 ? std::atoi(argv[1]) : static_cast<int>(std::thread::hardware_concurrency());
+  int threads = static_cast<int>(std::thread::hardware_concurrency());
+  if (argc > 1) std::from_chars(argv[1], argv[1] + std::strlen(argv[1]), threads);
   std::vector<std::string> sets(argv + std::min(argc, 2), argv + argc);
   if (sets.empty()) sets = {"vnni", "avx512", "avx2"};
   for (int t : {1, threads}) {

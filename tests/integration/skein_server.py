@@ -345,24 +345,57 @@ def streamed(stream):
 
 
 class Reader:
-    """Reads a stream in a thread of its own; what came so far can be looked at any time."""
+    """Takes a stream's bytes in a thread of its own, fast enough not to be cut off as a slow client. What came so far
+    can be looked at any time."""
 
     def __init__(self, stream):
-        self.stream, self.tokens, self.error, self.reason = stream, [], None, None
+        self.stream = stream
+        self._bytes = bytearray()
+        self._parsed = 0
+        self._tokens, self._error, self._reason = [], None, None
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
+
+    def _read(self):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):  # cut off, or closed by close()
+            while part := self.stream.response.read1(1 << 16):
+                self._bytes += part
+
+    def _parse(self):
+        end = self._bytes.rfind(b"\n") + 1
+        lines, self._parsed = bytes(self._bytes[self._parsed:end]).splitlines(), end
+        for line in lines:
+            self.stream.done |= line == b"data: [DONE]"
+            event = json.loads(line[6:]) if line.startswith(b"data: {") else {}
+            self._error = event.get("error", self._error)
+            for choice in event.get("choices", []):
+                self._tokens += choice["token_ids"]
+                self._reason = choice["finish_reason"] or self._reason
 
     @property
     def ended(self):
         return not self.thread.is_alive()
 
-    def _read(self):
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):  # cut off, or closed by close()
-            for event in self.stream:
-                self.error = event.get("error", self.error)
-                for choice in event.get("choices", []):
-                    self.tokens += choice["token_ids"]
-                    self.reason = choice["finish_reason"] or self.reason
+    @property
+    def tokens(self):
+        self._parse()
+        return self._tokens
+
+    @property
+    def error(self):
+        self._parse()
+        return self._error
+
+    @property
+    def reason(self):
+        self._parse()
+        return self._reason
+
+    @property
+    def done(self):
+        """Whether the stream said that it is complete."""
+        self._parse()
+        return self.stream.done
 
     def close(self):
         with contextlib.suppress(OSError):

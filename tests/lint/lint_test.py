@@ -55,6 +55,7 @@ PLANTED = {
     "no last line end": ("base/a.cpp", "int x;", "the last line has no end"),
     "promise": ("base/a.cpp", "// TODO: later\n", '"TODO"'),
     "not implemented": ("base/a.cpp", 'auto a = "not implemented";\n', '"not implemented"'),
+    "long code beside a text": ("base/a.cpp", 'f("' + "a" * 99 + '", ' + "b" * 119 + ");\n", "columns"),
     "sleep": ("base/a.cpp", "void f() { std::this_thread::sleep_for(x); }\n", "sleep"),
     "usleep": ("base/a.cpp", "void f() { usleep(3); }\n", "usleep"),
     "sleep without its reason": ("base/a.cpp", "void f() { usleep(3); }  // allowed: yes\n", "usleep"),
@@ -84,6 +85,7 @@ HARMLESS = {
     "words in strings": 'auto a = "sprintf(buffer)"; auto b = R"(catch (...))";\n',
     "members of the same name": "void f() { file.system(1); p->gets(2); my::stoi(3); snprintf(a, 1); }\n",
     "digit separators": "int a = 1'000'000;\nint b = 2;\n",
+    "a long text": 'auto a = "' + "word " * 40 + '";\n',
     "include in a comment": '// #include "model/shard.h"\n',
 }
 

@@ -216,16 +216,32 @@ std::vector<double> rotated(const std::vector<float>& x, const std::vector<float
   return y;
 }
 
-void check_rope(Rank* rank, const RopeCase& c) {
-  const int positions = 50, blocks = 2 * (positions / c.block_tokens + 1), per_slot = blocks / 2;
-  std::vector<float> cos_sin;
+std::vector<float> cos_sin_table(int positions, int half) {
+  std::vector<float> out;
   for (int p = 0; p < positions; ++p) {
-    for (int i = 0; i < c.rotary_dim / 2; ++i) {
-      const double angle = p * std::pow(100.0, -static_cast<double>(i) / (c.rotary_dim / 2));
-      cos_sin.push_back(static_cast<float>(std::cos(angle)));
-      cos_sin.push_back(static_cast<float>(std::sin(angle)));
+    for (int i = 0; i < half; ++i) {
+      const double angle = p * std::pow(100.0, -static_cast<double>(i) / half);
+      out.push_back(static_cast<float>(std::cos(angle)));
+      out.push_back(static_cast<float>(std::sin(angle)));
     }
   }
+  return out;
+}
+
+// How many of the pool's elements are still as Memory made them.
+int64_t untouched(Memory* pool, int64_t elements, int64_t bytes) {
+  int64_t count = 0;
+  for (int64_t e = 0; e < elements; ++e) {
+    bool poison = true;
+    for (int64_t i = 0; i < bytes; ++i) poison = poison && pool->data()[e * bytes + i] == 0xff;
+    count += poison ? 1 : 0;
+  }
+  return count;
+}
+
+void check_rope(Rank* rank, const RopeCase& c) {
+  const int positions = 50, blocks = 2 * (positions / c.block_tokens + 1), per_slot = blocks / 2;
+  const std::vector<float> cos_sin = cos_sin_table(positions, c.rotary_dim / 2);
   const std::vector<int32_t> slots = {1, 0};
   const std::vector<int32_t> begin = {0, 6, 7};
   const std::vector<int32_t> at = {40, 41, 42, 43, 44, 45, 3};
@@ -279,15 +295,8 @@ void check_rope(Rank* rank, const RopeCase& c) {
       }
     }
   }
-  const int64_t bytes = info(c.pages).block_bytes;
-  int64_t untouched = 0;
   const int64_t total = int64_t{blocks} * c.kv_heads * 2 * c.block_tokens * c.head_dim;
-  for (int64_t e = 0; e < total; ++e) {
-    bool poison = true;
-    for (int64_t i = 0; i < bytes; ++i) poison = poison && pool.data()[e * bytes + i] == 0xff;
-    untouched += poison ? 1 : 0;
-  }
-  EXPECT_EQ(untouched, total - written) << "something else was written";
+  EXPECT_EQ(untouched(&pool, total, info(c.pages).block_bytes), total - written) << "something else was written";
 }
 
 TEST(RopeAppend, AgreesWithDoublePrecision) {
@@ -309,10 +318,10 @@ TEST(Gather, TakesTokensFromTheSlots) {
   const std::vector<int32_t> first = {0, 1, -1};
   std::vector<int32_t> ids(4), positions(4);
   Rank rank("avx2");
-  cpu_ops().gather(rank.device(), {.token_ids = ids.data(), .positions = positions.data(),
-                                   .step = {.rows = 3, .tokens = 4, .query_begin = begin.data(), .slots = slots.data()},
-                                   .first_position = first.data(),
-                                   .state = {.slots = 3, .tokens_max = 10, .tokens = tokens.data(), .lengths = lengths.data()}});
+  const StepView step = {.rows = 3, .tokens = 4, .query_begin = begin.data(), .slots = slots.data()};
+  const SlotState state = {.slots = 3, .tokens_max = 10, .tokens = tokens.data(), .lengths = lengths.data()};
+  cpu_ops().gather(rank.device(), {.token_ids = ids.data(), .positions = positions.data(), .step = step,
+                                   .first_position = first.data(), .state = state});
   EXPECT_EQ(ids, (std::vector<int32_t>{120, 101, 102, 119}));
   EXPECT_EQ(positions, (std::vector<int32_t>{0, 1, 2, 9}));
 }
@@ -321,8 +330,9 @@ TEST(StoreTokens, WritesGrowsAndSkips) {
   std::vector<int32_t> tokens(20, 0), lengths = {3, 5};
   const std::vector<int32_t> slots = {0, 1, 1}, positions = {3, 5, 2}, values = {7, -1, 9};
   Rank rank("avx2");
-  cpu_ops().store_tokens(rank.device(), {.state = {.slots = 2, .tokens_max = 10, .tokens = tokens.data(), .lengths = lengths.data()},
-                                         .count = 3, .slots = slots.data(), .positions = positions.data(), .tokens = values.data()});
+  const SlotState state = {.slots = 2, .tokens_max = 10, .tokens = tokens.data(), .lengths = lengths.data()};
+  cpu_ops().store_tokens(rank.device(), {.state = state, .count = 3, .slots = slots.data(),
+                                         .positions = positions.data(), .tokens = values.data()});
   EXPECT_EQ(tokens[3], 7);
   EXPECT_EQ(tokens[15], 0);
   EXPECT_EQ(tokens[12], 9);
@@ -357,9 +367,9 @@ TEST(CopyBlocks, CopiesWholeBlocks) {
   for (int64_t i = 0; i < 5 * block; ++i) pool.as<uint16_t>()[i] = static_cast<uint16_t>(i);
   const std::vector<int32_t> pairs = {1, 4, 0, 2};
   Rank rank("avx2");
-  cpu_ops().copy_blocks(rank.device(), {.pages = {.data = pool.as<>(), .format = Format::kBF16, .blocks = 5, .kv_heads = 2,
-                                                  .block_tokens = 4, .head_dim = 8},
-                                        .pairs = pairs.data(), .count = 2});
+  const KvPages pages = {.data = pool.as<>(), .format = Format::kBF16, .blocks = 5, .kv_heads = 2,
+                         .block_tokens = 4, .head_dim = 8};
+  cpu_ops().copy_blocks(rank.device(), {.pages = pages, .pairs = pairs.data(), .count = 2});
   ASSERT_TRUE(pool.intact());
   const int64_t source[] = {0, 1, 0, 3, 1};
   for (int64_t b = 0; b < 5; ++b) {

@@ -276,7 +276,8 @@ TEST(Sample, SurvivesBrokenLogits) {
         for (float temperature : {0.0f, 1.0f}) {
           std::vector<float> logits(100, 1.0f);
           logits[at] = bad;
-          Slots slots({0, 1}, {.temperature = temperature, .top_p = 0.5f, .repetition_penalty = 1.2f, .top_logprobs = 5});
+          Slots slots({0, 1}, {.temperature = temperature, .top_p = 0.5f, .repetition_penalty = 1.2f,
+                               .top_logprobs = 5});
           EXPECT_EQ(next(&rank, &slots, logits).token, -2);
           EXPECT_EQ(sample_once(&rank, &slots, logits, {.position = 0, .score = 1}).token, -2);
         }
@@ -322,7 +323,8 @@ TEST(Sample, IsBitwiseTheSameInEveryBatch) {
         std::vector<SampledToken> out(kRows);
         std::vector<int32_t> drawn(kRows);
         for (int r = 0; r < kRows; r += batch) {
-          cpu_ops().sample(rank.device(), {.out = &out[static_cast<size_t>(r)], .tokens = &drawn[static_cast<size_t>(r)],
+          cpu_ops().sample(rank.device(), {.out = &out[static_cast<size_t>(r)],
+                                           .tokens = &drawn[static_cast<size_t>(r)],
                                            .logits = copy.data() + int64_t{r} * kVocabulary, .vocabulary = kVocabulary,
                                            .rows = std::min(batch, kRows - r), .row = &rows[static_cast<size_t>(r)],
                                            .state = &state});

@@ -109,12 +109,14 @@ TEST(Generation, StreamsAChatWithUsage) {
   under.engine.send_text("o");
   under.engine.send({FakeTokenizer::kEos}, FinishReason::kStop);
   const std::string head = R"({"object":"chat.completion.chunk","model":"org/fake","choices":[)";
+  const std::string delta = head + R"({"index":0,"delta":)";
   EXPECT_THAT(
       shapes(*writer),
-      ElementsAre(head + R"({"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null})",
-                  head + R"({"index":0,"delta":{"content":"o"},"logprobs":null,"finish_reason":null,"stop_reason":null}],"usage":null})",
-                  head + R"({"index":0,"delta":{"content":""},"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":null})",
-                  head + R"(],"usage":{"prompt_tokens":20,"completion_tokens":2,"total_tokens":22,"prompt_tokens_details":{"cached_tokens":0}}})",
+      ElementsAre(delta + R"({"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null})",
+                  delta + R"({"content":"o"},"logprobs":null,"finish_reason":null,"stop_reason":null}],"usage":null})",
+                  delta + R"({"content":""},"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":null})",
+                  head + R"(],"usage":{"prompt_tokens":20,"completion_tokens":2,"total_tokens":22,)" +
+                      R"("prompt_tokens_details":{"cached_tokens":0}}})",
                   "[DONE]"));
 }
 

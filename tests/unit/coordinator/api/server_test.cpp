@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <charconv>
+#include <csignal>
 #include <future>
 #include <thread>
 
@@ -67,7 +69,8 @@ class Client {
   std::pair<std::string, std::string> read_answer() {
     std::string head = read_until("\r\n\r\n");
     const size_t at = head.find("Content-Length: ");
-    const size_t length = at == head.npos ? 0 : std::stoul(head.substr(at + 16));
+    size_t length = 0;
+    if (at != head.npos) std::from_chars(head.data() + at + 16, head.data() + head.size(), length);
     while (in_.size() < length) {
       char byte;
       if (recv(fd_, &byte, 1, 0) != 1) break;
@@ -97,8 +100,8 @@ std::string post(const std::string& path, const std::string& body) {
   return "POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 
-// Paths: /echo answers path and body; /hold waits until the client has gone or release() comes; /stream sends two events
-// and holds; /flood writes without end.
+// Paths: /echo answers path and body; /hold keeps the writer; /stream sends two events and keeps the writer; /flood
+// writes without end.
 class Server : public ::testing::Test {
  protected:
   void start(HttpConfig config = {}) {

@@ -28,7 +28,8 @@ Result<std::string> render(const std::string& source, const Json& variables) {
   return compiled.render(variables);
 }
 
-// `expected` is {"ok": text}, {"raised": message} or {"error": Jinja's words, which need not be ours}.
+// `expected` is {"ok": text}, {"raised": message} or {"error": Jinja's words, which need not be
+// ours}.
 void expect_same(const std::string& source, const Json& variables, const Json& expected) {
   SCOPED_TRACE(source.substr(0, 300));
   const auto result = render(source, variables);
@@ -40,7 +41,8 @@ void expect_same(const std::string& source, const Json& variables, const Json& e
   ASSERT_FALSE(result.ok()) << "rendered: " << *result;
   EXPECT_EQ(result.status().code(), Code::kInvalidArgument);
   if (const Json* const raised = expected.find("raised"); raised != nullptr) {
-    EXPECT_NE(result.status().message().find(raised->as_string()), std::string::npos) << result.status().message();
+    EXPECT_NE(result.status().message().find(raised->as_string()), std::string::npos)
+        << result.status().message();
   }
 }
 
@@ -71,7 +73,8 @@ TEST(TemplateOracle, Families) {
   for (const auto& [family, entry] : families->as_object()) {
     for (const auto& [conversation, expected] : entry.find("results")->as_object()) {
       SCOPED_TRACE(family + " of " + conversation);
-      expect_same(entry.find("template")->as_string(), *fixture().find("conversations")->find(conversation), expected);
+      expect_same(entry.find("template")->as_string(),
+                  *fixture().find("conversations")->find(conversation), expected);
     }
   }
 }

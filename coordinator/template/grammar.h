@@ -14,8 +14,8 @@ namespace skein::jinja {
 
 constexpr size_t kNamesMax = 255;  // of one macro's parameters, and of one call's named arguments
 
-// Recursive descent over the tokens, rule by rule as Jinja's own grammar. parser.cpp has the statements,
-// parser_expression.cpp the expressions.
+// Recursive descent over the tokens, rule by rule as Jinja's own grammar. parser.cpp has the
+// statements, parser_expression.cpp the expressions.
 class Parser {
  public:
   Parser(const TemplateLimits& limits, std::vector<Token> tokens, SyntaxTree* tree)
@@ -51,7 +51,8 @@ class Parser {
   };
   Status check_depth() const;
 
-  // Until a block that starts with one of `ends`, or the end of the template; the cursor is then at its name.
+  // Until a block that starts with one of `ends`, or the end of the template; the cursor is then at
+  // its name.
   Status parse_body(Names ends, Body* body);
   // ":"? "%}" body, then the name that ends it, which is skipped and returned.
   Result<std::string_view> parse_block_body(Names ends, Body* body);
@@ -69,7 +70,8 @@ class Parser {
   Status parse_signature(MacroDefinition* macro);
   Status parse_macro_body(std::string_view end, MacroDefinition* macro);
   enum class Target : bool { kVariables, kNamespaceToo };
-  // What may be assigned to: a name, several with commas, parentheses; up to `end` (a name) or "=" or the end of the tag.
+  // What may be assigned to: a name, several with commas, parentheses; up to `end` (a name) or "="
+  // or the end of the tag.
   Result<ExprPtr> parse_targets(Target allowed, std::string_view end);
   Result<ExprPtr> parse_target(Target allowed);
 
@@ -118,8 +120,9 @@ class Parser {
   SyntaxTree* tree_;
   size_t at_ = 0;
   int depth_ = 0;
-  int loops_ = 0;       // open for loops that break and continue may mean
-  // Unknown filters and tests. In an if, or in a conditional expression, one is an error only when it is reached.
+  int loops_ = 0;  // open for loops that break and continue may mean
+  // Unknown filters and tests. In an if, or in a conditional expression, one is an error only when
+  // it is reached.
   std::vector<Status> unknown_;
   std::vector<MacroDefinition*> macros_;  // being parsed
 };
