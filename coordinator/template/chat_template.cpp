@@ -81,8 +81,9 @@ Result<ChatTemplate> ChatTemplate::compile(std::string source, const TemplateLim
                             " bytes are over the limit of " +
                             std::to_string(limits.source_bytes_max));
   }
-  if (!jinja::valid_utf8(source))
+  if (!jinja::valid_utf8(source)) {
     return invalid_argument("chat template: the text is not valid UTF-8");
+  }
   auto program = std::make_unique<Program>();
   program->limits = limits;
   program->tree.source = jinja::normalize_newlines(source);

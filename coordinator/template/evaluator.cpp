@@ -54,8 +54,9 @@ Result<Evaluator::Flow> Evaluator::exec(const Body& body) {
 }
 
 void Evaluator::clear_unset(const Frame& frame) {
-  for (const int symbol : frame.unset)
+  for (const int symbol : frame.unset) {
     scope_->set(symbol, Value::undefined_variable(tree_.symbols.name(symbol)));
+  }
 }
 
 Result<Evaluator::Flow> Evaluator::exec_frame(const Frame& frame) {
@@ -224,8 +225,9 @@ Status Evaluator::assign(const Expr& target, const Value& value) {
     return run_.error("cannot unpack " + std::to_string(list.size) + " values into " +
                       std::to_string(target.children.size()) + " names");
   }
-  for (size_t i = 0; i < list.size; ++i)
+  for (size_t i = 0; i < list.size; ++i) {
     RETURN_IF_ERROR(assign(*target.children[i], list.items[i]));
+  }
   return {};
 }
 
@@ -235,8 +237,9 @@ Status Evaluator::assign_attribute(const Expr& target, const Value& value) {
     return run_.error("attributes can be set on a namespace only, not on a value of type " +
                       std::string(object.type_name()));
   }
-  if (target.text.starts_with('_'))
+  if (target.text.starts_with('_')) {
     return run_.error("names in a namespace must not begin with an underscore");
+  }
   Namespace& names = *object.names;
   RETURN_IF_ERROR(run_.charge(static_cast<int64_t>(names.size >> 2)));
   if (Value* const known = find_in_namespace(names, target.text); known != nullptr) {

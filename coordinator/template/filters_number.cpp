@@ -38,8 +38,9 @@ Parsed parse_int(std::string_view text, int base, int64_t* value) {
     text.remove_prefix(text[2] == '_' ? 3 : 2);
   }
   if (base == 0) {
-    if (text.size() > 1 && text[0] == '0' && text.find_first_not_of("0_") != text.npos)
+    if (text.size() > 1 && text[0] == '0' && text.find_first_not_of("0_") != text.npos) {
       return Parsed::kNothing;
+    }
     base = 10;
   }
   const auto digits = without_underscores(text);
@@ -70,8 +71,9 @@ std::optional<double> parse_real(std::string_view text) {
     const char* const end = digits->data() + digits->size();
     const auto [stop, error] = std::from_chars(digits->data(), end, value);
     if (stop != end || error == std::errc::invalid_argument) return std::nullopt;
-    if (error != std::errc())
+    if (error != std::errc()) {
       value = digits->find("e-") == digits->npos ? HUGE_VAL : 0;  // out of range
+    }
   }
   return negative ? -value : value;
 }
@@ -96,8 +98,9 @@ Result<Value> filter_int(const Call& call) {
   const Value otherwise = call.value(0, Value::integer_of(0));
   RETURN_IF_ERROR(check_defined(run, value));
   if (value.is_integral()) return Value::integer_of(value.as_integer());
-  if (value.is(Kind::kFloat))
+  if (value.is(Kind::kFloat)) {
     return std::isnan(value.real) ? otherwise : truncated(run, value.real);
+  }
   if (!value.is_string()) return otherwise;
   RETURN_IF_ERROR(run.charge_bytes(4 * value.size));
   ASSIGN_OR_RETURN(const int64_t base, call.integer(1, 10));
@@ -143,8 +146,9 @@ Result<Value> filter_round(const Call& call) {
     if (precision >= 0) return plus(run, value);
     return truncated(run, round_real(value.as_real(), precision));
   }
-  if (method != "ceil" && method != "floor")
+  if (method != "ceil" && method != "floor") {
     return run.error("round: the method must be common, ceil or floor");
+  }
   if (precision < -300 || precision > 300) return run.error("round: the precision is out of range");
   const double unit = std::pow(10.0, static_cast<double>(precision));
   const double scaled = value.as_real() * unit;

@@ -113,8 +113,9 @@ Result<Value> filter_dictsort(const Call& call) {
   Run& run = call.run;
   RETURN_IF_ERROR(check_defined(run, call.self));
   ASSIGN_OR_RETURN(const std::string_view by, call.string(1, "key"));
-  if (by != "key" && by != "value")
+  if (by != "key" && by != "value") {
     return run.error("dictsort can sort by \"key\" or \"value\" only");
+  }
   if (!call.self.is(Kind::kDict)) return run.error("dictsort needs a dict");
   std::vector<Keyed> keyed;
   for (size_t i = 0; i < call.self.dict->size; ++i) {

@@ -73,8 +73,9 @@ class Selection {
       ASSIGN_OR_RETURN(selection.path_, AttributePath::parse(call.run, positional[0]));
     }
     if (positional.size() > skipped) {
-      if (!positional[skipped].is_string())
+      if (!positional[skipped].is_string()) {
         return call.run.error("the name of a test must be a string");
+      }
       selection.test_ = positional[skipped].text();
       selection.arguments_ = rest_of(call.arguments, skipped + 1);
     }

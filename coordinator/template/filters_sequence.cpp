@@ -37,8 +37,9 @@ Result<Value> filter_list(const Call& call) { return to_list(call.run, call.self
 
 Result<Value> filter_first(const Call& call) {
   const Value& value = call.self;
-  if (value.is_string() && value.size > 0)
+  if (value.is_string() && value.size > 0) {
     return Value::string(value.text().substr(0, first_code_point(value.text()).bytes));
+  }
   if (value.is(Kind::kIterator) && value.iterator->position < value.iterator->size) {
     return value.iterator->items[value.iterator->position++];
   }
@@ -49,11 +50,13 @@ Result<Value> filter_first(const Call& call) {
 
 Result<Value> filter_last(const Call& call) {
   const Value& value = call.self;
-  if (!reversible(value))
+  if (!reversible(value)) {
     return call.run.error("last does not work on a value of type " +
                           std::string(value.type_name()));
-  if (value.is_string() && value.size > 0)
+  }
+  if (value.is_string() && value.size > 0) {
     return Value::string(value.text().substr(last_code_point(value.text())));
+  }
   ASSIGN_OR_RETURN(const Value list, to_list(call.run, value));
   return list.size > 0 ? list.items[list.size - 1]
                        : Value::undefined_because("no last item, the sequence was empty");
@@ -117,8 +120,9 @@ Result<Value> filter_batch(const Call& call) {
     const size_t end = std::min(list.size, at + static_cast<size_t>(size));
     ListBuilder batch(run);
     for (size_t i = at; i < end; ++i) RETURN_IF_ERROR(batch.push(list.items[i]));
-    while (!fill.is_none() && batch.size() < static_cast<size_t>(size))
+    while (!fill.is_none() && batch.size() < static_cast<size_t>(size)) {
       RETURN_IF_ERROR(batch.push(fill));
+    }
     ASSIGN_OR_RETURN(const Value made, batch.finish());
     RETURN_IF_ERROR(batches.push(made));
   }

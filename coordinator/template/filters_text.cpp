@@ -49,8 +49,9 @@ Result<std::string> indention_of(const Call& call, const Value* width, int64_t o
   if (width != nullptr && width->is_string()) return std::string(width->text());
   int64_t spaces = otherwise;
   if (width != nullptr) {
-    if (!width->is_integral())
+    if (!width->is_integral()) {
       return call.run.error("an indentation must be an integer or a string");
+    }
     spaces = width->as_integer();
   }
   if (spaces > 1024) return call.run.error("an indentation of more than 1024 is not supported");
@@ -148,8 +149,9 @@ Result<Value> filter_format(const Call& call) {
     ASSIGN_OR_RETURN(const Value arguments, call.run.sequence(Kind::kTuple, positional));
     return format_percent(call.run, format, arguments);
   }
-  if (!positional.empty())
+  if (!positional.empty()) {
     return call.run.error("format takes arguments by position or by name, not both");
+  }
   DictBuilder dict(call.run);
   for (const auto& [name, value] : keywords) RETURN_IF_ERROR(dict.set(Value::string(name), value));
   ASSIGN_OR_RETURN(const Value arguments, dict.finish());

@@ -84,8 +84,9 @@ Result<Value> ForLoop::attribute(std::string_view name) {
     return Value::integer_of(name == "length" ? size
                                               : size - index_ - (name == "revindex0" ? 1 : 0));
   }
-  if (name == "previtem")
+  if (name == "previtem") {
     return index_ == 0 ? Value::undefined_because("there is no previous item") : previous_;
+  }
   if (name == "nextitem") {
     ASSIGN_OR_RETURN(const bool more, peek());
     return more ? ahead_.front() : Value::undefined_because("there is no next item");

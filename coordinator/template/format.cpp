@@ -44,8 +44,9 @@ Status append_real(Run& run, double value, const FieldFormat& format, std::strin
     digits = std::isnan(value) ? "nan" : "inf";
     if (format.type == 'E' || format.type == 'F' || format.type == 'G') digits = to_upper(digits);
   } else if (format.type == 0) {
-    if (format.precision >= 0)
+    if (format.precision >= 0) {
       return run.error("a float's format with a precision needs a type, such as 'f'");
+    }
     digits = real_to_text(magnitude);
   } else {
     const char type = percent ? 'f' : format.type;
@@ -131,13 +132,15 @@ class PercentFormat {
 
   Result<Value> named_value() {
     const size_t end = rest_.find(')');
-    if (end == rest_.npos || !arguments_.is(Kind::kDict))
+    if (end == rest_.npos || !arguments_.is(Kind::kDict)) {
       return run_.error("'%(name)' needs a dict");
+    }
     const Value key = Value::string(rest_.substr(1, end - 1));
     rest_.remove_prefix(end + 1);
     ASSIGN_OR_RETURN(const Value* const found, find(run_, *arguments_.dict, key));
-    if (found == nullptr)
+    if (found == nullptr) {
       return run_.error("there is no '" + std::string(key.text().substr(0, 100)) + "' for '%'");
+    }
     return *found;
   }
 
@@ -189,8 +192,9 @@ class PercentFormat {
       *out += '%';
       return {};
     }
-    if (!is_one_of(format.type, "sradiuoxXeEfFgGc"))
+    if (!is_one_of(format.type, "sradiuoxXeEfFgGc")) {
       return run_.error("an unknown format follows '%'");
+    }
     if (left) format.align = '<';
     const bool numeric = !is_one_of(format.type, "srac");
     if (zero && !left && numeric) {
@@ -208,21 +212,24 @@ class PercentFormat {
 
   Status append(Value value, FieldFormat format, std::string* out) {
     if (is_one_of(format.type, "sra") || (format.type == 'c' && value.is_string())) {
-      if (format.type == 'c' && count_code_points(value.text()) != 1)
+      if (format.type == 'c' && count_code_points(value.text()) != 1) {
         return run_.error("'%c' needs one character");
+      }
       std::string text;
       RETURN_IF_ERROR(is_one_of(format.type, "ra") ? append_repr(run_, value, &text)
                                                    : append_text(run_, value, &text));
-      if (format.precision >= 0)
+      if (format.precision >= 0) {
         text.resize(byte_offset(text, static_cast<size_t>(format.precision)));
+      }
       return append_padded(run_, text, 0, format, out);
     }
     if (!value.is_number()) return unknown_type(run_, value, format.type);
     if (is_one_of(format.type, "eEfFgG")) return append_real(run_, value.as_real(), format, out);
     if (value.is(Kind::kFloat)) {
       if (!is_one_of(format.type, "diu")) return unknown_type(run_, value, format.type);
-      if (!(std::fabs(value.real) < 9.2e18))
+      if (!(std::fabs(value.real) < 9.2e18)) {
         return run_.error("a number is out of range (64 bits)");
+      }
       value = Value::integer_of(static_cast<int64_t>(value.real));
     }
     if (is_one_of(format.type, "iu")) format.type = 'd';
@@ -242,8 +249,9 @@ Status append_padded(Run& run, std::string_view text, size_t sign_bytes, const F
   const auto size = static_cast<int64_t>(count_code_points(text));
   const int64_t missing = std::max<int64_t>(format.width - size, 0);
   RETURN_IF_ERROR(run.charge_bytes(text.size() + static_cast<size_t>(missing)));
-  if (missing > static_cast<int64_t>(run.limits().memory_bytes_max))
+  if (missing > static_cast<int64_t>(run.limits().memory_bytes_max)) {
     return run.reserve(static_cast<size_t>(missing));
+  }
   const auto fill = [&](int64_t times) {
     for (int64_t i = 0; i < times; ++i) *out += format.fill;
   };
@@ -272,8 +280,9 @@ Status append_formatted(Run& run, const Value& value, const FieldFormat& given, 
     return append_padded(run, value.text().substr(0, byte_offset(value.text(), most)), 0, format,
                          out);
   }
-  if (!value.is_number())
+  if (!value.is_number()) {
     return run.error("a value of type " + std::string(value.type_name()) + " takes no format");
+  }
   if (format.align == 0) format.align = '>';
   const bool real_type = is_one_of(format.type, "eEfFgG%") && format.type != 0;
   if (value.is(Kind::kFloat) || real_type) {
@@ -281,8 +290,9 @@ Status append_formatted(Run& run, const Value& value, const FieldFormat& given, 
     return append_real(run, value.as_real(), format, out);
   }
   if (format.precision >= 0) return run.error("an integer takes no precision");
-  if (format.type != 0 && !is_one_of(format.type, "bcdoxX"))
+  if (format.type != 0 && !is_one_of(format.type, "bcdoxX")) {
     return unknown_type(run, value, format.type);
+  }
   return append_integer(run, value.as_integer(), format, out);
 }
 

@@ -50,8 +50,9 @@ class BraceFormat {
     field = field.substr(0, colon);
     char conversion = 0;
     if (const size_t bang = field.find('!'); bang != field.npos) {
-      if (bang + 2 != field.size() || !is_one_of(field[bang + 1], "sr"))
+      if (bang + 2 != field.size() || !is_one_of(field[bang + 1], "sr")) {
         return run_.error("format: unknown conversion");
+      }
       conversion = field[bang + 1];
       field = field.substr(0, bang);
     }
@@ -68,25 +69,29 @@ class BraceFormat {
   }
 
   Result<Value> find_value(std::string_view name) {
-    if (name.find_first_of(".[") != name.npos)
+    if (name.find_first_of(".[") != name.npos) {
       return run_.error("format: attributes in fields are not supported");
+    }
     int64_t index = next_;
     const bool numbered = !name.empty() && name[0] >= '0' && name[0] <= '9';
     if (numbered) {
       const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), index);
-      if (error != std::errc() || end != name.data() + name.size())
+      if (error != std::errc() || end != name.data() + name.size()) {
         return run_.error("format: a bad field number");
+      }
       numbered_ = true;
     }
     if (name.empty()) {
       ++next_;
       automatic_ = true;
     }
-    if (numbered_ && automatic_)
+    if (numbered_ && automatic_) {
       return run_.error("format: numbered and unnumbered fields are mixed");
+    }
     if (name.empty() || numbered) {
-      if (static_cast<size_t>(index) < arguments_.positional.size())
+      if (static_cast<size_t>(index) < arguments_.positional.size()) {
         return arguments_.positional[index];
+      }
       return run_.error("format: there are too few arguments");
     }
     for (const auto& [keyword, value] : arguments_.keywords) {

@@ -20,8 +20,9 @@ Result<Value> range(const Call& call) {
     bounds[given == 1 ? 1 : i] = bound.as_integer();
   }
   for (const int64_t bound : bounds) {
-    if (bound < -kRangeBoundMax || bound > kRangeBoundMax)
+    if (bound < -kRangeBoundMax || bound > kRangeBoundMax) {
       return run.error("range: a number is too large");
+    }
   }
   const auto [start, stop, step] = bounds;
   if (step == 0) return run.error("range: the step must not be zero");

@@ -149,8 +149,9 @@ Status parse_integer(std::string_view text, Token* token) {
 Status parse_float(std::string_view text, Token* token) {
   const std::string digits = without_underscores(text);
   const auto error = std::from_chars(digits.data(), digits.data() + digits.size(), token->real).ec;
-  if (error != std::errc())
+  if (error != std::errc()) {
     return invalid_argument("the number " + digits.substr(0, 40) + " is out of range");
+  }
   return {};
 }
 

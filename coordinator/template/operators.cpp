@@ -51,11 +51,13 @@ Result<Value> power_of_integers(Run& run, int64_t base, int64_t exponent) {
     if (base == 0) return run.error("0 cannot be raised to a negative power");
     return Value::real_of(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
   }
-  if (base >= -1 && base <= 1)
+  if (base >= -1 && base <= 1) {
     return Value::integer_of(base < 0 && exponent % 2 == 0 ? 1 : exponent == 0 ? 1 : base);
+  }
   std::optional<int64_t> result = 1;
-  for (int64_t i = 0; i < exponent && result; ++i)
+  for (int64_t i = 0; i < exponent && result; ++i) {
     result = checked_mul(*result, base);  // overflows by 63
+  }
   return checked(run, result);
 }
 
@@ -111,11 +113,13 @@ Result<Value> real_arithmetic(Run& run, Operator op, double a, double b) {
     case Operator::kMultiply: return Value::real_of(a * b);
     case Operator::kPower: {
       if (a == 0 && b < 0) return run.error("0 cannot be raised to a negative power");
-      if (a < 0 && std::isfinite(b) && b != std::floor(b))
+      if (a < 0 && std::isfinite(b) && b != std::floor(b)) {
         return run.error("a complex number is not supported");
+      }
       const double result = std::pow(a, b);
-      if (std::isinf(result) && std::isfinite(a) && std::isfinite(b))
+      if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) {
         return run.error("a number is out of range");
+      }
       return Value::real_of(result);
     }
     default: break;
@@ -158,8 +162,9 @@ Result<Value> repeat(Run& run, const Value& value, int64_t times) {
   ASSIGN_OR_RETURN(char* const memory, run.allocate<char>(*bytes));
   const char* const source =
       value.is_string() ? value.chars : reinterpret_cast<const char*>(value.items);
-  for (size_t i = 0; i < count; ++i)
+  for (size_t i = 0; i < count; ++i) {
     std::memcpy(memory + i * value.size * item_bytes, source, value.size * item_bytes);
+  }
   Value result = value;
   result.size = *size;
   if (value.is_string()) {
@@ -189,12 +194,15 @@ Result<Value> arithmetic(Run& run, Operator op, const Value& left, const Value& 
   if (left.is_integral() && right.is_integral()) {
     return integer_arithmetic(run, op, left.as_integer(), right.as_integer());
   }
-  if (left.is_number() && right.is_number())
+  if (left.is_number() && right.is_number()) {
     return real_arithmetic(run, op, left.as_real(), right.as_real());
-  if (op == Operator::kAdd && left.is_string() && right.is_string())
+  }
+  if (op == Operator::kAdd && left.is_string() && right.is_string()) {
     return add_strings(run, left, right);
-  if (op == Operator::kAdd && left.is_sequence() && left.kind == right.kind)
+  }
+  if (op == Operator::kAdd && left.is_sequence() && left.kind == right.kind) {
     return add_sequences(run, left, right);
+  }
   if (op == Operator::kMultiply && repeatable(left) && right.is_integral()) {
     return repeat(run, left, right.as_integer());
   }
@@ -207,8 +215,9 @@ Result<Value> arithmetic(Run& run, Operator op, const Value& left, const Value& 
 
 Result<Value> negate(Run& run, const Value& value) {
   if (value.is(Kind::kFloat)) return Value::real_of(-value.real);
-  if (value.is_integral())
+  if (value.is_integral()) {
     return integer_arithmetic(run, Operator::kSubtract, 0, value.as_integer());
+  }
   RETURN_IF_ERROR(check_defined(run, value));
   return run.error("'-' does not work on a value of type " + std::string(value.type_name()));
 }

@@ -148,8 +148,9 @@ Result<Stmt> Parser::parse_if(Stmt stmt) {
     stmt.conditions.push_back(std::move(condition));
     ASSIGN_OR_RETURN(end, parse_block_body({"elif", "else", "endif"}, &stmt.bodies.emplace_back()));
   }
-  if (end == "else")
+  if (end == "else") {
     RETURN_IF_ERROR(parse_block_body({"endif"}, &stmt.bodies.emplace_back()).status());
+  }
   unknown_.resize(unknown);
   return stmt;
 }
@@ -162,8 +163,9 @@ Result<Stmt> Parser::parse_for(Stmt stmt) {
   if (skip_name("if")) {
     ASSIGN_OR_RETURN(stmt.filter, parse_expression());
   }
-  if (current().is_name("recursive"))
+  if (current().is_name("recursive")) {
     return fail("recursive loops are not supported in chat templates");
+  }
   stmt.frames.resize(2);
   ++loops_;
   ASSIGN_OR_RETURN(const std::string_view end,
@@ -260,8 +262,9 @@ Result<Stmt> Parser::parse_call_block(Stmt stmt) {
   stmt.macro->name = "caller";
   if (current().is_operator("(")) RETURN_IF_ERROR(parse_signature(stmt.macro.get()));
   ASSIGN_OR_RETURN(stmt.value, parse_expression());
-  if (stmt.value->kind != Expr::Kind::kCall)
+  if (stmt.value->kind != Expr::Kind::kCall) {
     return fail_at(stmt.line, "{% call %} needs a call of a macro");
+  }
   RETURN_IF_ERROR(parse_macro_body("endcall", stmt.macro.get()));
   return stmt;
 }

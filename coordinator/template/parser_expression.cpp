@@ -71,8 +71,9 @@ ExprPtr Parser::make_name(std::string_view name, int line) {
 
 bool Parser::at_tuple_end(std::string_view end) const {
   if (current().is(Type::kVariableEnd) || current().is(Type::kBlockEnd) ||
-      current().is_operator(")"))
+      current().is_operator(")")) {
     return true;
+  }
   return !end.empty() && current().is_name(end);
 }
 

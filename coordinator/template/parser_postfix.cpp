@@ -123,8 +123,9 @@ Status Parser::parse_arguments(Arguments* arguments) {
       ASSIGN_OR_RETURN(ExprPtr value, parse_expression());
       arguments->keywords.emplace_back(name, std::move(value));
     } else {
-      if (!before_stars || !arguments->keywords.empty())
+      if (!before_stars || !arguments->keywords.empty()) {
         return fail("an argument follows a named one");
+      }
       ASSIGN_OR_RETURN(ExprPtr value, parse_expression());
       arguments->positional.push_back(std::move(value));
     }

@@ -97,8 +97,9 @@ Status Nesting::status() const {
 Status ListBuilder::push(const Value& value) {
   RETURN_IF_ERROR(run_.charge(1));
   // finish() counts the copy.
-  if (items_.size() == items_.capacity())
+  if (items_.size() == items_.capacity()) {
     RETURN_IF_ERROR(run_.reserve((items_.size() + 1) * sizeof(Value)));
+  }
   items_.push_back(value);
   return {};
 }

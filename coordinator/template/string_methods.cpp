@@ -150,8 +150,9 @@ Result<Value> count(const Call& call) {
   ASSIGN_OR_RETURN(const std::string_view what, call.string(0, ""));
   ASSIGN_OR_RETURN(const Part part, searched_part(call));
   if (part.reversed) return Value::integer_of(0);
-  if (what.empty())
+  if (what.empty()) {
     return Value::integer_of(static_cast<int64_t>(count_code_points(part.text)) + 1);
+  }
   int64_t times = 0;
   for (size_t at = find_text(part.text, what); at != part.text.npos;
        at = find_text(part.text, what, at + what.size())) {
@@ -168,8 +169,9 @@ Result<Value> affix(const Call& call) {
   const Value* const options = wanted.is(Kind::kTuple) ? wanted.items : &wanted;
   const size_t size = wanted.is(Kind::kTuple) ? wanted.size : 1;
   for (size_t i = 0; i < size; ++i) {
-    if (!options[i].is_string())
+    if (!options[i].is_string()) {
       return call.run.error("startswith and endswith need a string or a tuple of strings");
+    }
     RETURN_IF_ERROR(call.run.charge(1));
     RETURN_IF_ERROR(call.run.charge_bytes(options[i].size));
     const std::string_view option = options[i].text();
@@ -183,8 +185,9 @@ template <bool at_start>
 Result<Value> remove_affix(const Call& call) {
   ASSIGN_OR_RETURN(const std::string_view what, call.string(0, ""));
   const std::string_view text = call.self.text();
-  if (at_start && text.starts_with(what))
+  if (at_start && text.starts_with(what)) {
     return Value::string(text.substr(what.size()), call.self.marked);
+  }
   if (!at_start && text.ends_with(what)) {
     return Value::string(text.substr(0, text.size() - what.size()), call.self.marked);
   }
@@ -232,8 +235,9 @@ Result<Value> join_method(const Call& call) {
     if (call.self.marked) {
       ASSIGN_OR_RETURN(item, escape_html(run, item));
     }
-    if (!item.is_string())
+    if (!item.is_string()) {
       return run.error("join: an item is of type " + std::string(item.type_name()) + ", not str");
+    }
     if (i > 0) RETURN_IF_ERROR(append_text(run, call.self, &out));
     RETURN_IF_ERROR(append_text(run, item, &out));
   }

@@ -139,8 +139,9 @@ Result<Value> pick(Run& run, const Value& object, const Range& indices) {
       return value;
     }
     ListBuilder list(run);
-    for (int64_t i = 0; i < indices.count; ++i)
+    for (int64_t i = 0; i < indices.count; ++i) {
       RETURN_IF_ERROR(list.push(object.items[indices.at(i)]));
+    }
     return list.finish(object.kind);
   }
   const std::string_view text = object.text();

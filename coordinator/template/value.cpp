@@ -328,8 +328,9 @@ Result<const Value*> find(Run& run, const Dict& dict, const Value& key) {
   if (dict.slots == nullptr) {
     for (size_t i = 0; i < dict.size; ++i) {
       if (key.is_string() && dict.entries[i].key.is_string() &&
-          key.size != dict.entries[i].key.size)
+          key.size != dict.entries[i].key.size) {
         continue;
+      }
       ASSIGN_OR_RETURN(const bool same, equal(run, dict.entries[i].key, key));
       if (same) return &dict.entries[i].value;
     }

@@ -37,7 +37,9 @@ void check_error(const HttpError& error) {
 
 // The next frame of a choice that has `index` tokens so far.
 TokenFrame next_frame(const GenerationRequest& request, std::string_view bytes, int32_t choice, int32_t index) {
-  TokenFrame frame{.choice = choice, .first_index = index};
+  TokenFrame frame;
+  frame.choice = choice;
+  frame.first_index = index;
   const int32_t count = std::min(request.sampling.max_tokens - index, 1 + index % 3);
   for (int32_t i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(index + i + choice) % bytes.size();

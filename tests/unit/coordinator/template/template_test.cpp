@@ -171,8 +171,9 @@ TEST(ChatTemplate, MovesAndRendersOnManyThreads) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 4; ++i) {
     EXPECT_THAT(texts[i], testing::EndsWith("," + std::to_string(99 * i) + ","));
+  }
 }
 
 }  // namespace
