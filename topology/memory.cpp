@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kDefaultContextsHeld = 8;       // full-length requests that the default pool holds
 constexpr int64_t kDefaultPoolBytesMax = int64_t{4} << 30;
-constexpr double kDefaultPoolShare = 0.5;     // of what is left after weights and activations
+constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
 int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }
 
@@ -77,7 +77,7 @@ int64_t pool_tokens(const MemoryPlan& plan, const MemoryRequest& request, int64_
     }
     return tokens;
   }
-  const int64_t share = std::min<int64_t>(kDefaultPoolBytesMax, static_cast<int64_t>(static_cast<double>(left) * kDefaultPoolShare));
+  const int64_t share = std::min(kDefaultPoolBytesMax, left / kDefaultPoolShare);
   const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
   return std::min(wanted, std::max<int64_t>(share, 0) / plan.kv_per_token());
 }

@@ -40,8 +40,8 @@ struct MemoryPlan {
   int64_t total(int block_tokens) const;
 };
 
-// What each rank of a replica takes, by exact tensor shapes and formats, and how many KV blocks it gets. kResourceExhausted
-// has the numbers and what to change.
+// What each rank of a replica takes, by exact tensor shapes and formats, and how many KV blocks it
+// gets. kResourceExhausted has the numbers and what to change.
 Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards,
                                const MemoryRequest& request);
 

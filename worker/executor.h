@@ -22,7 +22,8 @@ class Executor {
                                                   const ShardPlan& shard, const Ops& ops, Communicator& communicator);
   ~Executor();
 
-  // Runs this rank's part. The last stage's first rank gets the step's samples, others nothing. An error ends the replica.
+  // Runs this rank's part. The last stage's first rank gets the step's samples, others nothing. An
+  // error ends the replica.
   // Requires: plans come in order, the same on every rank.
   Result<std::optional<StepResult>> run(const StepPlan& plan);
 

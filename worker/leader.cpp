@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
 constexpr size_t kOutboxFrames = 1 << 20;
+constexpr int kFramesPerTurn = 256;
 
 using Event = std::variant<GenerationRequest, CancelRequest, StepResult, Stop>;
 
@@ -160,7 +161,7 @@ struct Leader::State {
     last_sign = Clock::now();
     while (true) {
       if (!take_all()) return;
-      while (std::optional<Frame> frame = outbox.try_pop()) send_or_abandon(*frame);
+      const bool sent_all = send_outbox();
       const Clock::time_point now = Clock::now();
       if (std::chrono::duration<double>(now - last_sign).count() > spec.lease_seconds) {
         abandon("the coordinator gave no sign of life for its lease: this replica ends");
@@ -171,8 +172,18 @@ struct Leader::State {
       }
       // Sending may have consumed the socket's edge: look once more before sleeping.
       if (!take_all()) return;
-      wait_until(next_status);
+      if (sent_all) wait_until(next_status);
     }
+  }
+
+  // False if frames are left: the socket gets its turn in between.
+  bool send_outbox() {
+    for (int frames = 0; frames < kFramesPerTurn; ++frames) {
+      const std::optional<Frame> frame = outbox.try_pop();
+      if (!frame) return true;
+      send_or_abandon(*frame);
+    }
+    return false;
   }
 
   void wait_until(Clock::time_point deadline) {

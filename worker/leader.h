@@ -23,8 +23,8 @@ class Leader {
          Communicator& communicator);
   ~Leader();
 
-  // Registers and starts the threads. After a Stop frame every rank gets a stop plan; the executor loop of this rank then
-  // returns, and join() ends the threads.
+  // Registers and starts the threads. After a Stop frame every rank gets a stop plan; the executor
+  // loop of this rank then returns, and join() ends the threads.
   void start(const RegisterReplica& registration);
   void join();
 

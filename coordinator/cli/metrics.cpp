@@ -108,7 +108,9 @@ void ServerMetrics::first_token(double seconds, int64_t prompt_tokens) {
   state_->prompt_tokens.Increment(static_cast<double>(prompt_tokens));
 }
 
-void ServerMetrics::tokens_generated(int64_t tokens) { state_->generation_tokens.Increment(static_cast<double>(tokens)); }
+void ServerMetrics::tokens_generated(int64_t tokens) {
+  state_->generation_tokens.Increment(static_cast<double>(tokens));
+}
 
 void ServerMetrics::inter_token(double seconds_per_token, int64_t tokens) {
   for (int64_t i = 0; i < tokens; ++i) state_->inter_token.Observe(seconds_per_token);

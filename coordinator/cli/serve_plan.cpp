@@ -45,7 +45,8 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   spec.block_tokens = config.block_size;
   spec.kv_blocks = replica.memory.kv_blocks;
   spec.prefix_caching = !config.no_prefix_caching;
-  spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank) : std::max(1, cores / all_ranks);
+  spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
+                                             : std::max(1, cores / all_ranks);
   spec.spin = spec.threads * all_ranks <= cores;
   return replica;
 }

@@ -26,8 +26,8 @@ class Server {
   static Result<std::unique_ptr<Server>> start(Loop& loop, const ServePlan& plan, Events events);
   ~Server();
 
-  // Not ready any more; running requests finish for up to drain_seconds; then everything ends. Called a second time: ends
-  // everything now.
+  // Not ready any more; running requests finish for up to drain_seconds; then everything ends.
+  // Called a second time: ends everything now.
   void shut_down();
 
  private:

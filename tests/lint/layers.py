@@ -42,7 +42,7 @@ LIBRARIES = {
     "protobuf": (r"google/protobuf/.*|.*\.pb\.h", None),
     "prometheus-cpp": (r"prometheus/.*", None),
     "PCRE2": (r"pcre2\.h", None),
-    "ICU": (r"unicode/.*", None),
+    "ICU": (r"unicode/.*", "coordinator"),
     "nlohmann/json": (r"nlohmann/.*", None),
     "Boost": (r"boost/.*", "coordinator/http"),
     "CUDA": (r"cuda.*\.h|cub/.*|mma\.h", "kernels/cuda"),

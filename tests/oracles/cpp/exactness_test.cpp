@@ -1,5 +1,5 @@
-// A request's tokens and log-probabilities are bitwise the same alone, in any batch, chunked, after preemption, from the
-// prefix cache, and for every number of threads.
+// A request's tokens and log-probabilities are bitwise the same alone, in any batch, chunked,
+// after preemption, from the prefix cache, and for every number of threads.
 
 #include <gtest/gtest.h>
 
@@ -132,9 +132,10 @@ TEST_P(Exactness, ResumedFromAcceptedTokens) {
   for (const size_t accepted : {size_t{1}, size_t{10}, size_t{23}}) {
     GenerationRequest rest = whole;
     rest.prompt_tokens = static_cast<int32_t>(whole.tokens.size());
-    rest.tokens.insert(rest.tokens.end(), expected.tokens.begin(), expected.tokens.begin() + static_cast<long>(accepted));
+    const auto cut = expected.tokens.begin() + static_cast<long>(accepted);
+    rest.tokens.insert(rest.tokens.end(), expected.tokens.begin(), cut);
     const auto answer = replica.run({rest})[0][0];
-    EXPECT_EQ(answer.tokens, std::vector<int32_t>(expected.tokens.begin() + static_cast<long>(accepted), expected.tokens.end()));
+    EXPECT_EQ(answer.tokens, std::vector<int32_t>(cut, expected.tokens.end()));
   }
 }
 
