@@ -247,7 +247,7 @@ Result<std::unique_ptr<Cluster>> Cluster::start(Loop& loop, ClusterConfig config
 Result<uint64_t> Cluster::submit(GenerationRequest request, OnFrame on_frame) {
   const int choices = request.choices;
   Actions actions;
-  ASSIGN_OR_RETURN(const uint64_t id, state_->core->submit(std::move(request), now_ms(), &actions));
+  ASSIGN_OR_RETURN(const uint64_t id, state_->core->submit(std::move(request), &actions));
   state_->streams.emplace(id, std::make_pair(std::move(on_frame), choices));
   // Frames may follow only after this returns, even if the replica turns out to be gone.
   state_->perform_later(std::move(actions));

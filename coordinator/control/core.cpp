@@ -193,8 +193,7 @@ void Core::tick(int64_t now_ms, Actions* actions) {
   }
 }
 
-Result<uint64_t> Core::submit(GenerationRequest request, int64_t now_ms, Actions* actions) {
-  (void)now_ms;
+Result<uint64_t> Core::submit(GenerationRequest request, Actions* actions) {
   if (draining_) return unavailable("the server is shutting down");
   if (requests_.size() >= static_cast<size_t>(config_.waiting_max)) {
     return resource_exhausted("the server holds " + std::to_string(requests_.size()) +

@@ -90,7 +90,7 @@ class Core {
   void tick(int64_t now_ms, Actions* actions);
 
   // Chooses a replica and charges it. kResourceExhausted: too many requests; kUnavailable: no replica, or draining.
-  Result<uint64_t> submit(GenerationRequest request, int64_t now_ms, Actions* actions);
+  Result<uint64_t> submit(GenerationRequest request, Actions* actions);
   void cancel(uint64_t id, Actions* actions);
   // Nothing new is admitted or launched from now on.
   void drain();

@@ -83,9 +83,9 @@ TEST_F(CoreTest, LaunchesEveryReplicaOnceTheAgentIsThere) {
 TEST_F(CoreTest, SendsWorkToTheReplicaWithTheLeastCharge) {
   Core core = make(2);
   Actions actions;
-  ASSERT_TRUE(core.submit(request(50), 0, &actions).ok());
-  ASSERT_TRUE(core.submit(request(5), 0, &actions).ok());
-  ASSERT_TRUE(core.submit(request(5), 0, &actions).ok());
+  ASSERT_TRUE(core.submit(request(50), &actions).ok());
+  ASSERT_TRUE(core.submit(request(5), &actions).ok());
+  ASSERT_TRUE(core.submit(request(5), &actions).ok());
   const auto sends = of_kind<SendToReplica>(actions);
   EXPECT_EQ(sends[0].launch, 1u);
   EXPECT_EQ(sends[1].launch, 2u);
@@ -95,7 +95,7 @@ TEST_F(CoreTest, SendsWorkToTheReplicaWithTheLeastCharge) {
 TEST_F(CoreTest, AcceptsOnlyTheNextIndexOfTheCurrentEpoch) {
   Core core = make(1);
   Actions actions;
-  const uint64_t id = *core.submit(request(3), 0, &actions);
+  const uint64_t id = *core.submit(request(3), &actions);
   const auto deliver = [&](TokenFrame frame) {
     Actions out;
     core.replica_frame(1, std::move(frame), 1, &out);
@@ -115,7 +115,7 @@ TEST_F(CoreTest, AcceptsOnlyTheNextIndexOfTheCurrentEpoch) {
 TEST_F(CoreTest, ARequestEndsWhenAllItsChoicesHave) {
   Core core = make(1);
   Actions actions;
-  const uint64_t id = *core.submit(request(3, 10, 2), 0, &actions);
+  const uint64_t id = *core.submit(request(3, 10, 2), &actions);
   core.replica_frame(1, tokens(id, 0, {7}, FinishReason::kStop, 1), 1, &actions);
   EXPECT_EQ(core.requests(), 1u);
   core.replica_frame(1, tokens(id, 0, {7}, FinishReason::kLength, 0), 1, &actions);
@@ -125,8 +125,8 @@ TEST_F(CoreTest, ARequestEndsWhenAllItsChoicesHave) {
 TEST_F(CoreTest, ALostReplicaEndsItsRequestsAndComesBackWithBackOff) {
   Core core = make(2);
   Actions actions;
-  const uint64_t first = *core.submit(request(3, 10, 2), 0, &actions);
-  ASSERT_TRUE(core.submit(request(50), 0, &actions).ok());
+  const uint64_t first = *core.submit(request(3, 10, 2), &actions);
+  ASSERT_TRUE(core.submit(request(50), &actions).ok());
   Actions lost;
   core.agent_frame(LaunchEnded{.launch = 1, .exit_status = 137, .reason = "killed"}, 1000, &lost);
   const auto ends = of_kind<DeliverFrame>(lost);
@@ -180,7 +180,7 @@ TEST_F(CoreTest, FramesOfAnOlderLaunchAreStale) {
 TEST_F(CoreTest, ASilentReplicaIsEndedAndItsRequestsAtOnce) {
   Core core = make(1);
   Actions actions;
-  ASSERT_TRUE(core.submit(request(3), 0, &actions).ok());
+  ASSERT_TRUE(core.submit(request(3), &actions).ok());
   Actions quiet;
   core.tick(2000, &quiet);
   EXPECT_TRUE(quiet.empty());
@@ -189,7 +189,7 @@ TEST_F(CoreTest, ASilentReplicaIsEndedAndItsRequestsAtOnce) {
   const auto sends = of_kind<SendToAgent>(quiet);
   ASSERT_EQ(sends.size(), 1u);
   EXPECT_TRUE(std::holds_alternative<EndLaunch>(sends[0].frame));
-  EXPECT_FALSE(core.submit(request(3), 2002, &actions).ok());
+  EXPECT_FALSE(core.submit(request(3), &actions).ok());
 }
 
 TEST_F(CoreTest, FailingBeforeTheFirstReadyEndsTheStart) {
@@ -209,21 +209,21 @@ TEST_F(CoreTest, RefusesOverTheLimitWhileDrainingAndWithoutReplicas) {
   config.waiting_max = 2;
   Core core = make(1, config);
   Actions actions;
-  ASSERT_TRUE(core.submit(request(3), 0, &actions).ok());
-  const uint64_t id = *core.submit(request(3), 0, &actions);
-  EXPECT_EQ(core.submit(request(3), 0, &actions).status().code(), Code::kResourceExhausted);
+  ASSERT_TRUE(core.submit(request(3), &actions).ok());
+  const uint64_t id = *core.submit(request(3), &actions);
+  EXPECT_EQ(core.submit(request(3), &actions).status().code(), Code::kResourceExhausted);
   core.cancel(id, &actions);
   EXPECT_TRUE(std::holds_alternative<CancelRequest>(of_kind<SendToReplica>(actions).back().frame));
-  EXPECT_TRUE(core.submit(request(3), 0, &actions).ok());
-  EXPECT_EQ(core.submit(request(3, 10, 65), 0, &actions).status().code(), Code::kResourceExhausted);
+  EXPECT_TRUE(core.submit(request(3), &actions).ok());
+  EXPECT_EQ(core.submit(request(3, 10, 65), &actions).status().code(), Code::kResourceExhausted);
   core.drain();
-  EXPECT_EQ(core.submit(request(3), 0, &actions).status().code(), Code::kUnavailable);
+  EXPECT_EQ(core.submit(request(3), &actions).status().code(), Code::kUnavailable);
 }
 
 TEST_F(CoreTest, MoreChoicesThanSlotsAreRefused) {
   Core core = make(1);
   Actions actions;
-  EXPECT_EQ(core.submit(request(3, 10, 65), 0, &actions).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(core.submit(request(3, 10, 65), &actions).status().code(), Code::kInvalidArgument);
 }
 
 }  // namespace
