@@ -32,10 +32,12 @@ struct DeviceConfig {
 struct StepView {
   int rows = 0;
   int tokens = 0;
+  int decode_rows = 0;  // the first rows of the step, as many as have one query each; the others may have any number
+  const int32_t* query_begin_host = nullptr;  // host: (rows + 1), the same as query_begin
   const int32_t* token_ids = nullptr;    // (tokens)
   const int32_t* positions = nullptr;    // (tokens), also the KV index that the token is stored at
   const int32_t* query_begin = nullptr;  // (rows + 1)
-  const int32_t* slots = nullptr;        // (rows) index into block tables and slot state
+  const int32_t* slots = nullptr;        // (rows) index into block tables and slot state; -1: padding
 };
 
 // Per-slot state that outlives a step, so that a step never waits for the host to see a token.
@@ -75,8 +77,8 @@ struct GatherArgs {
   SlotState state;
 };
 
-// state.tokens[slots[i]][positions[i]] = tokens[i]; lengths grow to positions[i] + 1. Negative tokens are
-// skipped (a row that sampled nothing).
+// state.tokens[slots[i]][positions[i]] = tokens[i]; lengths grow to positions[i] + 1. Negative tokens (a row that
+// sampled nothing) and negative slots are skipped.
 struct StoreTokensArgs {
   SlotState state;
   int count = 0;
@@ -96,22 +98,31 @@ struct EmbedArgs {
 struct AddNormArgs {
   Tensor out;       // (tokens, hidden)
   Tensor residual;  // (tokens, hidden) f32, in place
-  Tensor x;         // (tokens, hidden) f32
+  Tensor x;         // (tokens, hidden) in Ops::stream_format
   const float* weight = nullptr;  // (hidden)
   float epsilon = 0;
 };
 
 // out = x W^T (+ bias). On CPUs the accumulation order of an element depends on columns alone.
 struct LinearArgs {
-  Tensor out;     // (tokens, outputs) f32, row_stride may exceed outputs
+  Tensor out;     // (tokens, outputs) in Ops::stream_format or f32, row_stride may exceed outputs
   Tensor x;       // (tokens, inputs) in activation_format(weight.format)
   Tensor weight;  // (outputs, inputs) packed
   const float* bias = nullptr;  // (outputs) or null
 };
 
+// gate_up = x W^T (+ bias), then out = silu(gate) * up, maybe in one launch: gate_up is working memory.
+struct GatedLinearArgs {
+  Tensor out;      // (tokens, n) in the format its reader wants
+  Tensor gate_up;  // (tokens, 2 n) in Ops::stream_format
+  Tensor x;        // (tokens, inputs) in activation_format(weight.format)
+  Tensor weight;   // (2 n, inputs) packed: gate rows, then up rows
+  const float* bias = nullptr;  // (2 n) or null
+};
+
 // Normalises (optional) and rotates q and k in place, then writes k and v to their pages.
 struct RopeAppendArgs {
-  Tensor qkv;  // (tokens, (q_heads + 2 kv_heads) * head_dim) f32: q heads, k heads, v heads
+  Tensor qkv;  // (tokens, (q_heads + 2 kv_heads) * head_dim) in Ops::stream_format: q heads, k heads, v heads
   StepView step;
   KvPages pages;
   int q_heads = 0;
@@ -124,7 +135,7 @@ struct RopeAppendArgs {
 
 struct AttentionArgs {
   Tensor out;  // (tokens, q_heads * head_dim) in the format its reader wants
-  Tensor q;    // (tokens, >= q_heads * head_dim) f32, row_stride may exceed it
+  Tensor q;    // (tokens, >= q_heads * head_dim) in Ops::stream_format, row_stride may exceed it
   StepView step;
   KvPages pages;
   int q_heads = 0;
@@ -133,12 +144,14 @@ struct AttentionArgs {
   float scale = 0;
   int window = 0;        // keys [position - window + 1, position]; 0: no limit
   const uint64_t* tree_mask = nullptr;  // (tokens): bit j = may see the row's j-th query; null: causal
+  // rope_append with these arguments comes first, maybe in the same launch: qkv is working memory afterwards.
+  const RopeAppendArgs* append = nullptr;  // host
 };
 
 // out = silu(gate) * up, in out.format.
 struct SiluMulArgs {
   Tensor out;      // (tokens, n)
-  Tensor gate_up;  // (tokens, 2 n) f32: gate, then up
+  Tensor gate_up;  // (tokens, 2 n) in Ops::stream_format: gate, then up
 };
 
 // out[i] = x[rows[i]].
@@ -155,16 +168,39 @@ struct CopyBlocksArgs {
   int count = 0;
 };
 
+struct DeviceMemory {
+  int64_t total = 0;
+  int64_t free = 0;  // that allocate() may still give
+};
+
 struct Ops {
   const char* name;
+  Format stream_format;  // of activations from launch to launch, but for the residual, which is f32
+  int logit_rows_max;    // rows of logits that are worth holding at once
   Result<std::unique_ptr<Device>> (*open)(const DeviceConfig&);
 
-  // Memory of the device, 64-byte aligned, contents undefined.
+  // Memory of the device, 64-byte aligned (256 on GPUs), contents undefined.
   Result<void*> (*allocate)(Device&, int64_t bytes);
   void (*release)(Device&, void* data);
+  Result<DeviceMemory> (*memory)(Device&);
+  // Host memory that copy_to_host can write while the host goes on.
+  Result<void*> (*allocate_host)(Device&, int64_t bytes);
+  void (*release_host)(Device&, void* data);
+  // Copies are launches, too. `from_host` has been read when the call returns; `to_host` comes from allocate_host.
   void (*copy_to_device)(Device&, void* to, const void* from_host, int64_t bytes);
   void (*copy_to_host)(Device&, void* to_host, const void* from, int64_t bytes);
-  Status (*synchronize)(Device&);  // waits for the stream; an error of any launch before shows here
+  // A point in the stream, behind all launches so far, and whether the device has come to it. An error of any launch
+  // before shows in reached() or synchronize(), which waits for the whole stream.
+  uint64_t (*mark)(Device&);
+  Result<bool> (*reached)(Device&, uint64_t mark);
+  Status (*synchronize)(Device&);
+
+  // Launches between record() and end_record() are kept under `key`, with their arguments as they are, and run once
+  // at end_record(). replay() runs them again; false if there are none under that key. Copies are not recorded. A
+  // backend that gains nothing keeps nothing: its launches run at once and replay() is false.
+  bool (*replay)(Device&, uint64_t key);
+  void (*record)(Device&, uint64_t key);
+  Status (*end_record)(Device&);
 
   // What linear() wants as x for a weight of that format, and the bytes of such an activation.
   Format (*activation_format)(Format weight);
@@ -178,6 +214,7 @@ struct Ops {
   void (*embed)(Device&, const EmbedArgs&);
   void (*add_norm)(Device&, const AddNormArgs&);
   void (*linear)(Device&, const LinearArgs&);
+  void (*gated_linear)(Device&, const GatedLinearArgs&);
   void (*rope_append)(Device&, const RopeAppendArgs&);
   void (*attention)(Device&, const AttentionArgs&);
   void (*silu_mul)(Device&, const SiluMulArgs&);
@@ -187,5 +224,7 @@ struct Ops {
 };
 
 const Ops& cpu_ops();
+// Only in builds with CUDA (SKEIN_CUDA).
+const Ops& cuda_ops();
 
 }  // namespace skein

@@ -1,5 +1,7 @@
 #include "kernels/ops.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -87,7 +89,18 @@ void copy(Device&, void* to, const void* from, int64_t bytes) {
   if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
+Result<DeviceMemory> memory(Device&) {
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  return DeviceMemory{.total = sysconf(_SC_PHYS_PAGES) * page, .free = sysconf(_SC_AVPHYS_PAGES) * page};
+}
+
+// Launches have run when they return: every mark is reached, and there is nothing to gain from recording.
 Status synchronize(Device&) { return {}; }
+uint64_t mark(Device&) { return 0; }
+Result<bool> reached(Device&, uint64_t) { return true; }
+bool replay(Device&, uint64_t) { return false; }
+void record(Device&, uint64_t) {}
+Status end_record(Device&) { return {}; }
 
 Format activation_format(Format weight) {
   return is_block_format(weight) ? Format::kI8Block32 : Format::kF32;
@@ -233,6 +246,16 @@ void silu_mul(Device& device, const SiluMulArgs& args) {
              [&](Range share) { cpu(device).kernels().silu_mul(args, share); });
 }
 
+void gated_linear(Device& device, const GatedLinearArgs& args) {
+  linear(device, {.out = args.gate_up, .x = args.x, .weight = args.weight, .bias = args.bias});
+  silu_mul(device, {.out = args.out, .gate_up = args.gate_up});
+}
+
+void attention(Device& device, const AttentionArgs& args) {
+  if (args.append != nullptr) rope_append(device, *args.append);
+  launch_attention(device, args);
+}
+
 void gather_rows(Device&, const GatherRowsArgs& args) {
   CHECK(args.out.format == args.x.format);
   CHECK_EQ(args.out.columns, args.x.columns);
@@ -288,12 +311,22 @@ void copy_blocks(Device&, const CopyBlocksArgs& args) {
 const Ops& cpu_ops() {
   static constexpr Ops kOps = {
       .name = "cpu",
+      .stream_format = Format::kF32,
+      .logit_rows_max = 32,
       .open = CpuDevice::open,
       .allocate = allocate,
       .release = release,
+      .memory = memory,
+      .allocate_host = allocate,
+      .release_host = release,
       .copy_to_device = copy,
       .copy_to_host = copy,
+      .mark = mark,
+      .reached = reached,
       .synchronize = synchronize,
+      .replay = replay,
+      .record = record,
+      .end_record = end_record,
       .activation_format = activation_format,
       .tensor_bytes = tensor_bytes,
       .make_tensor = make_tensor,
@@ -304,8 +337,9 @@ const Ops& cpu_ops() {
       .embed = embed,
       .add_norm = add_norm,
       .linear = linear,
+      .gated_linear = gated_linear,
       .rope_append = rope_append,
-      .attention = launch_attention,
+      .attention = attention,
       .silu_mul = silu_mul,
       .gather_rows = gather_rows,
       .sample = sample,

@@ -1,0 +1,208 @@
+#include "kernels/cuda/device.h"
+
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+#include "base/checked.h"
+
+namespace skein::cuda {
+namespace {
+
+constexpr int64_t kRingBytes = int64_t{32} << 20;
+constexpr int64_t kRingHalf = kRingBytes / 2;
+constexpr size_t kMarks = 64;  // more than steps in flight
+
+Status failure(cudaError_t error, const std::string& what, Scope scope) {
+  return Status(error == cudaErrorMemoryAllocation ? Code::kResourceExhausted : Code::kInternal,
+                what + ": " + cudaGetErrorString(error), scope);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);
+  if (found == cudaErrorInsufficientDriver || found == cudaErrorNoDevice || (found == cudaSuccess && count == 0)) {
+    return unsupported("no NVIDIA GPU with a driver for CUDA 13 was found on this machine; use --device cpu");
+  }
+  if (found != cudaSuccess) return failure(found, "the NVIDIA driver cannot be used", Scope::kReplica);
+  if (config.index >= count) {
+    return unsupported("GPU " + std::to_string(config.index) + " is not there: this machine shows " +
+                       std::to_string(count) + "; use fewer ranks");
+  }
+  cudaDeviceProp properties{};
+  const cudaError_t read = cudaGetDeviceProperties(&properties, config.index);
+  if (read != cudaSuccess) return failure(read, "GPU " + std::to_string(config.index), Scope::kReplica);
+  if (properties.major != 9) {
+    return unsupported("GPU " + std::to_string(config.index) + " (" + properties.name + ") has compute capability " +
+                       std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+                       "; this build runs on 9.0 (H100, H200, GH200)");
+  }
+  std::unique_ptr<CudaDevice> device(new CudaDevice);
+  device->multiprocessors_ = properties.multiProcessorCount;
+  device->l2_bytes_ = properties.l2CacheSize;
+  RETURN_IF_ERROR(device->prepare(config.index));
+  return std::unique_ptr<Device>(std::move(device));
+}
+
+Status CudaDevice::prepare(int index) {
+  index_ = index;
+  check(cudaSetDevice(index), "cudaSetDevice");
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  check(cudaMalloc(&scratch_, kScratchBytes), "cudaMalloc of working memory");
+  void* counters = nullptr;
+  check(cudaMalloc(&counters, kCounters * sizeof(uint32_t)), "cudaMalloc of counters");
+  counters_ = static_cast<uint32_t*>(counters);
+  RETURN_IF_ERROR(first_error_);
+  check(cudaMemset(counters_, 0, kCounters * sizeof(uint32_t)), "cudaMemset");
+  void* ring = nullptr;
+  check(cudaMallocHost(&ring, kRingBytes), "cudaMallocHost of staging memory");
+  ring_ = static_cast<std::byte*>(ring);
+  for (size_t i = 0; i < kMarks; ++i) {
+    CUevent_st* event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    marks_.push_back(event);
+  }
+  return first_error_;
+}
+
+CudaDevice::~CudaDevice() {
+  // After an error nothing here can succeed; the process ends with it.
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  for (CUevent_st* event : marks_) cudaEventDestroy(event);
+  cudaFreeHost(ring_);
+  cudaFree(counters_);
+  cudaFree(scratch_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::check(int cuda_error, const char* what) {
+  if (cuda_error == cudaSuccess || !first_error_.ok()) return;
+  first_error_ = failure(static_cast<cudaError_t>(cuda_error), "GPU " + std::to_string(index_) + ": " + what,
+                    Scope::kReplica);
+}
+
+Result<void*> CudaDevice::allocate(int64_t bytes) {
+  CHECK_GE(bytes, 0);
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
+  if (error == cudaSuccess) return data;
+  cudaGetLastError();  // it is told here, and not sticky
+  return failure(error, "GPU " + std::to_string(index_) + " has no room for " + std::to_string(bytes) + " bytes",
+                 Scope::kReplica);
+}
+
+void CudaDevice::release(void* data) { check(cudaFree(data), "cudaFree"); }
+
+Result<DeviceMemory> CudaDevice::memory() const {
+  size_t free = 0;
+  size_t total = 0;
+  const cudaError_t error = cudaMemGetInfo(&free, &total);
+  if (error != cudaSuccess) return failure(error, "cudaMemGetInfo", Scope::kReplica);
+  return DeviceMemory{.total = static_cast<int64_t>(total), .free = static_cast<int64_t>(free)};
+}
+
+Result<void*> CudaDevice::allocate_host(int64_t bytes) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMallocHost(&data, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
+  if (error != cudaSuccess) return failure(error, "page-locked host memory", Scope::kReplica);
+  return data;
+}
+
+void CudaDevice::release_host(void* data) { check(cudaFreeHost(data), "cudaFreeHost"); }
+
+// The ring is used in halves: entering one waits until the device has read what was in it before.
+std::byte* CudaDevice::stage(int64_t bytes) {
+  CHECK_LE(bytes, kRingHalf);
+  const int64_t half = ring_end_ / kRingHalf;
+  if (ring_end_ + bytes > (half + 1) * kRingHalf) {
+    check(cudaStreamSynchronize(stream_), "waiting for copies");
+    ring_end_ = half == 0 ? kRingHalf : 0;
+  }
+  std::byte* room = ring_ + ring_end_;
+  ring_end_ += round_up<int64_t>(bytes, 64);
+  if (ring_end_ >= kRingBytes) {
+    check(cudaStreamSynchronize(stream_), "waiting for copies");
+    ring_end_ = 0;
+  }
+  return room;
+}
+
+void CudaDevice::copy_to_device(void* to, const void* from_host, int64_t bytes) {
+  CHECK_GE(bytes, 0);
+  CHECK(!recording_);
+  const auto* from = static_cast<const std::byte*>(from_host);
+  auto* target = static_cast<std::byte*>(to);
+  while (bytes > 0) {
+    const int64_t part = std::min(bytes, kRingHalf);
+    std::byte* room = stage(part);
+    std::memcpy(room, from, static_cast<size_t>(part));
+    check(cudaMemcpyAsync(target, room, static_cast<size_t>(part), cudaMemcpyHostToDevice, stream_), "copy to the GPU");
+    from += part;
+    target += part;
+    bytes -= part;
+  }
+}
+
+void CudaDevice::copy_to_host(void* to_host, const void* from, int64_t bytes) {
+  CHECK(!recording_);
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(to_host, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
+        "copy from the GPU");
+}
+
+uint64_t CudaDevice::mark() {
+  ++last_mark_;
+  check(cudaEventRecord(marks_[last_mark_ % kMarks], stream_), "cudaEventRecord");
+  return last_mark_;
+}
+
+Result<bool> CudaDevice::reached(uint64_t mark) {
+  CHECK(mark <= last_mark_ && mark + kMarks > last_mark_);
+  RETURN_IF_ERROR(first_error_);
+  const cudaError_t error = cudaEventQuery(marks_[mark % kMarks]);
+  if (error == cudaErrorNotReady) return false;
+  check(error, "a launch failed");
+  RETURN_IF_ERROR(first_error_);
+  return true;
+}
+
+Status CudaDevice::synchronize() {
+  check(cudaStreamSynchronize(stream_), "a launch failed");
+  return first_error_;
+}
+
+bool CudaDevice::replay(uint64_t key) {
+  const auto found = graphs_.find(key);
+  if (found == graphs_.end()) return false;
+  check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
+  return true;
+}
+
+void CudaDevice::record(uint64_t key) {
+  CHECK(!recording_ && !graphs_.contains(key));
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  recording_ = true;
+  recording_key_ = key;
+}
+
+Status CudaDevice::end_record() {
+  CHECK(recording_);
+  recording_ = false;
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  RETURN_IF_ERROR(first_error_);
+  CUgraphExec_st* executable = nullptr;
+  check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  RETURN_IF_ERROR(first_error_);
+  graphs_[recording_key_] = executable;
+  check(cudaGraphLaunch(executable, stream_), "cudaGraphLaunch");
+  return first_error_;
+}
+
+}  // namespace skein::cuda
