@@ -17,6 +17,7 @@ void each_field(Spec& spec, Visit visit) {
   visit("model", spec.model, 0, 0);
   visit("load_format", spec.load_format, 0, 0);
   visit("device", spec.device, 0, 0);
+  visit("first_device", spec.first_device, 0, 1023);
   visit("dtype", spec.dtype, 0, 0);
   visit("kv_cache_dtype", spec.kv_cache_dtype, 0, 0);
   visit("tensor_parallel_size", spec.tensor_parallel_size, 1, 65536);
@@ -26,7 +27,9 @@ void each_field(Spec& spec, Visit visit) {
   visit("step_tokens_max", spec.step_tokens_max, 1, 1 << 20);
   visit("waiting_max", spec.waiting_max, 1, 1 << 20);
   visit("block_tokens", spec.block_tokens, 1, 1024);
-  visit("kv_blocks", spec.kv_blocks, 1, kIntMax);
+  visit("kv_blocks", spec.kv_blocks, 0, kIntMax);
+  visit("memory_share", spec.memory_share, 0.01, 1);
+  visit("memory_reserve", spec.memory_reserve, 0, kExactMax);
   visit("prefix_caching", spec.prefix_caching, 0, 0);
   visit("cache_key", spec.cache_key, 0, 0);
   visit("threads", spec.threads, 1, 4096);

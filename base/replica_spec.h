@@ -17,7 +17,8 @@ struct ReplicaSpec {
 
   std::string model;               // folder or GGUF file
   std::string load_format = "auto";  // auto, dummy
-  std::string device = "cpu";        // cpu
+  std::string device = "cpu";        // cpu, cuda
+  int first_device = 0;              // rank r runs on GPU first_device + r
   std::string dtype = "auto";        // auto, float32, bfloat16, float16
   std::string kv_cache_dtype = "auto";
   int tensor_parallel_size = 1;
@@ -28,7 +29,9 @@ struct ReplicaSpec {
   int step_tokens_max = 512;  // tokens of one step
   int waiting_max = 1024;     // requests that wait
   int block_tokens = 16;      // tokens of a KV block
-  int kv_blocks = 0;          // of every KV group
+  int kv_blocks = 0;          // of every KV group; 0: as many as fit beside the weights
+  double memory_share = 0.9;  // with kv_blocks 0: of the device's memory, for this replica and whoever was there before
+  int64_t memory_reserve = 0; // with kv_blocks 0: bytes of that share to be left alone
   bool prefix_caching = true;
   std::string cache_key;      // 32 hex digits; keys the prefix cache's hashes
 

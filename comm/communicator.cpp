@@ -163,6 +163,7 @@ Result<std::unique_ptr<Communicator>> Communicator::create(const CommunicatorCon
 
 void Communicator::send_plan(std::string_view plan) { state_->plans.write_message(plan); }
 std::string Communicator::receive_plan() { return state_->plans.read_message(state_->config.world_rank()); }
+bool Communicator::plan_waits() const { return state_->plans.readable(state_->config.world_rank()); }
 void Communicator::send_result(std::string_view result) { state_->results.write_message(result); }
 std::string Communicator::receive_result() { return state_->results.read_message(0); }
 

@@ -24,7 +24,7 @@ struct CommunicatorConfig {
 //
 //   plans     leader -> every rank                       (batcher thread -> executors)
 //   results   last stage, tensor-parallel rank 0 -> leader   (executor -> results thread)
-//   tokens    last stage, tensor-parallel rank 0 -> other ranks of stage 0
+//   tokens    last stage, tensor-parallel rank 0 -> other ranks of stage 0: within a step where there is one stage
 //   stages    rank (s, t) -> rank (s + 1, t): activations
 //   sums      all-reduce within a stage, added in rank order
 //   columns   last stage: slices of the logits to tensor-parallel rank 0
@@ -43,6 +43,7 @@ class Communicator {
 
   void send_plan(std::string_view plan);  // leader
   std::string receive_plan();             // every rank
+  bool plan_waits() const;                // receive_plan() would return at once
   void send_result(std::string_view result);
   std::string receive_result();
   bool receives_tokens() const;  // whether this rank is one of the other ranks of stage 0

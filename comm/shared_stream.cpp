@@ -77,6 +77,10 @@ void SharedStream::write(const void* data, size_t bytes) {
   }
 }
 
+bool SharedStream::readable(int reader) const {
+  return header_->bytes_written.load() > positions_[reader].bytes.load(std::memory_order_relaxed);
+}
+
 void SharedStream::read(int reader, void* data, size_t bytes) {
   auto* target = static_cast<std::byte*>(data);
   uint64_t position = positions_[reader].bytes.load(std::memory_order_relaxed);

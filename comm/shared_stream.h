@@ -49,6 +49,7 @@ class SharedStream {
 
   void write(const void* data, size_t bytes);
   void read(int reader, void* data, size_t bytes);
+  bool readable(int reader) const;  // there is a byte that it has not read
   // A length, then that many bytes.
   void write_message(std::string_view message);
   std::string read_message(int reader);

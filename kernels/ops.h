@@ -162,6 +162,14 @@ struct GatherRowsArgs {
   int count = 0;
 };
 
+// to[pairs[i][0]] = pairs[i][1]
+struct ScatterArgs {
+  int32_t* to = nullptr;           // (size)
+  int64_t size = 0;
+  const int32_t* pairs = nullptr;  // (count, 2), every index once
+  int count = 0;
+};
+
 struct CopyBlocksArgs {
   KvPages pages;
   const int32_t* pairs = nullptr;  // (count, 2): source block, destination block; disjoint
@@ -176,7 +184,9 @@ struct DeviceMemory {
 struct Ops {
   const char* name;
   Format stream_format;  // of activations from launch to launch, but for the residual, which is f32
+  Format kv_format;      // of pages where nothing else was asked for
   int logit_rows_max;    // rows of logits that are worth holding at once
+  bool records;          // record() keeps launches
   Result<std::unique_ptr<Device>> (*open)(const DeviceConfig&);
 
   // Memory of the device, 64-byte aligned (256 on GPUs), contents undefined.
@@ -196,12 +206,16 @@ struct Ops {
   Status (*synchronize)(Device&);
 
   // Launches between record() and end_record() are kept under `key`, with their arguments as they are, and run once
-  // at end_record(). replay() runs them again; false if there are none under that key. Copies are not recorded. A
-  // backend that gains nothing keeps nothing: its launches run at once and replay() is false.
+  // at end_record(). replay() runs them again; false if there are none under that key. Copies are not recorded.
+  // Without `records`, launches run at once and replay() is false.
   bool (*replay)(Device&, uint64_t key);
   void (*record)(Device&, uint64_t key);
   Status (*end_record)(Device&);
+  // The handle that a library of the same vendor queues its own work with (cudaStream_t); null where there is none.
+  void* (*native_stream)(Device&);
 
+  // The format in which a weight is held that was asked for in that one.
+  Format (*weight_format)(Format);
   // What linear() wants as x for a weight of that format, and the bytes of such an activation.
   Format (*activation_format)(Format weight);
   int64_t (*tensor_bytes)(Format, int64_t rows, int64_t columns);  // data and scales together
@@ -209,6 +223,7 @@ struct Ops {
   int64_t (*linear_bytes)(Format, int64_t rows, int64_t columns);
   void (*pack_linear)(Device&, const PackArgs&);
 
+  void (*scatter)(Device&, const ScatterArgs&);
   void (*gather)(Device&, const GatherArgs&);
   void (*store_tokens)(Device&, const StoreTokensArgs&);
   void (*embed)(Device&, const EmbedArgs&);

@@ -1,21 +1,21 @@
 #include "worker/executor.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <deque>
 #include <map>
 
 #include "base/checked.h"
+#include "worker/forward.h"
 #include "worker/model_weights.h"
 #include "worker/step_buffers.h"
+#include "worker/token_message.h"
 
 namespace skein {
 namespace {
 
-constexpr int kSampleRowsMax = 32;  // rows of logits held at once
-
-Result<Format> kv_format(std::string_view name, WeightType weights) {
-  if (name == "auto") return weights == WeightType::kFloat32 ? Format::kF32 : Format::kF16;
+Result<Format> parse_kv_format(std::string_view name, WeightType weights, const Ops& ops) {
+  if (name == "auto") return weights == WeightType::kFloat32 ? Format::kF32 : ops.kv_format;
   if (name == "float32") return Format::kF32;
   if (name == "float16") return Format::kF16;
   if (name == "bfloat16") return Format::kBF16;
@@ -23,36 +23,33 @@ Result<Format> kv_format(std::string_view name, WeightType weights) {
                           "\": use auto, float32, bfloat16 or float16");
 }
 
-// Sampled tokens as the last stage sends them back to stage 0.
-struct TokenMessage {
+// Rows of a recorded decode step that stands for `rows`: at most a fifth of them padding.
+int recorded_rows(int rows) {
+  if (rows <= 4) return rows;
+  int grain = 2;
+  while (rows > 8 * grain) grain *= 2;
+  return round_up(rows, grain);
+}
+
+// A step of single tokens that all sample, in order: what a recording can stand for.
+bool decodes_only(const StepPlan& plan) {
+  if (plan.samples.size() != plan.rows.size()) return false;
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    if (plan.rows[i].tokens != 1 || plan.samples[i].score != 0) return false;
+    if (plan.sample_queries[i] != static_cast<int32_t>(i)) return false;
+  }
+  return true;
+}
+
+// A step whose results the device still owes.
+struct StepInFlight {
   uint64_t step = 0;
-  std::vector<int32_t> slots, positions, tokens;
-
-  std::string encode() const {
-    std::string bytes(sizeof step + 3 * sizeof(int32_t) * slots.size(), '\0');
-    char* out = bytes.data();
-    const auto put = [&](const void* data, size_t size) {
-      std::memcpy(out, data, size);
-      out += size;
-    };
-    put(&step, sizeof step);
-    for (const auto* values : {&slots, &positions, &tokens}) put(values->data(), values->size() * sizeof(int32_t));
-    return bytes;
-  }
-
-  static TokenMessage decode(std::string_view bytes) {
-    TokenMessage message;
-    CHECK_GE(bytes.size(), sizeof message.step);
-    std::memcpy(&message.step, bytes.data(), sizeof message.step);
-    const char* in = bytes.data() + sizeof message.step;
-    const size_t count = (bytes.size() - sizeof message.step) / (3 * sizeof(int32_t));
-    for (auto* values : {&message.slots, &message.positions, &message.tokens}) {
-      values->resize(count);
-      std::memcpy(values->data(), in, count * sizeof(int32_t));
-      in += count * sizeof(int32_t);
-    }
-    return message;
-  }
+  int lane = 0;
+  uint64_t mark = 0;
+  std::vector<SampleRow> samples;
+  std::vector<SampledToken> early;  // results of all chunks of samples but the last
+  size_t last_chunk = 0;            // results in the host buffer
+  SampledToken* host = nullptr;
 };
 
 }  // namespace
@@ -62,314 +59,269 @@ struct Executor::State {
   const ModelDescription model;
   const ShardPlan shard;
   const Ops& ops;
-  Communicator& communicator;
-  std::unique_ptr<Device> device;
-  std::unique_ptr<DeviceArena> arena;
+  Device& device;
+  const RankLinks links;
+  DeviceArena arena;
 
   ModelWeights weights;
   StepInputs inputs;
-  const float* cos_sin = nullptr;
+  std::optional<Forward> forward;
   Format kv = Format::kF32;
+  int kv_blocks = 0;
   int blocks_per_slot = 0;
   std::vector<int32_t*> block_tables;  // by KV group: (slots, blocks_per_slot)
-  std::vector<KvPages> pages;          // by layer of this rank
 
-  // Activations; "normed" and "mixed" take the format of whichever weight reads them.
-  Tensor residual, x, qkv, gate_up, logits_part, logits;
-  void* normed = nullptr;
-  void* mixed = nullptr;   // attention output, or silu(gate) * up
-  void* picked = nullptr;  // the rows that become logits
-  SampledToken* sampled = nullptr;
-  int32_t* sampled_ids = nullptr;
-  std::vector<int64_t> vocabulary_begins;  // (tp_size + 1)
+  std::deque<StepInFlight> flying;
+  SampledToken* host_results[kStepsMax] = {};  // (logit rows) each, in turns
+  uint64_t launched = 0;
+  int recorded_most = 0;  // decode steps of up to so many rows are recorded
 
   std::map<int32_t, uint64_t> sampled_step;  // by lane: the last step that samples
   uint64_t received_step = 0;                // tokens of steps up to this one have been stored here
 
-  State(const ReplicaSpec& spec, const Checkpoint& checkpoint, const ShardPlan& shard, const Ops& ops,
-        Communicator& communicator)
-      : spec(spec), model(checkpoint.description()), shard(shard), ops(ops), communicator(communicator) {}
+  State(const ReplicaSpec& spec, const Checkpoint& checkpoint, const ShardPlan& shard, const Ops& ops, Device& device,
+        const RankLinks& links)
+      : spec(spec),
+        model(checkpoint.description()),
+        shard(shard),
+        ops(ops),
+        device(device),
+        links(links),
+        arena(ops, device) {}
 
-  ~State() { arena.reset(); }
+  ~State() {
+    for (SampledToken* results : host_results) {
+      if (results != nullptr) ops.release_host(device, results);
+    }
+  }
 
   bool samples() const { return shard.last_stage() && shard.tp_rank == 0; }
-  int local_q_heads() const { return shard.q_heads.size(); }
+  bool one_stage() const { return shard.pp_size == 1; }
 
-  Status open(const Checkpoint& checkpoint, const std::vector<ShardPlan>& all) {
-    const int rank = shard.pp_rank * shard.tp_size + shard.tp_rank;
-    ASSIGN_OR_RETURN(device, ops.open({.index = rank,
-                                       .threads = spec.threads,
-                                       .pin_threads = spec.first_core >= 0,
-                                       .first_core = spec.first_core + rank * spec.threads}));
-    arena = std::make_unique<DeviceArena>(ops, *device);
+  Status open(const Checkpoint& checkpoint) {
     ASSIGN_OR_RETURN(const WeightType type, parse_weight_type(spec.dtype));
-    ASSIGN_OR_RETURN(kv, kv_format(spec.kv_cache_dtype, type));
-    ASSIGN_OR_RETURN(weights, load_weights(checkpoint, shard, type, ops, *device, arena.get()));
-    ASSIGN_OR_RETURN(cos_sin, arena->upload(rope_table(model.rope, spec.context_max)));
-    const StepLimits limits{.tokens = spec.step_tokens_max, .slots = spec.slots, .sample_rows = kSampleRowsMax};
-    RETURN_IF_ERROR(inputs.allocate(limits, spec.context_max, ops, *device, arena.get()));
-    for (int rank_of_stage = 0; rank_of_stage < shard.tp_size; ++rank_of_stage) {
-      vocabulary_begins.push_back(all[static_cast<size_t>(rank_of_stage)].vocabulary.begin);
+    ASSIGN_OR_RETURN(kv, parse_kv_format(spec.kv_cache_dtype, type, ops));
+    ASSIGN_OR_RETURN(weights, load_weights(checkpoint, shard, type, ops, device, &arena));
+    ASSIGN_OR_RETURN(const float* cos_sin, arena.upload(rope_table(model.rope, spec.context_max)));
+    const int logit_rows = std::min(std::max(spec.slots, 1), ops.logit_rows_max);
+    const StepLimits limits{.tokens = spec.step_tokens_max, .slots = spec.slots, .sample_rows = logit_rows};
+    RETURN_IF_ERROR(inputs.allocate(limits, spec.context_max, ops, device, &arena));
+    forward.emplace(Launcher{ops, device, links.collectives}, model, shard, weights);
+    RETURN_IF_ERROR(forward->allocate(spec.step_tokens_max, logit_rows, cos_sin, &arena));
+    for (SampledToken*& results : host_results) {
+      ASSIGN_OR_RETURN(void* memory,
+                       ops.allocate_host(device, logit_rows * static_cast<int64_t>(sizeof(SampledToken))));
+      results = static_cast<SampledToken*>(memory);
     }
-    vocabulary_begins.push_back(model.vocabulary);
-    RETURN_IF_ERROR(allocate_activations());
     return allocate_pages();
   }
 
-  Result<Tensor> allocate_f32(int64_t rows, int64_t columns) {
-    ASSIGN_OR_RETURN(void* memory, arena->allocate(ops.tensor_bytes(Format::kF32, rows, columns)));
-    return ops.make_tensor(memory, Format::kF32, rows, columns);
+  int64_t block_bytes() const {
+    return row_bytes(kv, 2 * int64_t{shard.kv_heads.size()} * spec.block_tokens * model.head_dim);
   }
 
-  // Enough for that activation in whichever format a weight may want.
-  Result<void*> allocate_any(int64_t rows, int64_t columns) {
-    int64_t bytes = ops.tensor_bytes(Format::kF32, rows, columns);
-    if (columns % info(Format::kI8Block32).block_elements == 0) {
-      bytes = std::max(bytes, ops.tensor_bytes(Format::kI8Block32, rows, columns));
+  // What the device has left now that weights and activations are there, down to its share for others.
+  Result<int> blocks_that_fit() {
+    ASSIGN_OR_RETURN(const DeviceMemory memory, ops.memory(device));
+    const auto reserved = static_cast<int64_t>((1 - spec.memory_share) * static_cast<double>(memory.total));
+    const int64_t bytes = memory.free - reserved - spec.memory_reserve;
+    const int64_t of_block = block_bytes() * shard.layers.size();
+    const int64_t blocks = links.minimum(std::max<int64_t>(bytes, 0) / of_block);
+    const int64_t tokens = blocks * spec.block_tokens;
+    if (tokens < spec.context_max) {
+      return resource_exhausted("beside the weights there is room for " + std::to_string(tokens) +
+                                " tokens of KV cache, less than one request of max-model-len " +
+                                std::to_string(spec.context_max) +
+                                "; lower max-model-len or raise gpu-memory-utilization");
     }
-    return arena->allocate(bytes);
-  }
-
-  Status allocate_activations() {
-    const int64_t tokens = spec.step_tokens_max;
-    const int64_t heads = local_q_heads() + 2 * shard.kv_heads.size();
-    const int64_t attention = int64_t{local_q_heads()} * model.head_dim;
-    ASSIGN_OR_RETURN(residual, allocate_f32(tokens, model.hidden));
-    ASSIGN_OR_RETURN(x, allocate_f32(tokens, model.hidden));
-    ASSIGN_OR_RETURN(qkv, allocate_f32(tokens, heads * model.head_dim));
-    ASSIGN_OR_RETURN(gate_up, allocate_f32(tokens, 2 * int64_t{shard.intermediate.size()}));
-    ASSIGN_OR_RETURN(normed, allocate_any(tokens, model.hidden));
-    const int64_t widest = std::max(attention, int64_t{shard.intermediate.size()});
-    ASSIGN_OR_RETURN(mixed, allocate_any(tokens, round_up(widest, int64_t{32})));
-    if (!shard.last_stage()) return {};
-    ASSIGN_OR_RETURN(picked, allocate_any(kSampleRowsMax, model.hidden));
-    ASSIGN_OR_RETURN(logits_part, allocate_f32(kSampleRowsMax, shard.vocabulary.size()));
-    logits = logits_part;
-    if (shard.tp_size > 1 && samples()) {
-      ASSIGN_OR_RETURN(logits, allocate_f32(kSampleRowsMax, model.vocabulary));
-    }
-    ASSIGN_OR_RETURN(sampled, arena->allocate_array<SampledToken>(kSampleRowsMax));
-    ASSIGN_OR_RETURN(sampled_ids, arena->allocate_array<int32_t>(kSampleRowsMax));
-    return {};
+    return static_cast<int>(std::min<int64_t>(blocks, INT32_MAX / spec.block_tokens));
   }
 
   Status allocate_pages() {
+    kv_blocks = spec.kv_blocks;
+    if (kv_blocks == 0) {
+      ASSIGN_OR_RETURN(kv_blocks, blocks_that_fit());
+    }
     blocks_per_slot = ceil_div(spec.context_max, spec.block_tokens);
     for (size_t group = 0; group < model.kv_groups.size(); ++group) {
-      ASSIGN_OR_RETURN(int32_t* table, arena->allocate_array<int32_t>(int64_t{spec.slots} * blocks_per_slot));
+      ASSIGN_OR_RETURN(int32_t* table, arena.allocate_array<int32_t>(int64_t{spec.slots} * blocks_per_slot));
       block_tables.push_back(table);
     }
+    std::vector<KvPages> pages;
     for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
       const int group = model.layers[static_cast<size_t>(layer)].kv_group;
       KvPages layer_pages{.data = nullptr,
                           .format = kv,
-                          .blocks = spec.kv_blocks,
+                          .blocks = kv_blocks,
                           .kv_heads = shard.kv_heads.size(),
                           .block_tokens = spec.block_tokens,
                           .head_dim = model.head_dim,
                           .block_table = block_tables[static_cast<size_t>(group)],
                           .blocks_per_slot = blocks_per_slot};
-      const int64_t block_elements =
-          2 * int64_t{layer_pages.kv_heads} * layer_pages.block_tokens * layer_pages.head_dim;
-      ASSIGN_OR_RETURN(layer_pages.data, arena->allocate(spec.kv_blocks * row_bytes(kv, block_elements)));
+      ASSIGN_OR_RETURN(layer_pages.data, arena.allocate(kv_blocks * block_bytes()));
       pages.push_back(layer_pages);
     }
+    forward->set_pages(std::move(pages));
     return {};
-  }
-
-  static Tensor first_rows(Tensor tensor, int64_t rows) {
-    CHECK_LE(rows, tensor.rows);
-    tensor.rows = rows;
-    return tensor;
-  }
-
-  void apply_linear(const Linear& linear, const Tensor& input, const Tensor& out) {
-    for (const Linear::Part& part : linear.parts) {
-      Tensor columns = out;
-      columns.data = static_cast<float*>(out.data) + part.column;
-      columns.columns = part.weight.rows;
-      ops.linear(*device, {.out = columns,
-                           .x = input,
-                           .weight = part.weight,
-                           .bias = linear.bias == nullptr ? nullptr : linear.bias + part.column});
-    }
   }
 
   void apply_differences(const StepPlan& plan) {
     inputs.admit(plan.admissions, plan.step);
-    for (const BlockAssignment& assignment : plan.assignments) {
-      CHECK_LT(assignment.slot, spec.slots);
-      CHECK_LE(assignment.first + static_cast<int>(assignment.blocks.size()), blocks_per_slot);
-      int32_t* table = block_tables[static_cast<size_t>(assignment.group)] +
-                       int64_t{assignment.slot} * blocks_per_slot + assignment.first;
-      ops.copy_to_device(*device, table, assignment.blocks.data(),
-                         static_cast<int64_t>(assignment.blocks.size() * sizeof(int32_t)));
-    }
-    for (const BlockCopy& copy : plan.copies) {
-      const int32_t pair[2] = {copy.source, copy.destination};
-      const int32_t* device_pair = inputs.upload_indices(pair, 2);
-      for (size_t i = 0; i < pages.size(); ++i) {
-        const int layer = shard.layers.begin + static_cast<int>(i);
-        if (model.layers[static_cast<size_t>(layer)].kv_group != copy.group) continue;
-        ops.copy_blocks(*device, {.pages = pages[i], .pairs = device_pair, .count = 1});
-      }
+    for (int group = 0; group < static_cast<int>(block_tables.size()); ++group) {
+      assign_blocks(plan, group);
+      copy_blocks(plan, group);
     }
   }
 
-  // Stage 0 needs the tokens that this lane's earlier steps sampled.
+  void assign_blocks(const StepPlan& plan, int group) {
+    std::vector<int32_t> pairs;
+    const auto flush = [&] {
+      if (pairs.empty()) return;
+      ops.scatter(device, {.to = block_tables[static_cast<size_t>(group)],
+                           .size = int64_t{spec.slots} * blocks_per_slot,
+                           .pairs = inputs.upload_pairs(pairs),
+                           .count = static_cast<int>(pairs.size() / 2)});
+      pairs.clear();
+    };
+    for (const BlockAssignment& assignment : plan.assignments) {
+      if (assignment.group != group) continue;
+      CHECK_LT(assignment.slot, spec.slots);
+      CHECK_LE(assignment.first + static_cast<int>(assignment.blocks.size()), blocks_per_slot);
+      int32_t index = assignment.slot * blocks_per_slot + assignment.first;
+      for (const int32_t block : assignment.blocks) {
+        pairs.push_back(index++);
+        pairs.push_back(block);
+        if (static_cast<int>(pairs.size()) == 2 * inputs.pairs_max()) flush();
+      }
+    }
+    flush();
+  }
+
+  void copy_blocks(const StepPlan& plan, int group) {
+    std::vector<int32_t> pairs;
+    for (const BlockCopy& copy : plan.copies) {
+      if (copy.group != group) continue;
+      pairs.push_back(copy.source);
+      pairs.push_back(copy.destination);
+    }
+    if (pairs.empty()) return;
+    const int32_t* device_pairs = inputs.upload_pairs(pairs);
+    for (size_t i = 0; i < forward->pages().size(); ++i) {
+      const int layer = shard.layers.begin + static_cast<int>(i);
+      if (model.layers[static_cast<size_t>(layer)].kv_group != group) continue;
+      ops.copy_blocks(device, {.pages = forward->pages()[i],
+                               .pairs = device_pairs,
+                               .count = static_cast<int>(pairs.size() / 2)});
+    }
+  }
+
+  // With several stages, stage 0 needs the tokens that this lane's earlier steps sampled.
   void await_tokens(const StepPlan& plan) {
+    if (one_stage()) return;
     const auto last = sampled_step.find(plan.lane);
-    if (communicator.receives_tokens() && last != sampled_step.end()) {
+    if (links.communicator.receives_tokens() && last != sampled_step.end()) {
       while (received_step < last->second) {
-        const TokenMessage message = TokenMessage::decode(communicator.receive_tokens());
+        const TokenMessage message = TokenMessage::decode(links.communicator.receive_tokens());
         received_step = message.step;
-        inputs.store_samples(message.step, message.slots, message.positions, message.tokens);
+        inputs.store_received(message.step, message.slots, message.positions, message.tokens);
       }
     }
     if (!plan.samples.empty()) sampled_step[plan.lane] = plan.step;
   }
 
-  void begin_stage(const StepView& step) {
-    const size_t bytes = sizeof(float) * static_cast<size_t>(step.tokens) * static_cast<size_t>(model.hidden);
-    if (!shard.first_stage()) {
-      communicator.receive_stage(residual.data, bytes);
-      communicator.receive_stage(x.data, bytes);
-      return;
-    }
-    const Tensor out = first_rows(residual, step.tokens);
-    ops.embed(*device, {.out = out,
-                        .token_ids = step.token_ids,
-                        .table = weights.embedding,
-                        .first_token = shard.vocabulary.begin});
-    communicator.all_reduce(static_cast<float*>(out.data), out.rows * out.columns);
+  // Samples of one chunk; with one stage the tokens are the next step's input at once.
+  void sample(int tokens, int count) {
+    forward->sample(inputs, tokens, count);
+    if (!one_stage()) return;
+    if (shard.tp_size > 1) links.collectives.broadcast(forward->tokens(), count);
+    inputs.store_sampled(forward->tokens(), count);
   }
 
-  void run_layer(size_t index, const StepView& step, bool has_x) {
-    const LayerWeights& layer = weights.layers[index];
-    const LayerSpec& layer_spec = model.layers[static_cast<size_t>(shard.layers.begin) + index];
-    const int64_t tokens = step.tokens;
-    const Tensor sum = first_rows(x, tokens);
-    Tensor previous = sum;
-    if (!has_x) previous.data = nullptr;
-
-    Tensor hidden = ops.make_tensor(normed, layer.qkv.input_format, tokens, model.hidden);
-    ops.add_norm(*device, {.out = hidden,
-                           .residual = first_rows(residual, tokens),
-                           .x = previous,
-                           .weight = layer.attention_norm,
-                           .epsilon = model.norm_epsilon});
-    const Tensor heads = first_rows(qkv, tokens);
-    apply_linear(layer.qkv, hidden, heads);
-    ops.rope_append(*device, {.qkv = heads,
-                              .step = step,
-                              .pages = pages[index],
-                              .q_heads = local_q_heads(),
-                              .cos_sin = cos_sin,
-                              .rotary_dim = model.rope.rotary_dim,
-                              .q_norm = layer.q_norm,
-                              .k_norm = layer.k_norm,
-                              .norm_epsilon = model.norm_epsilon});
-    const Tensor attended =
-        ops.make_tensor(mixed, layer.o.input_format, tokens, int64_t{local_q_heads()} * model.head_dim);
-    ops.attention(*device, {.out = attended,
-                            .q = heads,
-                            .step = step,
-                            .pages = pages[index],
-                            .q_heads = local_q_heads(),
-                            .group_size = model.q_heads / model.kv_heads,
-                            .group_offset = shard.group_offset,
-                            .scale = 1.0f / std::sqrt(static_cast<float>(model.head_dim)),
-                            .window = model.kv_groups[static_cast<size_t>(layer_spec.kv_group)].sliding_window});
-    apply_linear(layer.o, attended, sum);
-    communicator.all_reduce(static_cast<float*>(sum.data), sum.rows * sum.columns);
-
-    hidden = ops.make_tensor(normed, layer.gate_up.input_format, tokens, model.hidden);
-    ops.add_norm(*device, {.out = hidden,
-                           .residual = first_rows(residual, tokens),
-                           .x = sum,
-                           .weight = layer.mlp_norm,
-                           .epsilon = model.norm_epsilon});
-    const Tensor gates = first_rows(gate_up, tokens);
-    apply_linear(layer.gate_up, hidden, gates);
-    const Tensor activated = ops.make_tensor(mixed, layer.down.input_format, tokens, shard.intermediate.size());
-    ops.silu_mul(*device, {.out = activated, .gate_up = gates});
-    apply_linear(layer.down, activated, sum);
-    communicator.all_reduce(static_cast<float*>(sum.data), sum.rows * sum.columns);
+  void launch_all(const StepView& step, int samples_count) {
+    inputs.gather(step);
+    forward->run_layers(step);
+    if (!shard.last_stage() || samples_count == 0) return;
+    forward->finish_layers(step.tokens);
+    sample(step.tokens, samples_count);
   }
 
-  // Logits and tokens for samples [begin, begin + count).
-  Status sample_chunk(const StepPlan& plan, const Tensor& hidden, size_t begin, size_t count, StepResult* result) {
-    const int64_t rows = static_cast<int64_t>(count);
-    const Tensor chosen = ops.make_tensor(picked, hidden.format, rows, model.hidden);
-    ops.gather_rows(*device, {.out = chosen,
-                              .x = hidden,
-                              .rows = inputs.upload_indices(plan.sample_queries.data() + begin, count),
-                              .count = static_cast<int>(count)});
-    const Tensor part = first_rows(logits_part, rows);
-    apply_linear(weights.output, chosen, part);
-    if (shard.tp_size > 1) {
-      communicator.gather_columns(static_cast<const float*>(part.data), rows, vocabulary_begins.data(),
-                                  static_cast<float*>(logits.data));
+  Status launch_rows(const StepPlan& plan, StepInFlight* flight) {
+    const int rows = static_cast<int>(plan.rows.size());
+    const bool replays = rows <= recorded_most && decodes_only(plan);
+    const int padded = replays ? std::min(recorded_rows(rows), recorded_most) : rows;
+    const StepView step = inputs.upload(plan, padded);
+    if (replays) {
+      CHECK(ops.replay(device, static_cast<uint64_t>(padded)));
+    } else {
+      launch_all(step, static_cast<int>(std::min(plan.samples.size(), size_t(forward->logit_rows_max()))));
     }
-    if (!samples()) return {};
-    ops.sample(*device, {.out = sampled,
-                         .tokens = sampled_ids,
-                         .logits = static_cast<float*>(logits.data),
-                         .vocabulary = model.vocabulary,
-                         .rows = static_cast<int>(count),
-                         .row = inputs.upload_samples(plan.samples.data() + begin, count),
-                         .state = &inputs.state()});
-    result->samples.resize(begin + count);
-    ops.copy_to_host(*device, result->samples.data() + begin, sampled,
-                     static_cast<int64_t>(count * sizeof(SampledToken)));
-    return ops.synchronize(*device);
+    return shard.last_stage() ? collect_samples(plan, step.tokens, flight) : Status();
   }
 
-  Status finish_last_stage(const StepPlan& plan, int64_t tokens, StepResult* result) {
-    if (plan.samples.empty()) return {};
-    const Tensor hidden = ops.make_tensor(normed, weights.output.input_format, tokens, model.hidden);
-    ops.add_norm(*device, {.out = hidden,
-                           .residual = first_rows(residual, tokens),
-                           .x = first_rows(x, tokens),
-                           .weight = weights.final_norm,
-                           .epsilon = model.norm_epsilon});
-    for (size_t begin = 0; begin < plan.samples.size(); begin += kSampleRowsMax) {
-      const size_t count = std::min(plan.samples.size() - begin, size_t{kSampleRowsMax});
-      RETURN_IF_ERROR(sample_chunk(plan, hidden, begin, count, result));
+  // The first chunk of samples is queued; the rest follows, for prompts whose log-probabilities are asked for.
+  Status collect_samples(const StepPlan& plan, int tokens, StepInFlight* flight) {
+    const size_t capacity = static_cast<size_t>(forward->logit_rows_max());
+    for (size_t begin = 0; begin < plan.samples.size(); begin += capacity) {
+      const size_t count = std::min(plan.samples.size() - begin, capacity);
+      if (begin > 0) {
+        RETURN_IF_ERROR(ops.synchronize(device));  // the host buffer is free again
+        if (samples()) flight->early.insert(flight->early.end(), flight->host, flight->host + capacity);
+        inputs.upload_samples(plan, begin, count);
+        sample(tokens, static_cast<int>(count));
+      }
+      if (!samples()) continue;
+      ops.copy_to_host(device, flight->host, forward->results(), static_cast<int64_t>(count * sizeof(SampledToken)));
+      flight->last_chunk = count;
     }
-    if (!samples()) return {};
-    TokenMessage message{.step = plan.step, .slots = {}, .positions = {}, .tokens = {}};
-    for (size_t i = 0; i < plan.samples.size(); ++i) {
-      const SampleRow& row = plan.samples[i];
-      message.slots.push_back(row.slot);
-      message.positions.push_back(row.position + 1);
-      message.tokens.push_back(row.score != 0 ? -1 : result->samples[i].token);
-    }
-    inputs.store_samples(message.step, message.slots, message.positions, message.tokens);
-    communicator.send_tokens(message.encode());
     return {};
   }
 
-  Result<std::optional<StepResult>> run(const StepPlan& plan) {
+  Status launch(const StepPlan& plan) {
+    CHECK_LT(flying.size(), size_t{kStepsMax});
     apply_differences(plan);
     await_tokens(plan);
-    StepResult result{.step = plan.step, .samples = {}};
-    if (!plan.rows.empty()) {
-      const StepView step = inputs.upload_rows(plan);
-      begin_stage(step);
-      for (size_t i = 0; i < weights.layers.size(); ++i) run_layer(i, step, i > 0 || !shard.first_stage());
-      if (shard.last_stage()) {
-        RETURN_IF_ERROR(finish_last_stage(plan, step.tokens, &result));
-      } else {
-        RETURN_IF_ERROR(ops.synchronize(*device));
-        const size_t bytes = sizeof(float) * static_cast<size_t>(step.tokens) * static_cast<size_t>(model.hidden);
-        communicator.send_stage(residual.data, bytes);
-        communicator.send_stage(x.data, bytes);
-      }
-    }
-    RETURN_IF_ERROR(ops.synchronize(*device));
-    if (!samples()) return std::optional<StepResult>();
+    StepInFlight flight{.step = plan.step, .lane = plan.lane, .samples = plan.samples, .early = {},
+                        .host = host_results[launched++ % kStepsMax]};
+    if (!plan.rows.empty()) RETURN_IF_ERROR(launch_rows(plan, &flight));
+    flight.mark = ops.mark(device);
+    flying.push_back(std::move(flight));
+    return {};
+  }
+
+  Result<std::optional<StepResult>> finish() {
+    CHECK(!flying.empty());
+    StepInFlight& oldest = flying.front();
+    ASSIGN_OR_RETURN(const bool reached, ops.reached(device, oldest.mark));
+    if (!reached) return std::optional<StepResult>();
+    StepResult result{.step = oldest.step, .samples = std::move(oldest.early)};
+    result.samples.insert(result.samples.end(), oldest.host, oldest.host + oldest.last_chunk);
+    if (samples() && !one_stage() && !oldest.samples.empty()) send_tokens(oldest, result);
+    flying.pop_front();
     return std::optional<StepResult>(std::move(result));
+  }
+
+  void send_tokens(const StepInFlight& flight, const StepResult& result) {
+    TokenMessage message{.step = flight.step, .slots = {}, .positions = {}, .tokens = {}};
+    for (size_t i = 0; i < flight.samples.size(); ++i) {
+      const SampleRow& row = flight.samples[i];
+      message.slots.push_back(row.slot);
+      message.positions.push_back(row.position + 1);
+      message.tokens.push_back(row.score != 0 ? -1 : result.samples[i].token);
+    }
+    links.communicator.send_tokens(message.encode());
+  }
+
+  Status record_decode_steps() {
+    if (!ops.records || !one_stage()) return {};
+    const int most = forward->logit_rows_max();
+    for (int rows = 1; rows <= most; rows = recorded_rows(rows) + 1) {
+      const StepView step = inputs.upload({}, std::min(recorded_rows(rows), most));
+      ops.record(device, static_cast<uint64_t>(step.rows));
+      launch_all(step, step.rows);
+      RETURN_IF_ERROR(ops.end_record(device));
+    }
+    recorded_most = most;
+    return ops.synchronize(device);
   }
 };
 
@@ -377,18 +329,55 @@ Executor::Executor(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Executor::~Executor() = default;
 
 Result<std::unique_ptr<Executor>> Executor::create(const ReplicaSpec& spec, const Checkpoint& checkpoint,
-                                                   const ShardPlan& shard, const Ops& ops,
-                                                   Communicator& communicator) {
-  ASSIGN_OR_RETURN(const std::vector<ShardPlan> all,
-                   plan_shards(checkpoint.description(), shard.tp_size, shard.pp_size));
-  auto state = std::make_unique<State>(spec, checkpoint, shard, ops, communicator);
-  RETURN_IF_ERROR(state->open(checkpoint, all));
+                                                   const ShardPlan& shard, const Ops& ops, Device& device,
+                                                   const RankLinks& links) {
+  auto state = std::make_unique<State>(spec, checkpoint, shard, ops, device, links);
+  RETURN_IF_ERROR(state->open(checkpoint));
   return std::unique_ptr<Executor>(new Executor(std::move(state)));
 }
 
-Result<std::optional<StepResult>> Executor::run(const StepPlan& plan) { return state_->run(plan); }
+int Executor::kv_blocks() const { return state_->kv_blocks; }
+int64_t Executor::device_bytes() const { return state_->arena.bytes(); }
+Status Executor::launch(const StepPlan& plan) { return state_->launch(plan); }
+int Executor::in_flight() const { return static_cast<int>(state_->flying.size()); }
+Result<std::optional<StepResult>> Executor::finish() { return state_->finish(); }
+Status Executor::record_decode_steps() { return state_->record_decode_steps(); }
 
-int64_t Executor::device_bytes() const { return state_->arena->bytes(); }
+Result<StepResult> Executor::run(const StepPlan& plan) {
+  CHECK_EQ(in_flight(), 0);
+  RETURN_IF_ERROR(launch(plan));
+  RETURN_IF_ERROR(state_->ops.synchronize(state_->device));
+  ASSIGN_OR_RETURN(std::optional<StepResult> result, finish());
+  CHECK(result.has_value());
+  return std::move(*result);
+}
+
+Status serve_plans(Executor& executor, Communicator& communicator, bool answers) {
+  std::string bytes;
+  const auto answer = [&](const StepResult& result) {
+    if (!answers) return;
+    bytes.clear();
+    encode(result, &bytes);
+    communicator.send_result(bytes);
+  };
+  while (true) {
+    // While the device is at work this thread looks for its end and for the next plan in turns; idle, it sleeps.
+    while (executor.in_flight() > 0) {
+      ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor.finish());
+      if (result) answer(*result);
+      if (executor.in_flight() < Executor::kStepsMax && communicator.plan_waits()) break;
+    }
+    ASSIGN_OR_RETURN(const StepPlan plan, decode_step_plan(communicator.receive_plan()));
+    if (plan.stop) break;
+    RETURN_IF_ERROR(executor.launch(plan));
+  }
+  while (executor.in_flight() > 0) {
+    ASSIGN_OR_RETURN(const std::optional<StepResult> result, executor.finish());
+    if (result) answer(*result);
+  }
+  answer({.step = kFarewellStep, .samples = {}});
+  return {};
+}
 
 StepPlan warm_up_plan(int kv_groups) {
   StepPlan plan;

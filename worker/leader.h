@@ -33,7 +33,4 @@ class Leader {
   std::unique_ptr<State> state_;
 };
 
-// The step number of the last stage's farewell, which ends the results thread.
-inline constexpr uint64_t kFarewellStep = ~uint64_t{0};
-
 }  // namespace skein

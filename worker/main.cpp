@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -48,25 +49,6 @@ uint64_t numerics_id(const ReplicaSpec& spec, const Checkpoint& checkpoint, cons
   return hash;
 }
 
-// Receives plans until the stop plan. `answers`: this rank sends results.
-Status serve_plans(Executor& executor, Communicator& communicator, bool answers) {
-  std::string bytes;
-  while (true) {
-    ASSIGN_OR_RETURN(const StepPlan plan, decode_step_plan(communicator.receive_plan()));
-    StepResult result{.step = kFarewellStep, .samples = {}};
-    if (!plan.stop) {
-      ASSIGN_OR_RETURN(std::optional<StepResult> answer, executor.run(plan));
-      if (answer) result = std::move(*answer);
-    }
-    if (answers) {
-      bytes.clear();
-      encode(result, &bytes);
-      communicator.send_result(bytes);
-    }
-    if (plan.stop) return {};
-  }
-}
-
 // A step through every rank and every weight before anybody hears that this replica is ready.
 Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec& spec, int kv_groups, int rank,
                bool answers) {
@@ -76,20 +58,17 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
     communicator.send_plan(bytes);
   }
   ASSIGN_OR_RETURN(const StepPlan plan, decode_step_plan(communicator.receive_plan()));
-  ASSIGN_OR_RETURN(const std::optional<StepResult> answer, executor.run(plan));
-  if (!answers) return {};
-  CHECK(answer.has_value());
-  if (answer->samples.at(0).token < 0) {
+  ASSIGN_OR_RETURN(const StepResult answer, executor.run(plan));
+  if (answers && answer.samples.at(0).token < 0) {
     return Status(Code::kCorrupt, "the model \"" + spec.model + "\" produced no finite probabilities: are its weights intact?",
                   Scope::kReplica);
   }
-  return {};
+  return executor.record_decode_steps();
 }
 
-Result<std::unique_ptr<Communicator>> join_ranks(const ShardPlan& shard, const ReplicaSpec& spec, MpiSession& mpi) {
+Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, MpiSession& mpi) {
   return Communicator::create(
-      {.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank, .pp_rank = shard.pp_rank,
-       .spin = spec.spin},
+      config,
       {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
        .barrier = [&] { mpi.barrier(); }});
 }
@@ -106,12 +85,27 @@ Result<SipKey> parse_cache_key(std::string_view hex) {
   return key;
 }
 
-Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, const ModelDescription& model,
+Result<const Ops*> ops_of(const ReplicaSpec& spec) {
+  if (spec.device == "cpu") return &cpu_ops();
+#ifdef SKEIN_CUDA
+  if (spec.device == "cuda") return &cuda_ops();
+#endif
+  return unsupported("this build of skein-worker cannot run on device \"" + spec.device + "\"");
+}
+
+DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
+  return {.index = spec.first_device + rank,
+          .threads = spec.threads,
+          .pin_threads = spec.first_core >= 0,
+          .first_core = spec.first_core + rank * spec.threads};
+}
+
+Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_blocks, const ModelDescription& model,
                                               uint64_t numerics) {
   ASSIGN_OR_RETURN(const SipKey key, parse_cache_key(spec.cache_key));
   auto cache = std::make_unique<KvCache>(KvCacheConfig{
       .groups = std::vector<KvGroupConfig>(model.kv_groups.size(),
-                                           {.blocks = spec.kv_blocks, .block_tokens = spec.block_tokens}),
+                                           {.blocks = kv_blocks, .block_tokens = spec.block_tokens}),
       .prefix_caching = spec.prefix_caching,
       .key = key,
       .model = std::to_string(numerics)});
@@ -144,10 +138,16 @@ Status run(const char* spec_path) {
       plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
   RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
   const ShardPlan& shard = shards[static_cast<size_t>(mpi->rank())];
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(shard, spec, *mpi));
-  const Ops& ops = cpu_ops();
+  const CommunicatorConfig ranks{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
+                                 .pp_rank = shard.pp_rank, .spin = spec.spin};
+  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, *mpi));
+  ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, ops->open(device_config(spec, mpi->rank())));
+  SharedMemoryCollectives collectives(ranks, *communicator);
+  const RankLinks links{.communicator = *communicator, .collectives = collectives,
+                        .minimum = [&](int64_t value) { return std::ranges::min(mpi->all_gather(value)); }};
   ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
-                   Executor::create(spec, *checkpoint, shard, ops, *communicator));
+                   Executor::create(spec, *checkpoint, shard, *ops, *device, links));
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
   RETURN_IF_ERROR(warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers));
@@ -156,8 +156,9 @@ Status run(const char* spec_path) {
 
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
                    MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
-  const uint64_t numerics = numerics_id(spec, *checkpoint, ops);
-  ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher, make_batcher(spec, checkpoint->description(), numerics));
+  const uint64_t numerics = numerics_id(spec, *checkpoint, *ops);
+  ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
+                   make_batcher(spec, executor->kv_blocks(), checkpoint->description(), numerics));
   Leader leader(spec, std::move(socket), std::move(batcher), *communicator);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - started;
   leader.start({.replica = spec.replica,
@@ -166,7 +167,7 @@ Status run(const char* spec_path) {
                 .numerics_id = numerics,
                 .ranks = static_cast<uint32_t>(spec.ranks()),
                 .slots = static_cast<uint32_t>(spec.slots),
-                .kv_tokens = static_cast<uint64_t>(spec.kv_blocks) * static_cast<uint64_t>(spec.block_tokens),
+                .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
                 .load_seconds = load_time.count()});
   RETURN_IF_ERROR(serve_plans(*executor, *communicator, answers));

@@ -149,13 +149,14 @@ class Loader {
   }
 
   Format kept_format(Format stored) const {
+    Format asked = stored;
     switch (type_) {
-      case WeightType::kAuto: return stored;
-      case WeightType::kFloat32: return Format::kF32;
-      case WeightType::kBFloat16: return Format::kBF16;
-      case WeightType::kFloat16: return Format::kF16;
+      case WeightType::kAuto: break;
+      case WeightType::kFloat32: asked = Format::kF32; break;
+      case WeightType::kBFloat16: asked = Format::kBF16; break;
+      case WeightType::kFloat16: asked = Format::kF16; break;
     }
-    return stored;
+    return ops_.weight_format(asked);
   }
 
   // Slices that read the same input become one Linear; those that keep one format become one weight.

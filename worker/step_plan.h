@@ -60,6 +60,9 @@ struct StepPlan {
   int tokens() const;
 };
 
+// The step number of the last stage's farewell, its answer to a stop plan.
+inline constexpr uint64_t kFarewellStep = ~uint64_t{0};
+
 struct StepResult {
   uint64_t step = 0;
   std::vector<SampledToken> samples;  // as StepPlan::samples

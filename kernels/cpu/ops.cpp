@@ -101,6 +101,9 @@ Result<bool> reached(Device&, uint64_t) { return true; }
 bool replay(Device&, uint64_t) { return false; }
 void record(Device&, uint64_t) {}
 Status end_record(Device&) { return {}; }
+void* native_stream(Device&) { return nullptr; }
+
+Format weight_format(Format asked) { return asked; }
 
 Format activation_format(Format weight) {
   return is_block_format(weight) ? Format::kI8Block32 : Format::kF32;
@@ -142,6 +145,14 @@ void pack_linear(Device& device, const PackArgs& args) {
   run_shares(cpu(device), end - first, 1, serial, [&](Range share) {
     pack_panels(args, first + share.begin, first + share.end);
   });
+}
+
+void scatter(Device&, const ScatterArgs& args) {
+  for (int i = 0; i < args.count; ++i) {
+    const int32_t index = args.pairs[2 * i];
+    CHECK(index >= 0 && index < args.size);
+    args.to[index] = args.pairs[2 * i + 1];
+  }
 }
 
 void gather(Device&, const GatherArgs& args) {
@@ -312,7 +323,9 @@ const Ops& cpu_ops() {
   static constexpr Ops kOps = {
       .name = "cpu",
       .stream_format = Format::kF32,
+      .kv_format = Format::kF16,
       .logit_rows_max = 32,
+      .records = false,
       .open = CpuDevice::open,
       .allocate = allocate,
       .release = release,
@@ -327,11 +340,14 @@ const Ops& cpu_ops() {
       .replay = replay,
       .record = record,
       .end_record = end_record,
+      .native_stream = native_stream,
+      .weight_format = weight_format,
       .activation_format = activation_format,
       .tensor_bytes = tensor_bytes,
       .make_tensor = make_tensor,
       .linear_bytes = linear_bytes,
       .pack_linear = pack_linear,
+      .scatter = scatter,
       .gather = gather,
       .store_tokens = store_tokens,
       .embed = embed,

@@ -53,7 +53,8 @@ class CudaDevice : public Device {
  private:
   CudaDevice() = default;
   Status prepare(int index);
-  std::byte* stage(int64_t bytes);  // room in the ring of staging memory; waits until the device has read what was there
+  // Room in the ring of staging memory; waits until the device has read what was there.
+  std::byte* stage(int64_t bytes);
 
   int index_ = 0;
   int multiprocessors_ = 0;

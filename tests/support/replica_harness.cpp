@@ -34,23 +34,21 @@ struct ReplicaHarness::State {
              },
          .barrier = [&] { meet->arrive_and_wait(); }});
     CHECK(communicator.ok());
-    auto executor = Executor::create(spec, *checkpoint, shard, *ops, **communicator);
+    auto device = ops->open({.index = 0, .threads = spec.threads});
+    CHECK(device.ok());
+    SharedMemoryCollectives collectives({.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
+                                         .pp_rank = shard.pp_rank},
+                                        **communicator);
+    const RankLinks links{.communicator = **communicator, .collectives = collectives,
+                          .minimum = [](int64_t value) { return value; }};
+    auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
+    CHECK((*executor)->record_decode_steps().ok());
     if (rank == 0) leader = communicator->get();
     meet->arrive_and_wait();
     const bool answers = shard.last_stage() && shard.tp_rank == 0;
-    while (true) {
-      const Result<StepPlan> plan = decode_step_plan((*communicator)->receive_plan());
-      CHECK(plan.ok());
-      if (plan->stop) break;
-      const auto result = (*executor)->run(*plan);
-      CHECK(result.ok());
-      if (!answers) continue;
-      std::string bytes;
-      encode(**result, &bytes);
-      (*communicator)->send_result(bytes);
-    }
+    CHECK(serve_plans(**executor, **communicator, answers).ok());
     meet->arrive_and_wait();  // the leader's segment stays until everyone has left
   }
 

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -108,7 +109,9 @@ void read_peers(const std::string& path) {
     const size_t first = line.find('\t');
     const size_t second = line.find('\t', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
-    peers[line.substr(0, first)] = {std::atof(line.substr(first + 1).c_str()), line.substr(second + 1)};
+    double us = 0;
+    std::from_chars(line.data() + first + 1, line.data() + second, us);
+    peers[line.substr(0, first)] = {us, line.substr(second + 1)};
   }
 }
 

@@ -44,10 +44,12 @@ TEST(PlantedFaults, NoneIsSeenWithoutOne) { EXPECT_LT(worst_difference("llama_gq
 
 TEST(PlantedFaults, RotaryFrequenciesOffByOne) {
   Ops ops = cpu_ops();
-  ops.rope_append = [](Device& device, const RopeAppendArgs& args) {
-    RopeAppendArgs wrong = args;
+  ops.attention = [](Device& device, const AttentionArgs& args) {
+    RopeAppendArgs wrong = *args.append;
     wrong.cos_sin += 2;
-    cpu_ops().rope_append(device, wrong);
+    AttentionArgs with_wrong = args;
+    with_wrong.append = &wrong;
+    cpu_ops().attention(device, with_wrong);
   };
   EXPECT_GT(worst_difference("llama_gqa", ops), kVisible);
 }
@@ -115,10 +117,12 @@ TEST(PlantedFaults, BiasDropped) {
 
 TEST(PlantedFaults, QkNormDropped) {
   Ops ops = cpu_ops();
-  ops.rope_append = [](Device& device, const RopeAppendArgs& args) {
-    RopeAppendArgs wrong = args;
+  ops.attention = [](Device& device, const AttentionArgs& args) {
+    RopeAppendArgs wrong = *args.append;
     wrong.q_norm = nullptr;
-    cpu_ops().rope_append(device, wrong);
+    AttentionArgs with_wrong = args;
+    with_wrong.append = &wrong;
+    cpu_ops().attention(device, with_wrong);
   };
   EXPECT_GT(worst_difference("qwen3_qknorm", ops), kVisible);
 }
