@@ -22,6 +22,8 @@ class Collectives {
   virtual void broadcast(int32_t* values, int64_t count) = 0;
   virtual void send_stage(const void* data, int64_t bytes) = 0;  // Requires: not the last stage
   virtual void receive_stage(void* data, int64_t bytes) = 0;     // Requires: not the first stage
+  // The first error of any call; it ends the replica.
+  virtual Status status() const { return {}; }
 };
 
 // For devices whose memory is the host's and whose launches have run when they return: all of it through the

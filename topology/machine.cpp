@@ -64,7 +64,8 @@ int usable_cores() {
 Machine discover_machine() {
   return {.cores = usable_cores(),
           .memory_bytes = available_memory(),
-          .processor = proc_field("/proc/cpuinfo", "model name")};
+          .processor = proc_field("/proc/cpuinfo", "model name"),
+          .gpus = discover_gpus()};
 }
 
 }  // namespace skein

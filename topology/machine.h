@@ -2,6 +2,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "topology/gpus.h"
 
 namespace skein {
 
@@ -10,6 +13,7 @@ struct Machine {
   int cores = 1;                 // of its affinity mask and cgroup quota
   int64_t memory_bytes = 0;      // that can be had now: MemAvailable, or what the cgroup leaves
   std::string processor;         // "AMD EPYC ...", as the kernel names it
+  std::vector<Gpu> gpus;
 };
 
 Machine discover_machine();

@@ -10,11 +10,15 @@ namespace {
 
 constexpr int kDefaultContextsHeld = 8;       // full-length requests that the default pool holds
 constexpr int64_t kDefaultPoolBytesMax = int64_t{4} << 30;
+constexpr int kCpuLogitRows = 32;               // rows of logits that a rank holds at once
+constexpr int kGpuLogitRows = 256;
 constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
 int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }
 
-Format kept_format(Format stored, const std::string& dtype) {
+Format kept_format(Format stored, const MemoryRequest& request) {
+  const std::string& dtype = request.dtype;
+  if (request.gpu) return Format::kBF16;
   if (dtype == "float32") return Format::kF32;
   if (dtype == "bfloat16") return Format::kBF16;
   if (dtype == "float16") return Format::kF16;
@@ -23,13 +27,15 @@ Format kept_format(Format stored, const std::string& dtype) {
 
 Format kv_format(const MemoryRequest& request) {
   const std::string& name = request.kv_cache_dtype;
+  if (request.gpu) return Format::kBF16;
   if (name == "float32" || (name == "auto" && request.dtype == "float32")) return Format::kF32;
   return Format::kF16;  // as wide as bfloat16
 }
 
-int64_t slice_bytes(const Checkpoint& checkpoint, WeightRole role, int layer, const std::string& dtype, int64_t rows,
-                    int64_t columns) {
-  const Format format = kept_format(checkpoint.weight(role, layer).format, dtype);
+int64_t slice_bytes(const Checkpoint& checkpoint, WeightRole role, int layer, const MemoryRequest& request,
+                    int64_t rows, int64_t columns) {
+  const Format format = kept_format(checkpoint.weight(role, layer).format, request);
+  if (request.gpu) return rows * row_bytes(format, columns);
   const int64_t padded = round_up(columns, int64_t{info(format).block_elements});
   return round_up(rows, int64_t{16}) * row_bytes(format, padded);
 }
@@ -40,7 +46,7 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
   const int64_t kv = int64_t{shard.kv_heads.size()} * model.head_dim;
   const int64_t mlp = shard.intermediate.size();
   const auto bytes = [&](WeightRole role, int layer, int64_t rows, int64_t columns) {
-    return slice_bytes(checkpoint, role, layer, request.dtype, rows, columns);
+    return slice_bytes(checkpoint, role, layer, request, rows, columns);
   };
   RankMemory memory;
   for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
@@ -57,15 +63,28 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
     const WeightRole role = model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput;
     memory.weights += bytes(role, -1, vocabulary, model.hidden);
   }
-  const int64_t per_token = 4 * int64_t{model.hidden} + q + 2 * kv + 2 * mlp + std::max(q, mlp);
-  memory.activations = int64_t{4} * request.step_tokens_max * per_token;
-  if (shard.last_stage()) memory.activations += int64_t{4} * 32 * (vocabulary + model.vocabulary);
+  // The residual is float32; what goes from launch to launch is float32 on CPUs, bfloat16 on GPUs.
+  const int64_t streamed = 3 * int64_t{model.hidden} + q + 2 * kv + 2 * mlp + std::max(q, mlp);
+  memory.activations = request.step_tokens_max * (4 * int64_t{model.hidden} + (request.gpu ? 2 : 4) * streamed);
+  const int64_t logit_rows = request.gpu ? std::min(request.slots, kGpuLogitRows) : kCpuLogitRows;
+  if (shard.last_stage()) memory.activations += 4 * logit_rows * (vocabulary + model.vocabulary);
+  if (request.gpu) memory.activations += kGpuReserve;
   return memory;
 }
 
 Status does_not_fit(const std::string& what, int64_t needed, int64_t there, const std::string& remedy) {
   return resource_exhausted(what + " takes " + readable_bytes(needed) + " but " + readable_bytes(std::max<int64_t>(there, 0)) +
                             " can be had; " + remedy);
+}
+
+// What the GPU of the fullest rank leaves, in tokens.
+int64_t gpu_pool_tokens(const MemoryPlan& plan, const MemoryRequest& request) {
+  int64_t tokens = INT64_MAX;
+  for (const RankMemory& rank : plan.ranks) {
+    const int64_t left = request.memory_bytes - rank.weights - rank.activations;
+    tokens = std::min(tokens, std::max<int64_t>(left, 0) / std::max<int64_t>(rank.kv_per_token, 1));
+  }
+  return tokens;
 }
 
 // The pool's size in tokens, before any context is considered.
@@ -77,6 +96,7 @@ int64_t pool_tokens(const MemoryPlan& plan, const MemoryRequest& request, int64_
     }
     return tokens;
   }
+  if (request.gpu) return gpu_pool_tokens(plan, request);
   const int64_t share = std::min(kDefaultPoolBytesMax, left / kDefaultPoolShare);
   const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
   return std::min(wanted, std::max<int64_t>(share, 0) / plan.kv_per_token());
@@ -109,12 +129,16 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   int64_t fixed = 0;
   for (const ShardPlan& shard : shards) {
     plan.ranks.push_back(rank_memory(checkpoint, shard, request));
-    fixed += plan.ranks.back().weights + plan.ranks.back().activations;
+    const int64_t of_rank = plan.ranks.back().weights + plan.ranks.back().activations;
+    fixed = request.gpu ? std::max(fixed, of_rank) : fixed + of_rank;
   }
   const int64_t left = request.memory_bytes - fixed;
   if (left <= 0) {
     return does_not_fit("the model with its activations", fixed, request.memory_bytes,
-                        "use a smaller or quantised model, fewer replicas, or a smaller max-num-batched-tokens");
+                        request.gpu ? "use more GPUs (tensor-parallel-size), a smaller model, or a smaller "
+                                      "max-num-batched-tokens"
+                                    : "use a smaller or quantised model, fewer replicas, or a smaller "
+                                      "max-num-batched-tokens");
   }
   if (request.context_max && *request.context_max > model_context) {
     return invalid_argument("max-model-len " + std::to_string(*request.context_max) + " is more than the " +
@@ -131,7 +155,8 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
     return does_not_fit("the KV cache of a single block", request.block_tokens * plan.kv_per_token(),
                         tokens * plan.kv_per_token(), "raise kv-cache-memory-bytes or free memory");
   }
-  if (tokens * plan.kv_per_token() > left) {
+  const bool too_much = request.gpu ? tokens > gpu_pool_tokens(plan, request) : tokens * plan.kv_per_token() > left;
+  if (too_much) {
     return does_not_fit("the KV cache that was asked for", tokens * plan.kv_per_token(), left,
                         "lower kv-cache-memory-bytes");
   }

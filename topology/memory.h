@@ -14,6 +14,7 @@ namespace skein {
 struct MemoryRequest {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
+  bool gpu = false;  // weights, activations and KV are bfloat16, and each rank has memory of its own
   std::string dtype = "auto";
   std::string kv_cache_dtype = "auto";
   int block_tokens = 16;
@@ -21,12 +22,16 @@ struct MemoryRequest {
   int step_tokens_max = 512;
   std::optional<int> context_max = {};             // asked for; else as much as fits, up to the model's
   std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
-  int64_t memory_bytes = 0;                   // what this replica may take on this node
+  int64_t memory_bytes = 0;                   // what this replica may take on this node; GPUs: what each rank may
 };
+
+// What a GPU holds beside weights, activations and pages: the CUDA context, code, libraries' working memory, recorded
+// steps. An estimate; the rank measures what is really left before it sizes its pages.
+inline constexpr int64_t kGpuReserve = int64_t{1280} << 20;
 
 struct RankMemory {
   int64_t weights = 0;
-  int64_t activations = 0;  // and the state of slots
+  int64_t activations = 0;  // and the state of slots; GPUs: and what CUDA and its libraries take
   int64_t kv_per_token = 0;
 };
 

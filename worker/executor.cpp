@@ -291,6 +291,7 @@ struct Executor::State {
   Result<std::optional<StepResult>> finish() {
     CHECK(!flying.empty());
     StepInFlight& oldest = flying.front();
+    RETURN_IF_ERROR(links.collectives.status());
     ASSIGN_OR_RETURN(const bool reached, ops.reached(device, oldest.mark));
     if (!reached) return std::optional<StepResult>();
     StepResult result{.step = oldest.step, .samples = std::move(oldest.early)};

@@ -14,6 +14,9 @@
 #include "base/replica_spec.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
+#ifdef SKEIN_CUDA
+#include "comm/nccl_collectives.h"
+#endif
 #include "kernels/ops.h"
 #include "kvcache/kv_cache.h"
 #include "model/checkpoint.h"
@@ -93,6 +96,24 @@ Result<const Ops*> ops_of(const ReplicaSpec& spec) {
   return unsupported("this build of skein-worker cannot run on device \"" + spec.device + "\"");
 }
 
+// How the ranks' devices reach each other. `logits`: how many of them are gathered at most.
+Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& ranks, void* stream,
+                                                      [[maybe_unused]] int64_t logits, Communicator& communicator,
+                                                      [[maybe_unused]] MpiSession& mpi) {
+  if (stream == nullptr || ranks.world_size() == 1) {
+    return std::unique_ptr<Collectives>(std::make_unique<SharedMemoryCollectives>(ranks, communicator));
+  }
+#ifdef SKEIN_CUDA
+  ASSIGN_OR_RETURN(std::unique_ptr<NcclCollectives> collectives,
+                   NcclCollectives::create(
+                       {.ranks = ranks, .stream = stream, .gathered_floats = ranks.tp_size > 1 ? logits : 0,
+                        .broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); }}));
+  return std::unique_ptr<Collectives>(std::move(collectives));
+#else
+  return unsupported("this build of skein-worker has nothing to connect GPUs with");
+#endif
+}
+
 DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
   return {.index = spec.first_device + rank,
           .threads = spec.threads,
@@ -143,8 +164,10 @@ Status run(const char* spec_path) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, *mpi));
   ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, ops->open(device_config(spec, mpi->rank())));
-  SharedMemoryCollectives collectives(ranks, *communicator);
-  const RankLinks links{.communicator = *communicator, .collectives = collectives,
+  const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Collectives> collectives,
+                   make_collectives(ranks, ops->native_stream(*device), logits, *communicator, *mpi));
+  const RankLinks links{.communicator = *communicator, .collectives = *collectives,
                         .minimum = [&](int64_t value) { return std::ranges::min(mpi->all_gather(value)); }};
   ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
                    Executor::create(spec, *checkpoint, shard, *ops, *device, links));

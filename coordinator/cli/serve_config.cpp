@@ -89,21 +89,25 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_integer("pipeline-parallel-size", "stages of layers", 1, 1024, &config->pipeline_parallel_size);
   table->add_integer("data-parallel-size", "replicas", 1, 1024, &config->data_parallel_size);
   table->add_choice("device", "where ranks run", {"auto", "cpu", "cuda"}, &config->device);
-  table->add_choice("dtype", "how weights are kept; auto: as in the file", {"auto", "float32", "bfloat16", "float16"},
+  table->add_choice("dtype", "how weights are kept; auto: as in the file, on GPUs bfloat16", {"auto", "float32", "bfloat16", "float16"},
                     &config->dtype);
-  table->add_choice("kv-cache-dtype", "of the KV cache; auto: float16, or float32 with --dtype float32",
+  table->add_choice("kv-cache-dtype", "of the KV cache; auto: float16, float32 with --dtype float32, on GPUs bfloat16",
                     {"auto", "float32", "bfloat16", "float16"}, &config->kv_cache_dtype);
   table->add_choice("load-format", "dummy: random weights, only config.json is needed", {"auto", "dummy"},
                     &config->load_format);
   table->add_text("host", "ADDRESS", "address to listen on", &config->host);
   table->add_integer("port", "port to listen on; 0: any free one", 0, 65535, &config->port);
   table->add_integer("max-model-len", "tokens of prompt and answer together", 1, INT32_MAX, &config->max_model_len);
-  table->add_integer("max-num-seqs", "sequences that a replica runs at once", 1, 4096, &config->max_num_seqs);
-  table->add_integer("max-num-batched-tokens", "tokens of one step", 1, 1 << 20, &config->max_num_batched_tokens);
+  table->add_integer("max-num-seqs", "sequences that a replica runs at once; default 64, on GPUs 256", 1, 4096,
+                     &config->max_num_seqs);
+  table->add_integer("max-num-batched-tokens", "tokens of one step; default 512, on GPUs 8192", 1, 1 << 20,
+                     &config->max_num_batched_tokens);
   table->add_integer("max-waiting-requests", "requests that the server holds; more get 429", 1, 1 << 20,
                      &config->max_waiting_requests);
   table->add_integer("kv-cache-memory-bytes", "KV cache of each rank", 1, INT64_MAX, &config->kv_cache_memory_bytes);
-  table->add_integer("block-size", "tokens of a KV block", 1, 256, &config->block_size);
+  table->add_real("gpu-memory-utilization", "share of a GPU's memory that its rank may fill", 0.05, 0.98,
+                  &config->gpu_memory_utilization);
+  table->add_integer("block-size", "tokens of a KV block; default 16, on GPUs 64", 1, 256, &config->block_size);
   table->add_switch("no-prefix-caching", "compute every prompt anew", &config->no_prefix_caching);
   table->add_integer("threads-per-rank", "CPU threads of each rank; 0: cores / ranks", 0, 1024,
                      &config->threads_per_rank);
@@ -138,9 +142,6 @@ Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments
   if (!positional.empty()) config.model = positional[0];
   if (config.model.empty()) {
     return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
-  }
-  if (config.device == "cuda") {
-    return unsupported("this build has no CUDA backend: use --device cpu");
   }
   return config;
 }

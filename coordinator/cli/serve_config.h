@@ -31,11 +31,12 @@ struct ServeConfig {
   std::string host = "127.0.0.1";
   int port = 8000;                     // 0: any
   std::optional<int64_t> max_model_len;
-  int max_num_seqs = 64;               // per replica
-  int max_num_batched_tokens = 512;    // per step
+  std::optional<int64_t> max_num_seqs;            // per replica; else 64, on GPUs 256
+  std::optional<int64_t> max_num_batched_tokens;  // per step; else 512, on GPUs 8192
   int max_waiting_requests = 1024;     // in the server
   std::optional<int64_t> kv_cache_memory_bytes;  // per rank
-  int block_size = 16;
+  double gpu_memory_utilization = 0.9;  // share of a GPU's memory for its rank and whoever was there before
+  std::optional<int64_t> block_size;    // tokens of a KV block; else 16, on GPUs 64
   bool no_prefix_caching = false;
   int64_t threads_per_rank = 0;        // 0: cores / ranks
   std::string served_model_name;

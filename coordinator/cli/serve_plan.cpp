@@ -3,15 +3,79 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <initializer_list>
+#include <span>
 #include <sstream>
 
 namespace skein {
 namespace {
 
 constexpr int64_t kMemoryReserve = int64_t{512} << 20;  // for the system and this process
+// What a rank's GPU takes after its pages have been sized: recorded steps, and what libraries load late.
+constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
+
+#ifdef SKEIN_CUDA
+constexpr bool kBuiltWithCuda = true;
+#else
+constexpr bool kBuiltWithCuda = false;
+#endif
+
+bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
+  return std::ranges::find(choices, value) != choices.end();
+}
+
+// "cpu" or "cuda".
+Result<std::string> choose_device(const ServeConfig& config, const Machine& machine) {
+  const bool usable = !machine.gpus.empty() && std::ranges::all_of(machine.gpus, &Gpu::supported);
+  if (config.device == "auto") return std::string(kBuiltWithCuda && usable ? "cuda" : "cpu");
+  if (config.device == "cpu") return std::string("cpu");
+  if (!kBuiltWithCuda) {
+    return unsupported("this build has no CUDA backend: use --device cpu, or build it with scripts/build cuda");
+  }
+  if (machine.gpus.empty()) {
+    return unsupported("no NVIDIA GPU with a driver was found on this machine: use --device cpu");
+  }
+  for (const Gpu& gpu : machine.gpus) {
+    if (gpu.supported()) continue;
+    return unsupported("the GPU " + gpu.name + " has compute capability " + std::to_string(gpu.compute_major) + "." +
+                       std::to_string(gpu.compute_minor) + ", and the CUDA backend needs 9.0 (H100, H200, GH200): use --device cpu");
+  }
+  if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
+  }
+  if (!is_one_of(config.kv_cache_dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend keeps the KV cache in bfloat16: use --kv-cache-dtype auto or bfloat16, not " +
+                       config.kv_cache_dtype);
+  }
+  return std::string("cuda");
+}
+
+// Defaults that depend on the device.
+void settle(ServeConfig* config) {
+  const bool gpu = config->device == "cuda";
+  if (!config->max_num_seqs) config->max_num_seqs = gpu ? 256 : 64;
+  if (!config->max_num_batched_tokens) config->max_num_batched_tokens = gpu ? 8192 : 512;
+  if (!config->block_size) config->block_size = gpu ? 64 : 16;
+}
+
+// What each rank of a GPU may take, from the share of it that was asked for and what others hold already.
+Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, int all_ranks) {
+  const int there = static_cast<int>(machine.gpus.size());
+  if (all_ranks > there) {
+    return unsupported("the replicas need " + std::to_string(all_ranks) + " GPUs and this machine has " +
+                       std::to_string(there) + ": lower tensor-parallel-size, pipeline-parallel-size or data-parallel-size");
+  }
+  int64_t least = INT64_MAX;
+  for (const Gpu& gpu : std::span(machine.gpus).first(static_cast<size_t>(all_ranks))) {
+    const auto share = static_cast<int64_t>(config.gpu_memory_utilization * static_cast<double>(gpu.memory_total));
+    least = std::min(least, share - (gpu.memory_total - gpu.memory_free));
+  }
+  return least;
+}
 
 Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& plan, const ReplicaShape& shape,
                                     int64_t memory_bytes, int all_ranks) {
+  const bool gpu = config.device == "cuda";
   const Checkpoint& checkpoint = *plan.model.checkpoint;
   PlannedReplica replica;
   ASSIGN_OR_RETURN(replica.shards, plan_shards(checkpoint.description(), shape.tensor_parallel_size,
@@ -19,11 +83,12 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   RETURN_IF_ERROR(check_shard_formats(checkpoint, replica.shards));
   MemoryRequest request{.tensor_parallel_size = shape.tensor_parallel_size,
                         .pipeline_parallel_size = shape.pipeline_parallel_size,
+                        .gpu = gpu,
                         .dtype = config.dtype,
                         .kv_cache_dtype = config.kv_cache_dtype,
-                        .block_tokens = config.block_size,
-                        .slots = config.max_num_seqs,
-                        .step_tokens_max = config.max_num_batched_tokens,
+                        .block_tokens = static_cast<int>(*config.block_size),
+                        .slots = static_cast<int>(*config.max_num_seqs),
+                        .step_tokens_max = static_cast<int>(*config.max_num_batched_tokens),
                         .context_max = std::nullopt,
                         .kv_bytes_per_rank = config.kv_cache_memory_bytes,
                         .memory_bytes = memory_bytes};
@@ -34,20 +99,22 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   const int cores = plan.machine.cores;
   spec.model = std::filesystem::absolute(plan.model.path).string();
   spec.load_format = config.load_format;
-  spec.device = "cpu";
+  spec.device = config.device;
   spec.dtype = config.dtype;
   spec.kv_cache_dtype = config.kv_cache_dtype;
   spec.tensor_parallel_size = shape.tensor_parallel_size;
   spec.pipeline_parallel_size = shape.pipeline_parallel_size;
-  spec.slots = config.max_num_seqs;
-  spec.step_tokens_max = std::max(config.max_num_batched_tokens, config.max_num_seqs);
+  spec.slots = request.slots;
+  spec.step_tokens_max = std::max(request.step_tokens_max, request.slots);
   spec.waiting_max = config.max_waiting_requests;
-  spec.block_tokens = config.block_size;
-  spec.kv_blocks = replica.memory.kv_blocks;
+  spec.block_tokens = request.block_tokens;
+  spec.kv_blocks = gpu && !config.kv_cache_memory_bytes ? 0 : replica.memory.kv_blocks;
+  spec.memory_share = config.gpu_memory_utilization;
+  spec.memory_reserve = gpu ? kGpuLateReserve : 0;
   spec.prefix_caching = !config.no_prefix_caching;
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
                                              : std::max(1, cores / all_ranks);
-  spec.spin = spec.threads * all_ranks <= cores;
+  spec.spin = gpu || spec.threads * all_ranks <= cores;
   return replica;
 }
 
@@ -61,6 +128,8 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
   ServePlan plan;
   plan.config = config;
   plan.machine = discover_machine();
+  ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine));
+  settle(&plan.config);
   ASSIGN_OR_RETURN(plan.model,
                    find_model(config.model, config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
   int all_ranks = 0;
@@ -69,18 +138,25 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
     all_ranks += shape.tensor_parallel_size * shape.pipeline_parallel_size * shape.count;
     count += shape.count;
   }
-  const int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
+  int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
+  if (plan.config.device == "cuda") {
+    ASSIGN_OR_RETURN(memory_bytes, gpu_memory(config, plan.machine, all_ranks));
+  }
   for (const ReplicaShape& shape : config.shapes()) {
-    ASSIGN_OR_RETURN(const PlannedReplica replica, plan_replica(config, plan, shape, memory_bytes, all_ranks));
+    ASSIGN_OR_RETURN(const PlannedReplica replica, plan_replica(plan.config, plan, shape, memory_bytes, all_ranks));
     plan.replicas.insert(plan.replicas.end(), static_cast<size_t>(shape.count), replica);
   }
   plan.context_max = INT32_MAX;
   for (const PlannedReplica& replica : plan.replicas) {
     plan.context_max = std::min(plan.context_max, replica.memory.context_max);
   }
+  int first_device = 0;
   for (size_t i = 0; i < plan.replicas.size(); ++i) {
-    plan.replicas[i].spec.replica = static_cast<uint32_t>(i);
-    plan.replicas[i].spec.context_max = plan.context_max;
+    ReplicaSpec& spec = plan.replicas[i].spec;
+    spec.replica = static_cast<uint32_t>(i);
+    spec.context_max = plan.context_max;
+    spec.first_device = first_device;
+    first_device += spec.ranks();
   }
   return plan;
 }
@@ -95,9 +171,13 @@ std::string describe(const ServePlan& plan) {
       << "\n";
   out << "machine   " << plan.machine.processor << ", " << plan.machine.cores << " cores, "
       << readable_bytes(plan.machine.memory_bytes) << " free\n";
+  for (const Gpu& gpu : plan.machine.gpus) {
+    out << "gpu       " << gpu.name << ", " << readable_bytes(gpu.memory_free) << " of "
+        << readable_bytes(gpu.memory_total) << " free\n";
+  }
   for (const PlannedReplica& replica : plan.replicas) {
     const ReplicaSpec& spec = replica.spec;
-    const int64_t tokens = int64_t{spec.kv_blocks} * spec.block_tokens;
+    const int64_t tokens = int64_t{replica.memory.kv_blocks} * spec.block_tokens;
     out << "replica " << spec.replica << " tensor parallel " << spec.tensor_parallel_size << " x pipeline parallel "
         << spec.pipeline_parallel_size << ": weights " << readable_bytes(replica.memory.weights()) << ", KV cache "
         << tokens << " tokens (" << readable_bytes(tokens * replica.memory.kv_per_token()) << ") = "
@@ -116,7 +196,7 @@ std::string describe(const ServePlan& plan) {
   out << "\n";
   int threads = 0;
   for (const PlannedReplica& replica : plan.replicas) threads += replica.spec.threads * replica.spec.ranks();
-  if (threads > plan.machine.cores) {
+  if (threads > plan.machine.cores && plan.config.device == "cpu") {
     out << "note      " << threads << " rank threads share " << plan.machine.cores << " cores\n";
   }
   return out.str();

@@ -26,6 +26,22 @@ class MemoryTest : public ::testing::Test {
   std::unique_ptr<Checkpoint> checkpoint_;
 };
 
+TEST_F(MemoryTest, GpusHaveMemoryOfTheirOwn) {
+  const MemoryRequest request{.gpu = true, .block_tokens = 64, .memory_bytes = kGpuReserve + 512 * kMiB};
+  const auto one = plan(1, 1, request);
+  ASSERT_TRUE(one.ok()) << one.status().message();
+  EXPECT_EQ(one->kv_per_token(), 4 * 2 * 16 * 2 * 2) << "bfloat16";
+  const auto two = plan(2, 1, request);
+  ASSERT_TRUE(two.ok());
+  EXPECT_GT(int64_t{two->kv_blocks}, int64_t{one->kv_blocks} * 18 / 10) << "twice the memory, half the KV heads each";
+  const int64_t pool = int64_t{one->kv_blocks} * 64 * one->kv_per_token();
+  EXPECT_LE(one->ranks[0].weights + one->ranks[0].activations + pool, request.memory_bytes);
+  EXPECT_GE(one->ranks[0].weights + one->ranks[0].activations + pool, request.memory_bytes - kMiB);
+  const auto none = plan(1, 1, {.gpu = true, .memory_bytes = kGpuReserve});
+  ASSERT_FALSE(none.ok());
+  EXPECT_NE(none.status().message().find("tensor-parallel-size"), std::string::npos);
+}
+
 TEST_F(MemoryTest, CountsWeightsAndKvBySlice) {
   const auto one = plan(1, 1, {.memory_bytes = 512 * kMiB});
   ASSERT_TRUE(one.ok()) << one.status().message();
