@@ -7,7 +7,8 @@
 namespace skein {
 namespace {
 
-constexpr int kQueueFrames = 100'000;
+constexpr int kQueueFrames = 100'000;   // to replicas
+constexpr int kAnswerFrames = 1'000;    // from one replica; more wait in its leader, which joins them
 constexpr int kHeartbeatMs = 500;
 constexpr int kHeartbeatTimeoutMs = 2000;
 
@@ -38,8 +39,8 @@ struct MessageSocket::State {
     CHECK(state->socket != nullptr);
     state->router = type == ZMQ_ROUTER;
     set(state->socket, ZMQ_LINGER, 0);
-    set(state->socket, ZMQ_SNDHWM, kQueueFrames);
-    set(state->socket, ZMQ_RCVHWM, kQueueFrames);
+    set(state->socket, ZMQ_SNDHWM, state->router ? kQueueFrames : kAnswerFrames);
+    set(state->socket, ZMQ_RCVHWM, state->router ? kAnswerFrames : kQueueFrames);
     set(state->socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
     set(state->socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
     set(state->socket, ZMQ_HEARTBEAT_TTL, kHeartbeatTimeoutMs);

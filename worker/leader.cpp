@@ -12,6 +12,7 @@
 
 #include "base/bounded_queue.h"
 #include "base/log.h"
+#include "worker/outbox.h"
 
 namespace skein {
 namespace {
@@ -19,7 +20,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
-constexpr size_t kOutboxFrames = 1 << 20;
 constexpr int kFramesPerTurn = 256;
 
 using Event = std::variant<GenerationRequest, CancelRequest, StepResult, Stop>;
@@ -55,7 +55,8 @@ struct Leader::State {
   RegisterReplica registration;
 
   BoundedQueue<Event> events;
-  BoundedQueue<Frame> outbox{kOutboxFrames};
+  Outbox outbox;
+  std::optional<Frame> unsent;  // control thread: for which the socket had no room
   const int wake_fd;
   std::mutex stats_mutex;
   BatcherStats stats;    // guarded by stats_mutex
@@ -78,10 +79,6 @@ struct Leader::State {
   void wake_control() {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(wake_fd, &one, sizeof one);  // full means already awake
-  }
-
-  void post(Frame frame) {
-    if (!outbox.try_push(std::move(frame))) abandon("the coordinator takes no frames any more");
   }
 
   // Batcher thread.
@@ -119,7 +116,7 @@ struct Leader::State {
       if (const Status status = batcher->submit(std::move(*request)); !status.ok()) {
         for (TokenFrame& refusal : refusals) {
           refusal.error = status.message();
-          post(std::move(refusal));
+          outbox.push(std::move(refusal));
         }
       }
     } else if (const auto* cancel = std::get_if<CancelRequest>(&event)) {
@@ -137,7 +134,7 @@ struct Leader::State {
 
   void publish() {
     std::vector<TokenFrame> frames = batcher->take_frames();
-    for (TokenFrame& frame : frames) post(std::move(frame));
+    for (TokenFrame& frame : frames) outbox.push(std::move(frame));
     {
       std::lock_guard lock(stats_mutex);
       stats = batcher->stats();
@@ -156,32 +153,37 @@ struct Leader::State {
 
   // Control thread.
   void run_control() {
-    send_or_abandon(registration);
+    if (const Status sent = socket->send("", registration); !sent.ok()) abandon(sent.message());
     Clock::time_point next_status = Clock::now();
     last_sign = Clock::now();
     while (true) {
       if (!take_all()) return;
-      const bool sent_all = send_outbox();
+      const bool may_wait = send_outbox();
       const Clock::time_point now = Clock::now();
       if (std::chrono::duration<double>(now - last_sign).count() > spec.lease_seconds) {
         abandon("the coordinator gave no sign of life for its lease: this replica ends");
       }
       if (now >= next_status) {
-        send_or_abandon(status());
+        // Dropped where there is no room: so many frames are sign enough.
+        (void)socket->send("", status());
         next_status = now + kStatusPeriod;
       }
       // Sending may have consumed the socket's edge: look once more before sleeping.
       if (!take_all()) return;
-      if (sent_all) wait_until(next_status);
+      if (may_wait) wait_until(next_status);
     }
   }
 
-  // False if frames are left: the socket gets its turn in between.
+  // False if there is more to send: the socket gets its turn in between. A coordinator that falls behind is waited for;
+  // what the ranks produce meanwhile is joined in the outbox.
   bool send_outbox() {
     for (int frames = 0; frames < kFramesPerTurn; ++frames) {
-      const std::optional<Frame> frame = outbox.try_pop();
-      if (!frame) return true;
-      send_or_abandon(*frame);
+      if (!unsent) unsent = outbox.pop();
+      if (!unsent) return true;
+      const Status sent = socket->send("", *unsent);
+      if (sent.code() == Code::kResourceExhausted) return true;  // the socket's descriptor tells when there is room
+      if (!sent.ok()) abandon(sent.message());
+      unsent.reset();
     }
     return false;
   }
@@ -212,7 +214,7 @@ struct Leader::State {
     if (auto* request = std::get_if<GenerationRequest>(&frame)) {
       std::vector<TokenFrame> refusals = refuse(*request);
       if (!events.try_push(std::move(*request))) {
-        for (const TokenFrame& refusal : refusals) send_or_abandon(refusal);
+        for (TokenFrame& refusal : refusals) outbox.push(std::move(refusal));
       }
     } else if (const auto* cancel = std::get_if<CancelRequest>(&frame)) {
       if (!events.try_push(*cancel)) abandon("the replica's queue is full of cancellations");
@@ -221,11 +223,6 @@ struct Leader::State {
       return false;
     }
     return true;  // leases and frames for others need no answer
-  }
-
-  void send_or_abandon(const Frame& frame) {
-    const Status status = socket->send("", frame);
-    if (!status.ok()) abandon("the coordinator takes no frames any more: " + status.message());
   }
 
   ReplicaStatus status() {

@@ -43,6 +43,10 @@ void Generation::watch_client() {
     self->cancel_all();
     self->finish(kClientGone, "abort");
   });
+  writer_->on_ready([weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self && !self->over_) self->send_held();
+  });
 }
 
 void Generation::refuse(const HttpError& error) {
@@ -118,18 +122,14 @@ void Generation::on_frame(size_t p, const TokenFrame& frame) {
 void Generation::on_choice_frame(size_t p, ChoiceState& state, size_t index, const TokenFrame& frame) {
   PromptState& prompt = prompts_[p];
   observe(prompt, state, frame);
-  ChoiceDelta delta = state.choice.accept(frame, prompt.logprobs);
+  hold(index, state, state.choice.accept(frame, prompt.logprobs));
   if (request_.answer.stream) {
-    send(index, state, delta);
-  } else {
-    held_bytes_ += delta.bytes();
-    state.whole.append(std::move(delta));
-    if (held_bytes_ > context_.limits.answer_bytes_max) {
-      return fail({.message = "The answer is over the limit of " +
-                              std::to_string(context_.limits.answer_bytes_max) +
-                              " bytes; stream it, or ask for fewer tokens or log-probabilities.",
-                   .param = "max_tokens"});
-    }
+    if (writer_->ready() || held_bytes_ > context_.limits.held_bytes_max) send_held();
+  } else if (held_bytes_ > context_.limits.answer_bytes_max) {
+    return fail({.message = "The answer is over the limit of " +
+                            std::to_string(context_.limits.answer_bytes_max) +
+                            " bytes; stream it, or ask for fewer tokens or log-probabilities.",
+                 .param = "max_tokens"});
   }
   if (!state.choice.finished()) return;
   context_.observer.choice_finished(frame.finish == FinishReason::kLength ? "length" : "stop");
@@ -159,6 +159,22 @@ void Generation::observe(PromptState& prompt, ChoiceState& state, const TokenFra
   state.last = now;
 }
 
+void Generation::hold(size_t index, ChoiceState& state, ChoiceDelta delta) {
+  held_bytes_ += delta.bytes();
+  if (request_.answer.stream && !std::exchange(state.holds, true)) holding_.push_back(index);
+  state.held.append(std::move(delta));
+}
+
+// One event for each choice, however many frames it came in.
+void Generation::send_held() {
+  for (const size_t index : std::exchange(holding_, {})) {
+    ChoiceState& state = choices_[index];
+    state.holds = false;
+    send(index, state, std::exchange(state.held, {}));
+  }
+  held_bytes_ = 0;
+}
+
 void Generation::send(size_t index, ChoiceState& state, const ChoiceDelta& delta) {
   const AnswerOptions& answer = request_.answer;
   const bool shows_tokens = !delta.entries.empty() || (answer.return_token_ids && !delta.tokens.empty());
@@ -176,12 +192,13 @@ void Generation::write_event(const std::string& json) { writer_->write("data: " 
 
 void Generation::complete() {
   if (request_.answer.stream) {
+    send_held();
     if (request_.answer.include_usage) write_event(json_->usage_chunk(usage()));
     writer_->write("data: [DONE]\n\n");
     writer_->end();
   } else {
     std::vector<ChoiceDelta> choices;
-    for (ChoiceState& state : choices_) choices.push_back(std::move(state.whole));
+    for (ChoiceState& state : choices_) choices.push_back(std::move(state.held));
     std::vector<std::vector<TokenLogprob>> logprobs;
     for (PromptState& prompt : prompts_) logprobs.push_back(std::move(prompt.logprobs));
     writer_->respond({.body = json_->whole(choices, logprobs, usage())});
@@ -192,6 +209,7 @@ void Generation::complete() {
 void Generation::fail(const HttpError& error) {
   cancel_all();
   if (!request_.answer.stream) return refuse(error);
+  send_held();
   write_event(error_json(error));
   writer_->end();
   finish(error.status, "error");

@@ -52,7 +52,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   };
   struct ChoiceState {
     Choice choice;
-    ChoiceDelta whole = {};   // when not streaming
+    ChoiceDelta held = {};    // not yet written: the whole choice when not streaming
+    bool holds = false;       // is in holding_
     bool sent = false;        // its first chunk
     bool engine_done = false;
     Clock::time_point last{};
@@ -62,6 +63,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void on_frame(size_t p, const TokenFrame& frame);
   void on_choice_frame(size_t p, ChoiceState& state, size_t index, const TokenFrame& frame);
   void observe(PromptState& prompt, ChoiceState& state, const TokenFrame& frame);
+  void hold(size_t index, ChoiceState& state, ChoiceDelta delta);
+  void send_held();
   void send(size_t index, ChoiceState& state, const ChoiceDelta& delta);
   void write_event(const std::string& json);
   void cancel_all();
@@ -85,7 +88,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<PromptState> prompts_;
   std::vector<ChoiceState> choices_;  // index: prompt x n + choice
   int64_t text_open_ = 0;
-  size_t held_bytes_ = 0;
+  size_t held_bytes_ = 0;             // of all choices
+  std::vector<size_t> holding_;       // choices that hold something, when streaming
   double ttft_s_ = -1;
   bool over_ = false;
 };

@@ -21,6 +21,7 @@ struct ApiLimits {
   size_t logit_bias_max = 300;
   int logprobs_max = 20;
   size_t cache_salt_bytes_max = 256;
+  size_t held_bytes_max = 64 << 10;       // of a streamed answer, kept back until what was written before has left
   size_t answer_bytes_max = 64 << 20;     // of an answer that is not streamed, about; over it the request fails
 };
 

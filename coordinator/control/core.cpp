@@ -200,7 +200,8 @@ Result<uint64_t> Core::submit(GenerationRequest request, Actions* actions) {
                               " requests, its limit; try again later");
   }
   Replica* best = nullptr;
-  for (Replica& replica : replicas_) {
+  for (size_t i = 0; i < replicas_.size(); ++i) {
+    Replica& replica = replicas_[(turn_ + i) % replicas_.size()];
     if (replica.state != ReplicaState::kReady) continue;
     if (request.choices > replica.spec.slots) continue;
     if (best == nullptr || replica.charge < best->charge) best = &replica;
@@ -212,6 +213,7 @@ Result<uint64_t> Core::submit(GenerationRequest request, Actions* actions) {
     }
     return unavailable("no replica is ready; try again later");
   }
+  turn_ = best->spec.replica + 1;
   request.id = next_request_++;
   request.epoch = 1;
   Request entry{.replica = best->spec.replica,

@@ -89,7 +89,8 @@ class Core {
   // Call at least every 100 ms.
   void tick(int64_t now_ms, Actions* actions);
 
-  // Chooses a replica and charges it. kResourceExhausted: too many requests; kUnavailable: no replica, or draining.
+  // Chooses the replica with the least charge, of several the next in turn, and charges it. kResourceExhausted: too
+  // many requests; kUnavailable: no replica, or draining.
   Result<uint64_t> submit(GenerationRequest request, Actions* actions);
   void cancel(uint64_t id, Actions* actions);
   // Nothing new is admitted or launched from now on.
@@ -123,6 +124,7 @@ class Core {
   const CoreConfig config_;
   std::vector<Replica> replicas_;
   std::unordered_map<uint64_t, Request> requests_;
+  size_t turn_ = 0;  // the replica that goes first among equals
   uint64_t next_request_ = 1;
   uint64_t next_launch_ = 1;
   bool agent_here_ = false;

@@ -1,5 +1,7 @@
 #include "coordinator/http/connection.h"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
@@ -61,8 +63,16 @@ class Exchange : public ResponseWriter {
   void end() override {
     if (const auto connection = finish()) connection->answer_end();
   }
+  bool ready() const override { return !connection_ || connection_->ready_to_write(); }
+  void on_ready(std::function<void()> fn) override {
+    if (connection_) on_ready_ = std::move(fn);
+  }
   void on_closed(std::function<void()> fn) override {
     if (connection_) on_closed_ = std::move(fn);
+  }
+
+  void all_sent() {
+    if (const auto fn = on_ready_) fn();  // a copy: the call may complete the answer
   }
 
   void client_gone() {
@@ -76,11 +86,12 @@ class Exchange : public ResponseWriter {
     if (ended_) return nullptr;
     ended_ = true;
     on_closed_ = nullptr;
+    on_ready_ = nullptr;
     return std::exchange(connection_, nullptr);
   }
 
   std::shared_ptr<Connection> connection_;
-  std::function<void()> on_closed_;
+  std::function<void()> on_closed_, on_ready_;
   bool ended_ = false;
 };
 
@@ -281,7 +292,7 @@ void Connection::answer_start(int status, std::string_view content_type) {
 
 void Connection::answer_write(std::string_view bytes) {
   if (state_ != State::kRunning || head_request_ || too_slow_) return;
-  if (writing_ && out_.size() + chunk_.size() > shared_->limits.stream_bytes_max) {
+  if (writing_ && out_.size() + chunk_.size() > shared_->limits.stream_bytes_max && !takes_bytes()) {
     too_slow_ = true;
     ++shared_->counters.slow_streams_cut;
     // Not from within a call of the handler's: its on_closed must not run there.
@@ -337,7 +348,8 @@ void Connection::flush() {
     sent_ = 0;
   }
   if (sending_.empty()) {
-    if (state_ == State::kFlushing) next_request();
+    if (state_ == State::kFlushing) return next_request();
+    if (const auto exchange = exchange_) exchange->all_sent();
     return;
   }
   writing_ = true;
@@ -405,6 +417,12 @@ void Connection::arm_write() {
     ++self->shared_->counters.timeouts;
     self->cut();
   });
+}
+
+// Whether the write under way waits for its turn in the loop, and not for the client.
+bool Connection::takes_bytes() {
+  pollfd socket{socket_.native_handle(), POLLOUT, 0};
+  return poll(&socket, 1, 0) == 1 && socket.revents == POLLOUT;
 }
 
 }  // namespace skein

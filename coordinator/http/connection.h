@@ -48,6 +48,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void answer_start(int status, std::string_view content_type);
   void answer_write(std::string_view bytes);
   void answer_end();
+  bool ready_to_write() const { return !writing_ && !flush_posted_; }
 
  private:
   enum class State : uint8_t { kHead, kBody, kRunning, kFlushing, kLingering, kGone };
@@ -74,6 +75,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void arm(int timeout_ms);
   void on_deadline();
   void arm_write();
+  bool takes_bytes();
   bool reading_request() const { return state_ == State::kHead || state_ == State::kBody; }
 
   boost::asio::ip::tcp::socket socket_;

@@ -58,6 +58,10 @@ class ResponseWriter {
   // Bytes written during one wake-up of the loop leave together.
   virtual void write(std::string_view bytes) = 0;
   virtual void end() = 0;
+  // False while bytes written earlier wait to leave: what is written now would only queue behind them.
+  virtual bool ready() const = 0;
+  // Calls `fn` from the loop each time everything written so far has left, until the answer is complete.
+  virtual void on_ready(std::function<void()> fn) = 0;
   // Calls `fn` once, from the loop, when the client goes away or is cut off before the answer is complete.
   virtual void on_closed(std::function<void()> fn) = 0;
 };

@@ -14,12 +14,6 @@ TWO_OF_TP2 = ["--dtype", "float32", "--tensor-parallel-size", 2, "--data-paralle
 TWO_OF_PP2 = ["--dtype", "float32", "--pipeline-parallel-size", 2, "--data-parallel-size", 2]
 
 
-# Known defect, not understood yet: while ranks keep every core busy with a tiny model, the first streams
-# after a start may get no bytes for seconds and are then cut as slow readers, which these tests take for
-# the loss that they wait for.
-pytestmark = pytest.mark.xfail(strict=False, reason="streams may stall while ranks saturate every core")
-
-
 def ranks_of(server, launch):
     """The ranks of a replica's first launch, in order."""
     ranks = [rank for rank in server.processes("rank") if f"replica-{launch}" in rank.launch]

@@ -143,8 +143,10 @@ class Skein:
         environment = {key: value for key, value in os.environ.items() if key != "XDG_RUNTIME_DIR"}
         environment |= {MARK: self.mark, "TMPDIR": str(self.temporary)} | (env or {})
         with open(self.scratch / "out", "wb") as out, open(self.scratch / "err", "wb") as err:
+            # A group of its own, for signals, but the tests' session: Linux shares cores among sessions (autogroup);
+            # one whose ranks keep every core busy was seen to keep these tests from running for up to 17 s.
             self.process = subprocess.Popen([str(BIN / "skein"), *map(str, arguments)], stdin=stdin, stdout=out,
-                                            stderr=err, env=environment, cwd=cwd, start_new_session=True)
+                                            stderr=err, env=environment, cwd=cwd, process_group=0)
 
     def __enter__(self):
         return self

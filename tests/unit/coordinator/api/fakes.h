@@ -116,7 +116,7 @@ class FakeWriter : public ResponseWriter {
   void respond(HttpResponse answer) override {
     response = std::move(answer);
     ended = true;
-    closed_ = nullptr;
+    closed_ = ready_ = nullptr;
   }
   void start(int status, std::string_view content_type) override {
     response.status = status;
@@ -126,9 +126,17 @@ class FakeWriter : public ResponseWriter {
   void write(std::string_view bytes) override { response.body += bytes; }
   void end() override {
     ended = true;
-    closed_ = nullptr;
+    closed_ = ready_ = nullptr;
   }
+  bool ready() const override { return !busy; }
+  void on_ready(std::function<void()> fn) override { ready_ = std::move(fn); }
   void on_closed(std::function<void()> fn) override { closed_ = std::move(fn); }
+
+  // What was written has left.
+  void leave() {
+    busy = false;
+    if (const auto fn = ready_) fn();
+  }
 
   void close() {
     if (const auto fn = std::exchange(closed_, nullptr)) fn();
@@ -149,9 +157,10 @@ class FakeWriter : public ResponseWriter {
   HttpResponse response;
   bool started = false;
   bool ended = false;
+  bool busy = false;  // what was written waits
 
  private:
-  std::function<void()> closed_;
+  std::function<void()> closed_, ready_;
 };
 
 class FakeObserver : public RequestObserver {

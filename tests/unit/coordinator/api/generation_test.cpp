@@ -102,6 +102,59 @@ TEST(Generation, StreamsACompletion) {
                           head + R"("k","logprobs":null,"finish_reason":"length","stop_reason":null}]})", "[DONE]"));
 }
 
+std::vector<std::string> streamed_texts(const FakeWriter& writer) {
+  std::vector<std::string> texts;
+  for (const std::string& event : writer.events()) {
+    if (event == "[DONE]") continue;
+    const Json json = parse_json(event).value();
+    const Json* choices = json.find("choices");
+    texts.push_back(choices ? choices->as_array().at(0).find("text")->as_string() : "error");
+  }
+  return texts;
+}
+
+TEST(Generation, JoinsWhatComesWhileEarlierBytesWait) {
+  ApiUnderTest under;
+  const auto writer = under.post(kCompletions, prompt_body(R"("stream":true,"n":2,"logprobs":0)"));
+  under.engine.send_text("a");
+  writer->busy = true;
+  for (const char* text : {"b", "c", "d"}) under.engine.send_text(text);
+  under.engine.send_text("x", FinishReason::kNone, 1);
+  EXPECT_THAT(streamed_texts(*writer), ElementsAre("a"));
+  writer->leave();
+  EXPECT_THAT(streamed_texts(*writer), ElementsAre("a", "bcd", "x"));
+  const Json event = parse_json(writer->events().at(1)).value();
+  EXPECT_EQ(event.find("choices")->as_array().at(0).find("logprobs")->find("tokens")->as_array().size(), 3u);
+  writer->leave();
+  EXPECT_EQ(writer->events().size(), 3u) << "nothing twice";
+}
+
+TEST(Generation, WhatIsHeldComesAheadOfTheEnd) {
+  ApiUnderTest under;
+  const auto writer = under.post(kCompletions, prompt_body(R"("stream":true)"));
+  writer->busy = true;
+  under.engine.send_text("a");
+  under.engine.send_text("b", FinishReason::kLength);
+  EXPECT_TRUE(writer->ended);
+  EXPECT_THAT(streamed_texts(*writer), ElementsAre("ab"));
+  EXPECT_EQ(writer->events().back(), "[DONE]");
+
+  const auto failing = under.post(kCompletions, prompt_body(R"("stream":true)"));
+  failing->busy = true;
+  under.engine.send_text("a");
+  under.engine.send({}, FinishReason::kError);
+  EXPECT_TRUE(failing->ended);
+  EXPECT_THAT(streamed_texts(*failing), ElementsAre("a", "error"));
+}
+
+TEST(Generation, HoldsABoundedAmount) {
+  ApiUnderTest under(fake_model(), {.held_bytes_max = 100});
+  const auto writer = under.post(kCompletions, prompt_body(R"("stream":true,"max_tokens":90)"));
+  writer->busy = true;
+  for (int i = 0; i < 12; ++i) under.engine.send_text("a");
+  EXPECT_THAT(streamed_texts(*writer), ElementsAre("aaaaaaaaaaaa"));
+}
+
 TEST(Generation, StreamsAChatWithUsage) {
   ApiUnderTest under;
   const auto writer =

@@ -303,6 +303,29 @@ TEST_F(Server, CutsAStreamThatIsNotRead) {
   EXPECT_EQ(counters().slow_streams_cut, 1);
 }
 
+TEST_F(Server, DoesNotTakeItsOwnDelayForASlowClient) {
+  HttpConfig config;
+  config.limits.stream_bytes_max = 20'000;
+  start(config);
+  Client client(port_);
+  ASSERT_TRUE(client.send(get("/stream")));
+  client.read_until("data: 2\n\n\r\n");
+  std::atomic<int> ready = 0;
+  on_loop([&] {
+    EXPECT_TRUE(held_->ready());
+    held_->on_ready([&] { ++ready; });
+    held_->write("first");
+    EXPECT_FALSE(held_->ready());
+    loop_.post([&] {  // behind that write's start, ahead of its end
+      for (int i = 0; i < 10; ++i) held_->write(std::string(10'000, 'x'));
+    });
+  });
+  wait_until([&] { return ready == 1; });
+  on_loop([&] { held_->end(); });
+  client.read_until("0\r\n\r\n");
+  EXPECT_EQ(counters().slow_streams_cut, 0);
+}
+
 TEST_F(Server, CutsAClientThatTakesNothing) {
   HttpConfig config;
   config.limits.write_timeout_ms = 100;

@@ -92,6 +92,18 @@ TEST_F(CoreTest, SendsWorkToTheReplicaWithTheLeastCharge) {
   EXPECT_EQ(sends[2].launch, 2u);
 }
 
+TEST_F(CoreTest, EqualReplicasTakeTurns) {
+  Core core = make(3);
+  std::vector<uint64_t> launches;
+  for (int i = 0; i < 6; ++i) {
+    Actions actions;
+    const uint64_t id = *core.submit(request(5), &actions);
+    launches.push_back(of_kind<SendToReplica>(actions).at(0).launch);
+    core.cancel(id, &actions);
+  }
+  EXPECT_EQ(launches, (std::vector<uint64_t>{1, 2, 3, 1, 2, 3}));
+}
+
 TEST_F(CoreTest, AcceptsOnlyTheNextIndexOfTheCurrentEpoch) {
   Core core = make(1);
   Actions actions;
