@@ -154,6 +154,8 @@ Json load_json(const std::string& url, const LoadConfig& config, const LoadResul
   out.set("input_len", range_json(shape.input_len));
   out.set("output_len", range_json(shape.output_len));
   out.set("ignore_eos", shape.ignore_eos);
+  out.set("temperature", shape.temperature);
+  out.set("count_by", shape.count_by);
   out.set("request_rate", std::isinf(config.request_rate) ? Json("inf") : Json(config.request_rate));
   out.set("max_concurrency", config.max_concurrency > 0 ? Json(config.max_concurrency) : Json());
   out.set("interrupted", result.interrupted);

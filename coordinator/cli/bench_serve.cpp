@@ -46,7 +46,7 @@ OptionTable options(BenchServeConfig* config) {
   table.add_text("input-len", "N|LO:HI", "prompt tokens (256), or a range to draw from", &config->input_len);
   table.add_text("output-len", "N|LO:HI", "tokens to ask for (128), or a range to draw from", &config->output_len);
   table.add_text("token-ids", "LO:HI", "ids that prompts are drawn from (32:255)", &config->token_ids);
-  table.add_switch("ignore-eos", "go on after an end-of-sequence token; default: true", &shape.ignore_eos);
+  table.add_switch("ignore-eos", "go on after an end-of-sequence token (default); --ignore-eos=false stops there", &shape.ignore_eos);
   table.add_real("temperature", "of sampling; default: 0, the likeliest token", 0, 2, &shape.temperature);
   table.add_choice("count-by", "how tokens of an event are counted: return_token_ids (default), continuous_usage_stats, or one each (plain OpenAI)",
                    {"ids", "usage", "events"}, &shape.count_by);
