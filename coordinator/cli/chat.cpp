@@ -13,10 +13,10 @@
 
 #include "base/log.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/remote.h"
 #include "coordinator/cli/server.h"
 #include "coordinator/http/client.h"
 #include "coordinator/http/loop.h"
-#include "model/mapped_file.h"
 
 namespace skein {
 namespace {
@@ -158,17 +158,6 @@ class Conversation {
   Json messages_ = Json::array();
 };
 
-Result<std::string> first_model(const HttpTarget& target) {
-  ASSIGN_OR_RETURN(const HttpReply reply, http_get(target, "/v1/models"));
-  ASSIGN_OR_RETURN(const Json json, parse_json(reply.body));
-  const Json* data = json.find("data");
-  if (data != nullptr && data->is_array() && !data->as_array().empty()) {
-    const Json* id = data->as_array()[0].find("id");
-    if (id != nullptr && id->is_string()) return id->as_string();
-  }
-  return unavailable("the server names no model (status " + std::to_string(reply.status) + "); is an --api-key-file needed?");
-}
-
 void print_stats(const Answer& answer) {
   const double decode_s = answer.total_s - answer.ttft_s;
   std::printf("[%lld tokens, TTFT %.0f ms, %.1f tokens/s]\n", static_cast<long long>(answer.tokens),
@@ -176,11 +165,7 @@ void print_stats(const Answer& answer) {
 }
 
 Status converse(const ChatConfig& config, const std::string& url) {
-  ASSIGN_OR_RETURN(HttpTarget target, parse_url(url));
-  if (!config.serve.api_key_file.empty()) {
-    ASSIGN_OR_RETURN(const std::string key, read_file(config.serve.api_key_file, 1 << 20));
-    target.api_key = key.substr(0, key.find('\n'));
-  }
+  ASSIGN_OR_RETURN(const HttpTarget target, remote_target(url, config.serve.api_key_file));
   ASSIGN_OR_RETURN(const std::string model, first_model(target));
   Conversation conversation(config, target, model);
   if (!config.prompt.empty()) {

@@ -21,7 +21,7 @@ constexpr Command kCommands[] = {
     {"serve", "serve MODEL [flags]", "serve a model over an OpenAI-compatible HTTP API", serve_command},
     {"plan", "plan MODEL [flags of serve]", "show what serve would run, and whether it fits", plan_command},
     {"chat", "chat MODEL | chat --url URL", "talk to a model or to a server", chat_command},
-    {"bench", "bench offline MODEL [flags]", "measure prefill and decode speed without HTTP", bench_command},
+    {"bench", "bench offline MODEL | serve --url URL", "measure the engine without HTTP, or any server", bench_command},
     {"agent", "agent --coordinator E --run-folder D", "start and fence this node's MPI jobs", agent_command},
 };
 

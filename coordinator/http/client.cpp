@@ -6,6 +6,8 @@
 #include <boost/beast/http.hpp>
 #include <charconv>
 
+#include "coordinator/http/event_parser.h"
+
 namespace skein {
 namespace {
 
@@ -46,27 +48,6 @@ Status send(const HttpTarget& target, http::verb verb, const std::string& path, 
   return error ? failure(target, error) : Status();
 }
 
-std::string error_message(int status, const std::string& body) {
-  const Result<Json> json = parse_json(body);
-  const Json* error = json.ok() ? json->find("error") : nullptr;
-  const Json* message = error == nullptr ? nullptr : error->find("message");
-  if (message != nullptr && message->is_string()) return message->as_string();
-  return "the server answered with status " + std::to_string(status);
-}
-
-// Hands over the data of every complete event in `text`; false once it is over.
-bool take_events(std::string* text, const std::function<bool(std::string_view)>& on_event) {
-  size_t end;
-  while ((end = text->find("\n\n")) != text->npos) {
-    const std::string event = text->substr(0, end);
-    text->erase(0, end + 2);
-    if (!event.starts_with("data: ")) continue;
-    const std::string_view data = std::string_view(event).substr(6);
-    if (data == "[DONE]" || !on_event(data)) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 Result<HttpTarget> parse_url(std::string_view url) {
@@ -84,6 +65,14 @@ Result<HttpTarget> parse_url(std::string_view url) {
     }
   }
   return target;
+}
+
+std::string http_error_message(int status, const std::string& body) {
+  const Result<Json> json = parse_json(body);
+  const Json* error = json.ok() ? json->find("error") : nullptr;
+  const Json* message = error == nullptr ? nullptr : error->find("message");
+  if (message != nullptr && message->is_string()) return message->as_string();
+  return "the server answered with status " + std::to_string(status);
 }
 
 Result<HttpReply> http_get(const HttpTarget& target, const std::string& path) {
@@ -109,17 +98,27 @@ Status http_stream(const HttpTarget& target, const std::string& path, const Json
   http::read_header(connection.stream, connection.buffer, parser, error);
   if (error) return failure(target, error);
   const int status = static_cast<int>(parser.get().result_int());
-  std::string text;
+  std::string text;  // of an answer that is no event stream
+  EventParser events;
+  bool wanted = true;
+  const auto on_data = [&](std::string_view data) {
+    wanted = wanted && on_event(data);
+    return Status();
+  };
   char chunk[8192];
   while (!parser.is_done()) {
     parser.get().body() = {.data = chunk, .size = sizeof chunk, .more = true};
     http::read_some(connection.stream, connection.buffer, parser, error);
     if (error && error != http::error::need_buffer) return failure(target, error);
-    text.append(chunk, sizeof chunk - parser.get().body().size);
-    if (text.size() > kBodyBytesMax) return unavailable("the server's answer is too long");
-    if (status == 200 && !take_events(&text, on_event)) return {};
+    const std::string_view bytes(chunk, sizeof chunk - parser.get().body().size);
+    if (status == 200) {
+      RETURN_IF_ERROR(events.feed(bytes, on_data));
+      if (events.done() || !wanted) return {};
+    } else {
+      text += bytes;
+    }
   }
-  if (status != 200) return unavailable(error_message(status, text));
+  if (status != 200) return unavailable(http_error_message(status, text));
   return {};
 }
 

@@ -25,6 +25,9 @@ struct HttpReply {
   std::string body;
 };
 
+// What an answer with another status than 200 says went wrong: the message of an OpenAI error, or the status.
+std::string http_error_message(int status, const std::string& body);
+
 Result<HttpReply> http_get(const HttpTarget& target, const std::string& path);
 
 // Posts `body` and calls `on_event` with the data of each server-sent event until "[DONE]" or the end; false stops. An

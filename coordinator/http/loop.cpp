@@ -67,10 +67,14 @@ void Loop::stop() { state_->context.stop(); }
 void Loop::post(std::function<void()> fn) { asio::post(state_->context, std::move(fn)); }
 
 Loop::TimerId Loop::call_after(int64_t delay_ms, std::function<void()> fn) {
+  return call_at(std::chrono::steady_clock::now() + std::chrono::milliseconds(delay_ms), std::move(fn));
+}
+
+Loop::TimerId Loop::call_at(std::chrono::steady_clock::time_point time, std::function<void()> fn) {
   const TimerId id = state_->next_timer++;
   const auto [timer, added] = state_->timers.try_emplace(id, state_->context);
   CHECK(added);
-  timer->second.expires_after(std::chrono::milliseconds(delay_ms));
+  timer->second.expires_at(time);
   timer->second.async_wait(
       [state = state_.get(), id, fn = std::move(fn)](boost::system::error_code error) {
         // A timer cancelled after it expired is gone from the map although its error is clear.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +28,7 @@ class Loop {
   void post(std::function<void()> fn);  // thread-safe
 
   TimerId call_after(int64_t delay_ms, std::function<void()> fn);
+  TimerId call_at(std::chrono::steady_clock::time_point time, std::function<void()> fn);
   void cancel(TimerId id);  // a timer that has fired or never was: nothing happens
 
   // Calls `fn` every time `fd` becomes readable, until unwatch(fd). The descriptor stays the caller's. `fn` should take

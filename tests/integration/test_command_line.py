@@ -245,3 +245,16 @@ def test_bench_offline():
     result = json.loads(out)
     assert result["model"] == MODEL and result["num_prompts"] == 3
     assert result["prefill_tokens_per_second"] > 0 and result["decode_tokens_per_second"] > 0
+    assert len(result["round_figures"]) == 2
+    for figures in result["round_figures"]:
+        assert figures["output_tokens"] == 3 * 16
+        assert 0 < figures["steady_decode_seconds"] <= figures["decode_seconds"]
+        assert figures["total_seconds"] == pytest.approx(figures["prefill_seconds"] + figures["decode_seconds"])
+        assert figures["output_tokens_per_second"] == pytest.approx(3 * 16 / figures["total_seconds"])
+        assert 0 < figures["output_tokens_per_second"] < figures["decode_tokens_per_second"]
+    for name in ("prefill", "decode", "steady_decode", "output"):
+        rates = [figures[f"{name}_tokens_per_second"] for figures in result["round_figures"]]
+        assert result[f"{name}_tokens_per_second"] == pytest.approx(sum(rates) / 2)
+    seconds = sum(figures["total_seconds"] for figures in result["round_figures"])
+    assert result["run"] == {"output_tokens": 2 * 3 * 16, "seconds": pytest.approx(seconds),
+                             "output_tokens_per_second": pytest.approx(2 * 3 * 16 / seconds)}
