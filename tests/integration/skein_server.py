@@ -36,7 +36,7 @@ GREEDY = {"temperature": 0, "max_tokens": 16, "ignore_eos": True, "return_token_
 
 def demo_model():
     """SmolLM2's GGUF file, or None where tests/run has not fetched it."""
-    path = os.environ.get("SKEIN_TEST_MODEL") or ROOT / "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = os.environ.get("SKEIN_SMOLLM2") or ROOT / "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     return pathlib.Path(path) if pathlib.Path(path).exists() else None
 
 
