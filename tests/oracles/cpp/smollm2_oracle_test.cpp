@@ -33,7 +33,8 @@ struct Difference {
   int count = 0;
 };
 
-// Teacher-forced: the likeliest token is the same wherever transformers' first two are further apart than the tolerance.
+// Teacher-forced: the likeliest token is the same wherever transformers' first two are further apart than the
+// tolerance.
 // The number of such positions.
 int expect_same_likeliest(const Prompt& prompt, const std::vector<TokenLogprob>& found) {
   int compared = 0;
