@@ -34,8 +34,7 @@ struct Difference {
 };
 
 // Teacher-forced: the likeliest token is the same wherever transformers' first two are further apart than the
-// tolerance.
-// The number of such positions.
+// tolerance. The number of such positions.
 int expect_same_likeliest(const Prompt& prompt, const std::vector<TokenLogprob>& found) {
   int compared = 0;
   for (size_t k = 0; k < prompt.top_positions.size(); ++k) {
