@@ -1,8 +1,10 @@
 #include "comm/communicator.h"
 
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <charconv>
 #include <cstring>
 #include <vector>
 
@@ -20,6 +22,16 @@ constexpr size_t kStageBytes = 4 << 20;
 constexpr size_t kColumnBytes = 1 << 20;
 constexpr int64_t kReduceFloats = 64 << 10;  // of one rank, in each of two buffers
 constexpr int kSpinRounds = 4000;            // tens of microseconds
+
+// Containers that share /dev/shm have the same process ids, and one that was killed may have left its segment: so a
+// random part, too.
+std::string segment_name() {
+  uint64_t random = 0;
+  CHECK_EQ(getrandom(&random, sizeof random, 0), static_cast<ssize_t>(sizeof random));
+  char digits[16];
+  const auto [end, error] = std::to_chars(digits, digits + sizeof digits, random, 16);
+  return "/skein-" + std::to_string(getpid()) + "-" + std::string(digits, static_cast<size_t>(end - digits));
+}
 
 // The barrier and the buffers of one tensor-parallel group.
 struct ReduceArea {
@@ -148,7 +160,7 @@ Result<std::unique_ptr<Communicator>> Communicator::create(const CommunicatorCon
   const size_t bytes = lay_out(config).bytes;
   std::string name;
   if (config.world_rank() == 0) {
-    name = "/skein-" + std::to_string(getpid());
+    name = segment_name();
     ASSIGN_OR_RETURN(state->memory, SharedMemory::create(name, bytes));
   }
   name = rendezvous.broadcast(name);

@@ -11,6 +11,7 @@
 #include <variant>
 
 #include "base/bounded_queue.h"
+#include "base/lease_watch.h"
 #include "base/log.h"
 #include "worker/outbox.h"
 
@@ -21,6 +22,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
 constexpr int kFramesPerTurn = 256;
+
+int64_t milliseconds(Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+}
 
 using Event = std::variant<GenerationRequest, CancelRequest, StepResult, Stop>;
 
@@ -61,7 +66,7 @@ struct Leader::State {
   std::mutex stats_mutex;
   BatcherStats stats;    // guarded by stats_mutex
   uint64_t steps = 0;    // guarded by stats_mutex
-  Clock::time_point last_sign;  // control thread: of the coordinator
+  LeaseWatch lease;      // control thread: of the coordinator
   std::thread control, batching, results;
 
   State(const ReplicaSpec& spec, std::unique_ptr<MessageSocket> socket, std::unique_ptr<Batcher> batcher,
@@ -155,12 +160,12 @@ struct Leader::State {
   void run_control() {
     if (const Status sent = socket->send("", registration); !sent.ok()) abandon(sent.message());
     Clock::time_point next_status = Clock::now();
-    last_sign = Clock::now();
+    lease.heard(milliseconds(next_status));
     while (true) {
       if (!take_all()) return;
       const bool may_wait = send_outbox();
       const Clock::time_point now = Clock::now();
-      if (std::chrono::duration<double>(now - last_sign).count() > spec.lease_seconds) {
+      if (static_cast<double>(lease.silent_ms(milliseconds(now))) > spec.lease_seconds * 1000) {
         abandon("the coordinator gave no sign of life for its lease: this replica ends");
       }
       if (now >= next_status) {
@@ -199,7 +204,7 @@ struct Leader::State {
   // False when the replica is to stop.
   bool take_all() {
     while (std::optional<MessageSocket::Received> received = socket->receive()) {
-      last_sign = Clock::now();
+      lease.heard(milliseconds(Clock::now()));
       if (!take(std::move(*received))) return false;
     }
     return true;

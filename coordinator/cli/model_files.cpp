@@ -24,6 +24,7 @@ bool file_exists(const fs::path& path) {
 fs::path hub_cache() {
   if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
   if (const char* home = std::getenv("HF_HOME")) return fs::path(home) / "hub";
+  if (const char* caches = std::getenv("XDG_CACHE_HOME")) return fs::path(caches) / "huggingface/hub";
   const char* home = std::getenv("HOME");
   return fs::path(home == nullptr ? "/" : home) / ".cache/huggingface/hub";
 }
@@ -33,7 +34,21 @@ bool looks_like_hub_name(const std::string& name) {
          name.find("..") == name.npos;
 }
 
-// The snapshot that refs/main names, or the newest one.
+// The newest snapshot that holds a model; empty: none does.
+fs::path newest_snapshot(const fs::path& snapshots) {
+  fs::path newest;
+  fs::file_time_type newest_time = fs::file_time_type::min();
+  std::error_code ignored;
+  for (fs::directory_iterator it(snapshots, ignored), end; it != end; it.increment(ignored)) {
+    const fs::file_time_type time = fs::last_write_time(it->path(), ignored);
+    if (time <= newest_time || !file_exists(it->path() / "config.json")) continue;
+    newest = it->path();
+    newest_time = time;
+  }
+  return newest;
+}
+
+// The snapshot that refs/main names, or the newest one: a download of one revision writes no refs/main.
 Result<std::string> find_in_hub(const std::string& name) {
   std::string folder = "models--" + name;
   folder.replace(folder.find('/'), 1, "--");
@@ -44,6 +59,7 @@ Result<std::string> find_in_hub(const std::string& name) {
     const fs::path snapshot = base / "snapshots" / commit;
     if (commit.find('/') == commit.npos && file_exists(snapshot / "config.json")) return snapshot.string();
   }
+  if (const fs::path snapshot = newest_snapshot(base / "snapshots"); !snapshot.empty()) return snapshot.string();
   return not_found("the model " + name + " is neither a path nor in the hub cache at " + hub_cache().string() +
                    "; download it with: hf download " + name);
 }
@@ -183,8 +199,10 @@ Result<ServedModel> describe_served_model(const ModelFiles& files, const std::st
   } else {
     RETURN_IF_ERROR(add_folder_text(files.path, &model, &chat_template));
   }
-  if (model.eos_tokens.empty() && model.tokenizer != nullptr && model.tokenizer->eos()) {
-    model.eos_tokens = {*model.tokenizer->eos()};
+  // The tokenizer's ends a sequence besides what the configuration lists, as in vLLM: the two often differ.
+  if (model.tokenizer != nullptr && model.tokenizer->eos() &&
+      std::ranges::find(model.eos_tokens, *model.tokenizer->eos()) == model.eos_tokens.end()) {
+    model.eos_tokens.push_back(*model.tokenizer->eos());
   }
   if (model.tokenizer != nullptr && model.tokenizer->size() > description.vocabulary) {
     return invalid_argument("the tokenizer of " + files.path + " has " + std::to_string(model.tokenizer->size()) +

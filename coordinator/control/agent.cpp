@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 
+#include "base/lease_watch.h"
 #include "base/log.h"
 #include "base/replica_spec.h"
 #include "comm/messages.h"
@@ -30,6 +31,10 @@ constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr auto kKillAfter = std::chrono::milliseconds(1500);
 constexpr size_t kLineBytesMax = 64 << 10;
+
+int64_t now_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
+}
 
 // One mpirun with its ranks.
 struct Job {
@@ -70,8 +75,8 @@ class Agent {
     sigprocmask(SIG_BLOCK, &signals, nullptr);
     signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
     send(RegisterAgent{.node = "local", .build = SKEIN_BUILD});
-    last_sign_ = Clock::now();
-    next_sign_ = last_sign_ + kSignPeriod;
+    lease_.heard(now_ms());
+    next_sign_ = Clock::now() + kSignPeriod;
     while (!(stopping_ && jobs_.empty())) {
       turn();
       wait();
@@ -86,7 +91,7 @@ class Agent {
  private:
   void turn() {
     while (std::optional<MessageSocket::Received> received = socket_->receive()) {
-      last_sign_ = Clock::now();
+      lease_.heard(now_ms());
       if (received->frame.ok()) take(std::move(*received->frame));
     }
     for (auto& [launch, job] : jobs_) read_errors(job);
@@ -99,8 +104,7 @@ class Agent {
       send(Lease{});
       next_sign_ = now + kSignPeriod;
     }
-    const std::chrono::duration<double> silence = now - last_sign_;
-    if (silence.count() > config_.lease_seconds && !stopping_) {
+    if (static_cast<double>(lease_.silent_ms(now_ms())) > config_.lease_seconds * 1000 && !stopping_) {
       log_warning("agent: the coordinator is gone; ending its jobs");
       orphaned_ = true;
       end_all(SIGKILL);
@@ -235,7 +239,8 @@ class Agent {
   int signal_fd_ = -1;
   bool stopping_ = false;
   bool orphaned_ = false;  // the coordinator went without a word: its folder is ours to remove
-  Clock::time_point last_sign_, next_sign_;
+  LeaseWatch lease_;  // of the coordinator
+  Clock::time_point next_sign_;
 };
 
 }  // namespace

@@ -58,7 +58,6 @@ struct Cluster::State {
   std::function<std::string()> render_metrics;
   bool pump_posted = false;
   pid_t agent = -1;
-  int64_t agent_sign_ms = 0;
   int64_t next_sign_ms = 0;
   int64_t stop_at_ms = 0;   // 0: not stopping
   int64_t drain_until_ms = 0;
@@ -100,7 +99,6 @@ struct Cluster::State {
                                     .capture_error = false,
                                     .death_signal = SIGTERM}));  // it has jobs to end first
     agent = child.pid;
-    agent_sign_ms = now_ms();
     loop.watch_readable(socket->fd(), [this] { pump(); });
     schedule_tick();
     return {};
@@ -177,7 +175,6 @@ struct Cluster::State {
     }
     Actions actions;
     if (received.peer == kAgentPeer) {
-      agent_sign_ms = now;
       if (std::holds_alternative<RegisterAgent>(*received.frame)) {
         core->agent_registered(now, &actions);
       } else {

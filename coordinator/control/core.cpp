@@ -110,7 +110,7 @@ int Core::fail_requests(const Replica& replica, const std::string& reason, Actio
 void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(launch);
   if (replica == nullptr) return;  // an older launch
-  replica->last_sign_ms = now_ms;
+  replica->lease.heard(now_ms);
   if (auto* registration = std::get_if<RegisterReplica>(&frame)) {
     if (replica->state != ReplicaState::kLaunching) return;
     replica->state = ReplicaState::kReady;
@@ -182,7 +182,7 @@ void Core::tick(int64_t now_ms, Actions* actions) {
         }
         break;
       case ReplicaState::kReady:
-        if (now_ms - replica.last_sign_ms > config_.lease_ms) {
+        if (replica.lease.silent_ms(now_ms) > config_.lease_ms) {
           const std::string reason = "it was silent for " + std::to_string(config_.lease_ms) + " ms";
           end_launch(replica, reason, now_ms, actions);
           fail_requests(replica, reason, actions);

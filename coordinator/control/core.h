@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/lease_watch.h"
 #include "base/replica_spec.h"
 #include "base/request.h"
 #include "base/status.h"
@@ -67,7 +68,7 @@ class Core {
     uint64_t launch = 0;       // current or last
     int64_t launch_at_ms = 0;  // kDown: when to launch
     int64_t since_ms = 0;      // of the state
-    int64_t last_sign_ms = 0;  // kReady: last frame
+    LeaseWatch lease;          // kReady
     int64_t backoff_ms = 0;
     int64_t launches = 0;
     int64_t charge = 0;        // tokens that its requests may still take

@@ -21,7 +21,7 @@ def server():
 def smollm2():
     path = demo_model()
     if path is None:
-        pytest.skip("SKEIN_TEST_MODEL names no file; tests/run fetches it")
+        pytest.skip("SKEIN_SMOLLM2 names no file; tests/run fetches it")
     return path
 
 

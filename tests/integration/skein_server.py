@@ -36,7 +36,7 @@ GREEDY = {"temperature": 0, "max_tokens": 16, "ignore_eos": True, "return_token_
 
 def demo_model():
     """SmolLM2's GGUF file, or None where tests/run has not fetched it."""
-    path = os.environ.get("SKEIN_TEST_MODEL") or ROOT / "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+    path = os.environ.get("SKEIN_SMOLLM2") or ROOT / "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     return pathlib.Path(path) if pathlib.Path(path).exists() else None
 
 
@@ -127,8 +127,13 @@ def shared_memory_names():
     return {name for name in os.listdir("/dev/shm") if name.startswith(("skein-", "vader_segment"))}
 
 
-def mapped_by_anyone(name):
-    return any(f"/dev/shm/{name}".encode() in _read(pid, "maps") for pid in os.listdir("/proc") if pid.isdigit())
+def left_behind(name):
+    """Whether whoever made the segment is gone and nobody maps it. Its maker's process id is in the name: until that
+    one ends, it may be between making the segment and mapping it, for another test run or user."""
+    maker = re.match(r"\D*(\d+)", name)
+    if maker and state_of(maker[1]) not in ("", "Z", "X"):
+        return False
+    return not any(f"/dev/shm/{name}".encode() in _read(pid, "maps") for pid in os.listdir("/proc") if pid.isdigit())
 
 
 class Skein:
@@ -161,7 +166,7 @@ class Skein:
             process.kill()
         wait_for(lambda: not self.processes(), "the end of what was killed")
         for name in shared_memory_names() - self.shared_memory_before:
-            if not mapped_by_anyone(name):
+            if left_behind(name):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"/dev/shm/{name}")
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -198,11 +203,10 @@ class Skein:
             raise AssertionError(f"still running after {seconds} s: {(self.out + self.err)[-600:]}") from None
 
     def shared_memory_left(self):
-        return {name for name in shared_memory_names() - self.shared_memory_before if not mapped_by_anyone(name)}
+        return {name for name in shared_memory_names() - self.shared_memory_before if left_behind(name)}
 
     def assert_nothing_left(self, seconds=GONE_S, files=True):
         wait_for(lambda: not self.processes(), f"the end of {self.processes()}", seconds)
-        # Another user's server may be between making a segment and mapping it: hence the wait.
         wait_for(lambda: not self.shared_memory_left(), f"no segment left: {self.shared_memory_left()}", seconds)
         if files:
             left = sorted(str(path.relative_to(self.temporary)) for path in self.temporary.rglob("*"))

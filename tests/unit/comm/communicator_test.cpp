@@ -1,11 +1,13 @@
 #include "comm/communicator.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <barrier>
 #include <numeric>
 #include <thread>
 
+#include "comm/shared_memory.h"
 #include "comm/shared_stream.h"
 
 namespace skein {
@@ -56,6 +58,15 @@ TEST(Communicator, AllReduceAddsInRankOrderOnEveryRank) {
       for (const auto& result : results) ASSERT_EQ(result[static_cast<size_t>(i)], expected) << i;
     }
   }
+}
+
+TEST(Communicator, ASegmentLeftByAnotherOfItsProcessIdIsInNobodysWay) {
+  const std::string stale = "/skein-" + std::to_string(getpid());
+  const auto left = SharedMemory::create(stale, 4096);
+  ASSERT_TRUE(left.ok()) << left.status().message();
+  bool made = false;
+  with_ranks(1, 1, [&](Communicator&, int, int) { made = true; });
+  EXPECT_TRUE(made);
 }
 
 TEST(Communicator, PlansReachEveryRankAndResultsTheLeader) {

@@ -194,7 +194,7 @@ TEST_F(CoreTest, ASilentReplicaIsEndedAndItsRequestsAtOnce) {
   Actions actions;
   ASSERT_TRUE(core.submit(request(3), &actions).ok());
   Actions quiet;
-  core.tick(2000, &quiet);
+  for (int64_t now = 0; now <= 2000; now += 50) core.tick(now, &quiet);
   EXPECT_TRUE(quiet.empty());
   core.tick(2001, &quiet);
   EXPECT_EQ(of_kind<DeliverFrame>(quiet).size(), 1u);
@@ -202,6 +202,17 @@ TEST_F(CoreTest, ASilentReplicaIsEndedAndItsRequestsAtOnce) {
   ASSERT_EQ(sends.size(), 1u);
   EXPECT_TRUE(std::holds_alternative<EndLaunch>(sends[0].frame));
   EXPECT_FALSE(core.submit(request(3), &actions).ok());
+}
+
+TEST_F(CoreTest, APauseOfItsOwnIsNobodysSilence) {
+  Core core = make(1);
+  Actions actions;
+  core.tick(50, &actions);
+  core.tick(60'000, &actions);  // the machine was paused: what the replica said is not read yet
+  EXPECT_TRUE(actions.empty());
+  core.replica_frame(1, ReplicaStatus{}, 60'001, &actions);
+  for (int64_t now = 60'050; now <= 62'001; now += 50) core.tick(now, &actions);
+  EXPECT_TRUE(actions.empty());
 }
 
 TEST_F(CoreTest, FailingBeforeTheFirstReadyEndsTheStart) {
