@@ -16,6 +16,11 @@ sanitize() {
   scripts/build "$1" all && tests/run "$@"
 }
 
+# What of the CUDA backend needs no GPU: its compilation, and the tests of that build, whose GPU tests are skipped.
+cuda_build() {
+  scripts/build cuda all && tests/run cuda ctest
+}
+
 finish() {
   local status=0 what
   for what in "${failed[@]}"; do

@@ -35,7 +35,7 @@ struct Tensor {
   int64_t columns = 0;
   Format format = Format::kF32;
   Layout layout = Layout::kRowMajor;
-  int64_t row_stride = 0;  // elements from row to row; row-major plain formats only
+  int64_t row_stride = 0;  // elements from row to row; of plain formats
   void* scales = nullptr;  // kI8Block32: f32 {scale, scale * sum of the block} (rows, columns / 32, 2)
 };
 

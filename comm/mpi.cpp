@@ -40,6 +40,15 @@ std::vector<int64_t> MpiSession::all_gather(int64_t value) {
   return all;
 }
 
+std::vector<std::string> MpiSession::all_gather(const std::string& bytes) {
+  const int count = static_cast<int>(bytes.size());
+  std::string all(bytes.size() * static_cast<size_t>(size_), '\0');
+  MPI_Allgather(bytes.data(), count, MPI_BYTE, all.data(), count, MPI_BYTE, MPI_COMM_WORLD);
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin < all.size(); begin += bytes.size()) parts.push_back(all.substr(begin, bytes.size()));
+  return parts;
+}
+
 void MpiSession::barrier() { MPI_Barrier(MPI_COMM_WORLD); }
 
 }  // namespace skein

@@ -26,6 +26,8 @@ class MpiSession {
   std::string broadcast(std::string bytes);
   // Every rank's value, by rank. Collective.
   std::vector<int64_t> all_gather(int64_t value);
+  // Every rank's bytes, as many of each, by rank. Collective.
+  std::vector<std::string> all_gather(const std::string& bytes);
   void barrier();
 
  private:

@@ -1,7 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "base/tensor.h"
@@ -25,6 +29,35 @@ struct DeviceConfig {
   int threads = 1;      // CPU worker threads of this rank, the calling one included
   bool pin_threads = false;
   int first_core = 0;   // thread i is pinned to core first_core + i
+};
+
+// Memory through which the devices of a tensor-parallel group write to each other without a library between them.
+// Every rank has an inbox that the others write into, cut into channels (one a block of a launch). What is written
+// there, by whom and when is the backend's affair.
+struct PeerGroup {
+  static constexpr int kRanksMax = 8;
+  int rank = 0;
+  int size = 1;
+  int channels = 0;
+  int64_t channel_bytes = 0;  // of one message, in each channel
+  std::byte* inboxes[kRanksMax] = {};  // by rank, as this rank's device addresses them
+  std::byte* shared[kRanksMax] = {};   // by rank: PeerSetup::shared_bytes, written by whoever the callers agree on
+  uint64_t* states = nullptr;          // (channels) of this rank
+  uint32_t* failed = nullptr;          // host memory: not 0 once a peer has not come in time
+  int64_t patience_ns = 0;             // how long a launch waits for a peer; then Ops::reached() tells an error
+  // Whether a sum of so many bytes of one rank can go this way.
+  bool holds(int64_t bytes) const { return bytes <= channels * channel_bytes; }
+};
+
+struct PeerSetup {
+  int rank = 0;
+  int size = 1;
+  int64_t rows = 0;          // of the largest sum
+  int64_t row_bytes = 0;
+  int64_t shared_bytes = 0;  // of this rank
+  int64_t patience_ns = int64_t{5'000'000'000};
+  // Host: the group's bytes, by rank. Collective; called equally often whatever comes of it.
+  std::function<std::vector<std::string>(const std::string&)> all_gather;
 };
 
 // A ragged batch of one step: row r is one sequence, its queries are tokens
@@ -101,6 +134,21 @@ struct AddNormArgs {
   Tensor x;         // (tokens, hidden) in Ops::stream_format
   const float* weight = nullptr;  // (hidden)
   float epsilon = 0;
+  const PeerGroup* sum = nullptr;  // host: x is added over the group first, in rank order, in f32
+};
+
+// x, bf16 or f32, becomes its sum over the group, in rank order and f32, bitwise the same on every rank.
+struct PeerSumArgs {
+  Tensor x;  // rows without gaps; a multiple of 16 bytes
+  const PeerGroup* group = nullptr;  // host
+};
+
+// What the ranks wrote to each other's `shared` before is there for launches behind it; then `values` of rank 0 are on
+// every rank.
+struct PeerMeetArgs {
+  const PeerGroup* group = nullptr;  // host
+  int32_t* values = nullptr;         // (count), none of them INT32_MAX
+  int count = 0;                     // up to channel_bytes / 4
 };
 
 // out = x W^T (+ bias). On CPUs the accumulation order of an element depends on columns alone.
@@ -176,6 +224,14 @@ struct CopyBlocksArgs {
   int count = 0;
 };
 
+// Products that steps will ask for: a backend may try its ways to do them and remember the fastest. x should hold
+// numbers like those of a step; out is overwritten.
+struct PrepareArgs {
+  const LinearArgs* products = nullptr;
+  int count = 0;
+  const char* cache_path = "";  // file that keeps what was found for the next start; may be absent; empty: none
+};
+
 struct DeviceMemory {
   int64_t total = 0;
   int64_t free = 0;  // that allocate() may still give
@@ -205,12 +261,18 @@ struct Ops {
   Result<bool> (*reached)(Device&, uint64_t mark);
   Status (*synchronize)(Device&);
 
-  // Launches between record() and end_record() are kept under `key`, with their arguments as they are, and run once
-  // at end_record(). replay() runs them again; false if there are none under that key. Copies are not recorded.
+  // Launches between record() and end_record() are kept under `key`, in the place of others, with their arguments as
+  // they are, and run once at end_record(). replay() runs them again; false if there are none under that key. Copies
+  // are not recorded.
   // Without `records`, launches run at once and replay() is false.
   bool (*replay)(Device&, uint64_t key);
   void (*record)(Device&, uint64_t key);
   Status (*end_record)(Device&);
+  // Null, on all ranks alike, where the devices cannot write to each other's memory: then a library does what the peer
+  // launches do. Collective over the group; the device owns the result. The peer launches, add_norm with a `sum` among
+  // them, are the same in the same order on every rank.
+  Result<const PeerGroup*> (*join_peers)(Device&, const PeerSetup&);
+
   // The handle that a library of the same vendor queues its own work with (cudaStream_t); null where there is none.
   void* (*native_stream)(Device&);
 
@@ -222,6 +284,7 @@ struct Ops {
   Tensor (*make_tensor)(void* memory, Format, int64_t rows, int64_t columns);
   int64_t (*linear_bytes)(Format, int64_t rows, int64_t columns);
   void (*pack_linear)(Device&, const PackArgs&);
+  Status (*prepare)(Device&, const PrepareArgs&);
 
   void (*scatter)(Device&, const ScatterArgs&);
   void (*gather)(Device&, const GatherArgs&);
@@ -236,6 +299,9 @@ struct Ops {
   void (*gather_rows)(Device&, const GatherRowsArgs&);
   void (*sample)(Device&, const SampleArgs&);
   void (*copy_blocks)(Device&, const CopyBlocksArgs&);
+  // Requires: a group, so null where join_peers() never gives one.
+  void (*peer_sum)(Device&, const PeerSumArgs&);
+  void (*peer_meet)(Device&, const PeerMeetArgs&);
 };
 
 const Ops& cpu_ops();

@@ -106,13 +106,14 @@ struct Executor::State {
     const int logit_rows = std::min(std::max(spec.slots, 1), ops.logit_rows_max);
     const StepLimits limits{.tokens = spec.step_tokens_max, .slots = spec.slots, .sample_rows = logit_rows};
     RETURN_IF_ERROR(inputs.allocate(limits, spec.context_max, ops, device, &arena));
-    forward.emplace(Launcher{ops, device, links.collectives}, model, shard, weights);
+    forward.emplace(Launcher{ops, device, links.collectives, links.peers}, model, shard, weights);
     RETURN_IF_ERROR(forward->allocate(spec.step_tokens_max, logit_rows, cos_sin, &arena));
     for (SampledToken*& results : host_results) {
       ASSIGN_OR_RETURN(void* memory,
                        ops.allocate_host(device, logit_rows * static_cast<int64_t>(sizeof(SampledToken))));
       results = static_cast<SampledToken*>(memory);
     }
+    RETURN_IF_ERROR(prepare_products());
     return allocate_pages();
   }
 
@@ -233,7 +234,7 @@ struct Executor::State {
   void sample(int tokens, int count) {
     forward->sample(inputs, tokens, count);
     if (!one_stage()) return;
-    if (shard.tp_size > 1) links.collectives.broadcast(forward->tokens(), count);
+    forward->share_tokens(count);
     inputs.store_sampled(forward->tokens(), count);
   }
 
@@ -310,6 +311,22 @@ struct Executor::State {
       message.tokens.push_back(row.score != 0 ? -1 : result.samples[i].token);
     }
     links.communicator.send_tokens(message.encode());
+  }
+
+  // Lets the device find its fastest way for every product, in steps of any size.
+  Status prepare_products() {
+    std::vector<LinearArgs> products;
+    // 1, 2, 3, 4, 6, 8, 12, ...: powers of two and what lies halfway between.
+    const auto next = [](int tokens) {
+      if (tokens == 1) return 2;
+      return tokens % 3 == 0 ? tokens / 3 * 4 : tokens / 2 * 3;
+    };
+    for (int tokens = 1; tokens <= spec.step_tokens_max; tokens = next(tokens)) {
+      for (const LinearArgs& product : forward->products(tokens)) products.push_back(product);
+    }
+    return ops.prepare(device, {.products = products.data(),
+                                .count = static_cast<int>(products.size()),
+                                .cache_path = spec.timings_path.c_str()});
   }
 
   Status record_decode_steps() {

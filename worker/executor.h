@@ -21,6 +21,7 @@ struct RankLinks {
   Collectives& collectives;
   // The smallest of the ranks' values, on every rank. Collective.
   std::function<int64_t(int64_t)> minimum;
+  const PeerGroup* peers = nullptr;  // of the tensor-parallel group, or null; Ops::join_peers()
 };
 
 // One rank's device, weights, pages and state; turns step plans into launches. Single-owner: the executor thread, the

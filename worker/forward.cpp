@@ -51,11 +51,6 @@ Status Forward::allocate(int tokens, int logit_rows, const float* cos_sin, Devic
   ASSIGN_OR_RETURN(mixed_, allocate_input(tokens, std::max(q_columns, intermediate), arena));
   if (!shard_.last_stage()) return {};
   ASSIGN_OR_RETURN(picked_, allocate_input(logit_rows, model_.hidden, arena));
-  ASSIGN_OR_RETURN(logits_part_, allocate_tensor(Format::kF32, logit_rows, shard_.vocabulary.size(), arena));
-  logits_ = logits_part_;
-  if (shard_.tp_size > 1 && shard_.tp_rank == 0) {
-    ASSIGN_OR_RETURN(logits_, allocate_tensor(Format::kF32, logit_rows, model_.vocabulary, arena));
-  }
   ASSIGN_OR_RETURN(sampled_, arena->allocate_array<SampledToken>(logit_rows));
   ASSIGN_OR_RETURN(sampled_ids_, arena->allocate_array<int32_t>(logit_rows));
   ASSIGN_OR_RETURN(const std::vector<ShardPlan> all, plan_shards(model_, shard_.tp_size, shard_.pp_size));
@@ -63,7 +58,59 @@ Status Forward::allocate(int tokens, int logit_rows, const float* cos_sin, Devic
     vocabulary_begins_.push_back(all[static_cast<size_t>(rank)].vocabulary.begin);
   }
   vocabulary_begins_.push_back(model_.vocabulary);
+  return allocate_logits(logit_rows, arena);
+}
+
+// With peers, every rank writes its columns into the first rank's memory: it has been read when that rank shares the
+// tokens, so there must be one stage. Slices begin at multiples of 16 bytes, or all ranks do without.
+bool Forward::writes_logits_directly() const {
+  const auto aligned = [](int64_t begin) { return begin % 4 == 0; };
+  return launch_.peers != nullptr && shard_.pp_size == 1 && std::ranges::all_of(vocabulary_begins_, aligned);
+}
+
+Status Forward::allocate_logits(int rows, DeviceArena* arena) {
+  if (writes_logits_directly()) {
+    logits_ = launch_.ops.make_tensor(launch_.peers->shared[0], Format::kF32, rows, model_.vocabulary);
+    logits_part_ = logits_;
+    logits_part_.columns = shard_.vocabulary.size();
+    logits_part_.data = static_cast<float*>(logits_.data) + shard_.vocabulary.begin;
+    return {};
+  }
+  ASSIGN_OR_RETURN(logits_part_, allocate_tensor(Format::kF32, rows, shard_.vocabulary.size(), arena));
+  logits_ = logits_part_;
+  if (shard_.tp_size > 1 && shard_.tp_rank == 0) {
+    ASSIGN_OR_RETURN(logits_, allocate_tensor(Format::kF32, rows, model_.vocabulary, arena));
+  }
   return {};
+}
+
+std::vector<LinearArgs> Forward::products(int tokens) const {
+  const LayerWeights& layer = weights_.layers.front();
+  const Tensor& numbers = layer.gate_up.parts[0].weight;  // as good as activations
+  std::vector<LinearArgs> products;
+  const auto add = [&](const Linear& linear, const Tensor& out) {
+    if (linear.parts.size() != 1 || tokens > out.rows) return;
+    if (numbers.format != linear.input_format || numbers.rows * numbers.columns < tokens * linear.inputs) return;
+    products.push_back({.out = first_rows(out, tokens),
+                        .x = launch_.ops.make_tensor(numbers.data, linear.input_format, tokens, linear.inputs),
+                        .weight = linear.parts[0].weight});
+  };
+  add(layer.qkv, qkv_);
+  add(layer.o, x_);
+  add(layer.gate_up, gate_up_);
+  add(layer.down, x_);
+  if (shard_.last_stage()) add(weights_.output, logits_part_);
+  return products;
+}
+
+void Forward::gather_logits(const Tensor& part) {
+  if (shard_.tp_size == 1) return;
+  if (writes_logits_directly()) {
+    launch_.ops.peer_meet(launch_.device, {.group = launch_.peers});
+  } else {
+    launch_.collectives.gather_columns(static_cast<const float*>(part.data), part.rows, vocabulary_begins_.data(),
+                                       static_cast<float*>(logits_.data));
+  }
 }
 
 Tensor Forward::normed(Format format, int64_t rows) const {
@@ -82,19 +129,32 @@ void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tens
   }
 }
 
-void Forward::sum(const Tensor& x) {
-  if (shard_.tp_size > 1) launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
+bool Forward::sums_directly(const Tensor& x) const {
+  return launch_.peers != nullptr && launch_.peers->holds(row_bytes(x.format, x.rows * x.columns));
 }
 
-// The residual (with x added first) becomes normed(format, tokens).
-void Forward::norm(Format format, int64_t tokens, bool add, const float* weight) {
+void Forward::sum(const Tensor& x) {
+  if (shard_.tp_size == 1) return;
+  if (sums_directly(x)) {
+    launch_.ops.peer_sum(launch_.device, {.x = x, .group = launch_.peers});
+  } else {
+    launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
+  }
+}
+
+// The residual, with x added first, becomes normed(format, tokens).
+void Forward::norm(Format format, int64_t tokens, Addend addend, const float* weight) {
   Tensor x = first_rows(x_, tokens);
-  if (!add) x.data = nullptr;
+  const bool sums = addend == Addend::kPart && shard_.tp_size > 1;
+  const bool direct = sums && sums_directly(x);
+  if (sums && !direct) sum(x);
+  if (addend == Addend::kNothing) x.data = nullptr;
   launch_.ops.add_norm(launch_.device, {.out = normed(format, tokens),
                                         .residual = first_rows(residual_, tokens),
                                         .x = x,
                                         .weight = weight,
-                                        .epsilon = model_.norm_epsilon});
+                                        .epsilon = model_.norm_epsilon,
+                                        .sum = direct ? launch_.peers : nullptr});
 }
 
 int64_t Forward::stage_bytes(Format format, int tokens) const {
@@ -142,7 +202,7 @@ void Forward::attend(size_t index, const StepView& step, const Tensor& heads, co
 
 void Forward::feed_forward(const LayerWeights& layer, int64_t tokens) {
   const Format input = layer.gate_up.input_format;
-  norm(input, tokens, true, layer.mlp_norm);
+  norm(input, tokens, Addend::kPart, layer.mlp_norm);
   const Tensor gates = first_rows(gate_up_, tokens);
   const Tensor activated =
       launch_.ops.make_tensor(mixed_, layer.down.input_format, tokens, shard_.intermediate.size());
@@ -157,32 +217,46 @@ void Forward::feed_forward(const LayerWeights& layer, int64_t tokens) {
     launch_.ops.silu_mul(launch_.device, {.out = activated, .gate_up = gates});
   }
   apply_linear(layer.down, activated, first_rows(x_, tokens));
-  sum(first_rows(x_, tokens));
 }
 
-void Forward::run_layer(size_t index, const StepView& step, bool has_x) {
+void Forward::run_layer(size_t index, const StepView& step, Addend addend) {
   const LayerWeights& layer = weights_.layers[index];
   const int64_t tokens = step.tokens;
-  norm(layer.qkv.input_format, tokens, has_x, layer.attention_norm);
+  norm(layer.qkv.input_format, tokens, addend, layer.attention_norm);
   const Tensor heads = first_rows(qkv_, tokens);
   apply_linear(layer.qkv, normed(layer.qkv.input_format, tokens), heads);
   const Tensor attended =
       launch_.ops.make_tensor(mixed_, layer.o.input_format, tokens, int64_t{shard_.q_heads.size()} * model_.head_dim);
   attend(index, step, heads, attended);
   apply_linear(layer.o, attended, first_rows(x_, tokens));
-  sum(first_rows(x_, tokens));
   feed_forward(layer, tokens);
 }
 
 void Forward::run_layers(const StepView& step) {
   begin_stage(step);
-  for (size_t i = 0; i < weights_.layers.size(); ++i) run_layer(i, step, i > 0 || !shard_.first_stage());
+  Addend addend = shard_.first_stage() ? Addend::kNothing : Addend::kSum;
+  for (size_t i = 0; i < weights_.layers.size(); ++i) {
+    run_layer(i, step, addend);
+    addend = Addend::kPart;
+  }
   if (shard_.last_stage()) return;
+  sum(first_rows(x_, step.tokens));
   launch_.collectives.send_stage(residual_.data, stage_bytes(residual_.format, step.tokens));
   launch_.collectives.send_stage(x_.data, stage_bytes(x_.format, step.tokens));
 }
 
-void Forward::finish_layers(int tokens) { norm(weights_.output.input_format, tokens, true, weights_.final_norm); }
+void Forward::share_tokens(int count) {
+  if (shard_.tp_size == 1) return;
+  if (launch_.peers != nullptr) {
+    launch_.ops.peer_meet(launch_.device, {.group = launch_.peers, .values = sampled_ids_, .count = count});
+  } else {
+    launch_.collectives.broadcast(sampled_ids_, count);
+  }
+}
+
+void Forward::finish_layers(int tokens) {
+  norm(weights_.output.input_format, tokens, Addend::kPart, weights_.final_norm);
+}
 
 void Forward::sample(const StepInputs& inputs, int tokens, int count) {
   const Format format = weights_.output.input_format;
@@ -193,10 +267,7 @@ void Forward::sample(const StepInputs& inputs, int tokens, int count) {
                                            .count = count});
   const Tensor part = first_rows(logits_part_, count);
   apply_linear(weights_.output, chosen, part);
-  if (shard_.tp_size > 1) {
-    launch_.collectives.gather_columns(static_cast<const float*>(part.data), count, vocabulary_begins_.data(),
-                                       static_cast<float*>(logits_.data));
-  }
+  gather_logits(part);
   if (shard_.tp_rank != 0) return;
   launch_.ops.sample(launch_.device, {.out = sampled_,
                                       .tokens = sampled_ids_,

@@ -18,6 +18,7 @@ struct Launcher {
   const Ops& ops;
   Device& device;
   Collectives& collectives;
+  const PeerGroup* peers = nullptr;  // sums that it holds go this way
 };
 
 // One rank's part of the model as launches, with the activations between them. Nothing here waits for the device or
@@ -34,25 +35,35 @@ class Forward {
   const std::vector<KvPages>& pages() const { return pages_; }
   int logit_rows_max() const { return logit_rows_max_; }
 
+  // The products of a step of so many tokens or logits, one of each shape, on numbers that are there already.
+  std::vector<LinearArgs> products(int tokens) const;
   // Embeds or receives, runs this rank's layers, and hands on to the next stage if there is one.
   void run_layers(const StepView& step);
   // Last stage, in this order: the final norm once; then logits and samples of the `count` queries that the inputs
   // name, as often as it takes. results() and tokens() are there on the group's first rank.
   void finish_layers(int tokens);
   void sample(const StepInputs& inputs, int tokens, int count);
+  // tokens() of the group's first rank, on every rank. Requires: one pipeline stage.
+  void share_tokens(int count);
   const SampledToken* results() const { return sampled_; }
   int32_t* tokens() const { return sampled_ids_; }
 
  private:
+  enum class Addend : unsigned char { kNothing, kPart, kSum };  // x_ holds this rank's part, or the group's sum
+
   Result<Tensor> allocate_tensor(Format format, int64_t rows, int64_t columns, DeviceArena* arena) const;
   Result<void*> allocate_input(int64_t rows, int64_t columns, DeviceArena* arena) const;
+  bool writes_logits_directly() const;
+  Status allocate_logits(int rows, DeviceArena* arena);
+  void gather_logits(const Tensor& part);
   int64_t stage_bytes(Format format, int tokens) const;
   void begin_stage(const StepView& step);
-  void run_layer(size_t index, const StepView& step, bool has_x);
+  void run_layer(size_t index, const StepView& step, Addend addend);
   void attend(size_t index, const StepView& step, const Tensor& heads, const Tensor& out);
   void feed_forward(const LayerWeights& layer, int64_t tokens);
-  void norm(Format format, int64_t tokens, bool add, const float* weight);
+  void norm(Format format, int64_t tokens, Addend addend, const float* weight);
   void apply_linear(const Linear& linear, const Tensor& input, const Tensor& out);
+  bool sums_directly(const Tensor& x) const;
   void sum(const Tensor& x);
   Tensor normed(Format format, int64_t rows) const;
 

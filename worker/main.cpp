@@ -49,6 +49,8 @@ uint64_t numerics_id(const ReplicaSpec& spec, const Checkpoint& checkpoint, cons
         std::to_string(spec.pipeline_parallel_size), std::string(ops.name), std::string(SKEIN_BUILD)}) {
     hash = mix(mix(hash, part), "/");
   }
+  // On GPUs products depend on the step's size and on what was fastest when it was tried: no two promise the same bits.
+  if (spec.device == "cuda") hash = mix(hash, std::to_string(spec.launch) + "/" + std::to_string(spec.replica));
   return hash;
 }
 
@@ -114,6 +116,28 @@ Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& 
 #endif
 }
 
+// Each rank sends its part to all others, so that beyond this a library's ring is faster.
+constexpr int64_t kPeerBytesMax = int64_t{16} << 20;  // sent by a rank for one sum
+
+// How the devices of a tensor-parallel group write to each other without a library; null where they cannot.
+Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const ReplicaSpec& spec, const Ops& ops,
+                                    Device& device, int64_t hidden, int64_t logits, MpiSession& mpi) {
+  if (ranks.tp_size == 1) return nullptr;
+  const int64_t row_bytes = hidden * info(ops.stream_format).block_bytes;
+  const int64_t rows = kPeerBytesMax / (ranks.tp_size - 1) / row_bytes;
+  return ops.join_peers(
+      device, {.rank = ranks.tp_rank,
+               .size = ranks.tp_size,
+               .rows = std::clamp<int64_t>(rows, 1, spec.step_tokens_max),
+               .row_bytes = row_bytes,
+               .shared_bytes = ranks.tp_rank == 0 && ranks.pp_size == 1 ? logits * int64_t{sizeof(float)} : 0,
+               .all_gather = [&](const std::string& bytes) {
+                 const std::vector<std::string> all = mpi.all_gather(bytes);
+                 const auto first = all.begin() + ranks.pp_rank * ranks.tp_size;
+                 return std::vector<std::string>(first, first + ranks.tp_size);
+               }});
+}
+
 DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
   return {.index = spec.first_device + rank,
           .threads = spec.threads,
@@ -167,10 +191,14 @@ Status run(const char* spec_path) {
   const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
   ASSIGN_OR_RETURN(const std::unique_ptr<Collectives> collectives,
                    make_collectives(ranks, ops->native_stream(*device), logits, *communicator, *mpi));
+  ASSIGN_OR_RETURN(const PeerGroup* const peers,
+                   join_peers(ranks, spec, *ops, *device, checkpoint->description().hidden, logits, *mpi));
   const RankLinks links{.communicator = *communicator, .collectives = *collectives,
-                        .minimum = [&](int64_t value) { return std::ranges::min(mpi->all_gather(value)); }};
+                        .minimum = [&](int64_t value) { return std::ranges::min(mpi->all_gather(value)); },
+                        .peers = peers};
   ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
                    Executor::create(spec, *checkpoint, shard, *ops, *device, links));
+  mpi->barrier();  // from here on nobody waits long for another rank's device
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
   RETURN_IF_ERROR(warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers));

@@ -183,7 +183,8 @@ class Loader {
                           .rows = rows,
                           .columns = result.inputs,
                           .format = formats[first],
-                          .layout = Layout::kPacked};
+                          .layout = Layout::kPacked,
+                          .row_stride = result.inputs};
       int64_t row = 0;
       for (; first < end; ++first) row += pack(slices[first], layer, weight, row);
       result.parts.push_back({weight, result.outputs});

@@ -38,7 +38,8 @@ Result<std::string> choose_device(const ServeConfig& config, const Machine& mach
   for (const Gpu& gpu : machine.gpus) {
     if (gpu.supported()) continue;
     return unsupported("the GPU " + gpu.name + " has compute capability " + std::to_string(gpu.compute_major) + "." +
-                       std::to_string(gpu.compute_minor) + ", and the CUDA backend needs 9.0 (H100, H200, GH200): use --device cpu");
+                       std::to_string(gpu.compute_minor) +
+                       ", and the CUDA backend needs 9.0 (H100, H200, GH200): use --device cpu");
   }
   if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
     return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
@@ -58,12 +59,25 @@ void settle(ServeConfig* config) {
   if (!config->block_size) config->block_size = gpu ? 64 : 16;
 }
 
+// In the user's cache folder; empty, and nothing is kept, where there is none.
+std::string timings_path() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache == nullptr && home == nullptr) return "";
+  const std::filesystem::path caches = cache != nullptr ? cache : std::filesystem::path(home) / ".cache";
+  const std::filesystem::path folder = caches / "skein";
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  return error ? "" : (folder / "products.txt").string();
+}
+
 // What each rank of a GPU may take, from the share of it that was asked for and what others hold already.
 Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, int all_ranks) {
   const int there = static_cast<int>(machine.gpus.size());
   if (all_ranks > there) {
     return unsupported("the replicas need " + std::to_string(all_ranks) + " GPUs and this machine has " +
-                       std::to_string(there) + ": lower tensor-parallel-size, pipeline-parallel-size or data-parallel-size");
+                       std::to_string(there) +
+                       ": lower tensor-parallel-size, pipeline-parallel-size or data-parallel-size");
   }
   int64_t least = INT64_MAX;
   for (const Gpu& gpu : std::span(machine.gpus).first(static_cast<size_t>(all_ranks))) {
@@ -112,6 +126,7 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   spec.memory_share = config.gpu_memory_utilization;
   spec.memory_reserve = gpu ? kGpuLateReserve : 0;
   spec.prefix_caching = !config.no_prefix_caching;
+  if (gpu) spec.timings_path = timings_path();
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
                                              : std::max(1, cores / all_ranks);
   spec.spin = gpu || spec.threads * all_ranks <= cores;

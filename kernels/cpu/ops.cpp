@@ -101,6 +101,8 @@ Result<bool> reached(Device&, uint64_t) { return true; }
 bool replay(Device&, uint64_t) { return false; }
 void record(Device&, uint64_t) {}
 Status end_record(Device&) { return {}; }
+// Ranks on CPUs share the host's memory: Communicator is the direct way.
+Result<const PeerGroup*> join_peers(Device&, const PeerSetup&) { return nullptr; }
 void* native_stream(Device&) { return nullptr; }
 
 Format weight_format(Format asked) { return asked; }
@@ -146,6 +148,9 @@ void pack_linear(Device& device, const PackArgs& args) {
     pack_panels(args, first + share.begin, first + share.end);
   });
 }
+
+// There is one way.
+Status prepare(Device&, const PrepareArgs&) { return {}; }
 
 void scatter(Device&, const ScatterArgs& args) {
   for (int i = 0; i < args.count; ++i) {
@@ -207,6 +212,7 @@ void add_norm(Device& device, const AddNormArgs& args) {
     CHECK_EQ(args.x.columns, args.out.columns);
   }
   CHECK(args.weight != nullptr);
+  CHECK(args.sum == nullptr);
   run_shares(cpu(device), tokens, 1, tokens * args.out.columns < kSerialElements,
              [&](Range share) { cpu(device).kernels().add_norm(args, share); });
 }
@@ -340,6 +346,7 @@ const Ops& cpu_ops() {
       .replay = replay,
       .record = record,
       .end_record = end_record,
+      .join_peers = join_peers,
       .native_stream = native_stream,
       .weight_format = weight_format,
       .activation_format = activation_format,
@@ -347,6 +354,7 @@ const Ops& cpu_ops() {
       .make_tensor = make_tensor,
       .linear_bytes = linear_bytes,
       .pack_linear = pack_linear,
+      .prepare = prepare,
       .scatter = scatter,
       .gather = gather,
       .store_tokens = store_tokens,
@@ -360,6 +368,8 @@ const Ops& cpu_ops() {
       .gather_rows = gather_rows,
       .sample = sample,
       .copy_blocks = copy_blocks,
+      .peer_sum = nullptr,
+      .peer_meet = nullptr,
   };
   return kOps;
 }

@@ -7,6 +7,8 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/cublas.h"
+#include "kernels/cuda/peers.h"
 
 namespace skein::cuda {
 namespace {
@@ -66,12 +68,17 @@ Status CudaDevice::prepare(int index) {
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
     marks_.push_back(event);
   }
-  return first_error_;
+  RETURN_IF_ERROR(first_error_);
+  ASSIGN_OR_RETURN(cublas_, CublasLt::open());
+  return {};
 }
+
+CudaDevice::CudaDevice() = default;
 
 CudaDevice::~CudaDevice() {
   // After an error nothing here can succeed; the process ends with it.
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  peers_.reset();
   for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
   for (CUevent_st* event : marks_) cudaEventDestroy(event);
   cudaFreeHost(ring_);
@@ -132,6 +139,13 @@ std::byte* CudaDevice::stage(int64_t bytes) {
   return room;
 }
 
+std::span<std::byte> CudaDevice::borrow_staging() {
+  CHECK(!recording_);
+  check(cudaStreamSynchronize(stream_), "waiting for copies");
+  ring_end_ = 0;
+  return {ring_, static_cast<size_t>(kRingBytes)};
+}
+
 void CudaDevice::copy_to_device(void* to, const void* from_host, int64_t bytes) {
   CHECK_GE(bytes, 0);
   CHECK(!recording_);
@@ -167,13 +181,26 @@ Result<bool> CudaDevice::reached(uint64_t mark) {
   const cudaError_t error = cudaEventQuery(marks_[mark % kMarks]);
   if (error == cudaErrorNotReady) return false;
   check(error, "a launch failed");
+  check_peers();
   RETURN_IF_ERROR(first_error_);
   return true;
 }
 
 Status CudaDevice::synchronize() {
   check(cudaStreamSynchronize(stream_), "a launch failed");
+  check_peers();
   return first_error_;
+}
+
+Result<const PeerGroup*> CudaDevice::join_peers(const PeerSetup& setup) {
+  CHECK(peers_ == nullptr);
+  ASSIGN_OR_RETURN(peers_, Peers::join(index_, setup));
+  return peers_ == nullptr ? nullptr : &peers_->group();
+}
+
+void CudaDevice::check_peers() {
+  if (peers_ == nullptr || !first_error_.ok()) return;
+  first_error_ = peers_->status();
 }
 
 bool CudaDevice::replay(uint64_t key) {
@@ -184,7 +211,11 @@ bool CudaDevice::replay(uint64_t key) {
 }
 
 void CudaDevice::record(uint64_t key) {
-  CHECK(!recording_ && !graphs_.contains(key));
+  CHECK(!recording_);
+  if (const auto old = graphs_.find(key); old != graphs_.end()) {
+    check(cudaGraphExecDestroy(old->second), "cudaGraphExecDestroy");
+    graphs_.erase(old);
+  }
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
   recording_ = true;
   recording_key_ = key;

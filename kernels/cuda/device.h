@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -12,6 +13,9 @@ struct CUevent_st;
 struct CUgraphExec_st;
 
 namespace skein::cuda {
+
+class CublasLt;
+class Peers;
 
 // One GPU of compute capability 9.0: its stream, the working memory that launches share, and recorded graphs.
 // Single-owner: the executor thread.
@@ -32,6 +36,11 @@ class CudaDevice : public Device {
   void* scratch() const { return scratch_; }
   uint32_t* counters() const { return counters_; }  // (kCounters)
 
+  CublasLt& cublas() const { return *cublas_; }
+
+  // Once.
+  Result<const PeerGroup*> join_peers(const PeerSetup& setup);
+
   // Remembers the first error of a launch; reached() and synchronize() tell it.
   void check(int cuda_error, const char* what);
   Status status() const { return first_error_; }
@@ -43,6 +52,9 @@ class CudaDevice : public Device {
   void release_host(void* data);
   void copy_to_device(void* to, const void* from_host, int64_t bytes);
   void copy_to_host(void* to_host, const void* from, int64_t bytes);
+  // All of the page-locked staging memory, unused for now: for a copy that fills it itself and has been read by the
+  // device when it gives it back.
+  std::span<std::byte> borrow_staging();
   uint64_t mark();
   Result<bool> reached(uint64_t mark);
   Status synchronize();
@@ -51,8 +63,10 @@ class CudaDevice : public Device {
   Status end_record();
 
  private:
-  CudaDevice() = default;
+  CudaDevice();
   Status prepare(int index);
+  // Remembers it if a peer has not come.
+  void check_peers();
   // Room in the ring of staging memory; waits until the device has read what was there.
   std::byte* stage(int64_t bytes);
 
@@ -63,6 +77,8 @@ class CudaDevice : public Device {
   void* scratch_ = nullptr;
   uint32_t* counters_ = nullptr;
   Status first_error_;
+  std::unique_ptr<CublasLt> cublas_;
+  std::unique_ptr<Peers> peers_;
 
   std::byte* ring_ = nullptr;  // page-locked
   int64_t ring_end_ = 0;       // bytes used since the last wrap
@@ -77,6 +93,7 @@ class CudaDevice : public Device {
 inline CudaDevice& device_of(Device& device) { return static_cast<CudaDevice&>(device); }
 
 // The launches of ops.h, one file a family. Each checks its arguments, launches and checks the launch.
+void scatter(Device& device, const ScatterArgs& args);
 void gather(Device& device, const GatherArgs& args);
 void store_tokens(Device& device, const StoreTokensArgs& args);
 void embed(Device& device, const EmbedArgs& args);
@@ -89,5 +106,7 @@ void silu_mul(Device& device, const SiluMulArgs& args);
 void gather_rows(Device& device, const GatherRowsArgs& args);
 void sample(Device& device, const SampleArgs& args);
 void copy_blocks(Device& device, const CopyBlocksArgs& args);
+void peer_sum(Device& device, const PeerSumArgs& args);
+void peer_meet(Device& device, const PeerMeetArgs& args);
 
 }  // namespace skein::cuda

@@ -36,10 +36,11 @@ def test_counts_add_up_with_the_server(server):
     assert result["output_tokens"] == total(server, "generation_tokens") - before["generation_tokens"]
     assert 16 * 40 <= result["prompt_tokens"] <= 48 * 40 and 4 * 40 <= result["output_tokens"] <= 24 * 40
 
-    counts = {"ttft_ms": 40, "e2e_ms": 40, "tpot_ms": 40, "itl_ms": result["output_tokens"] - 40}
-    for name, count in counts.items():
+    # A first event may carry several tokens, which have no time between them.
+    assert 0 < result["itl_ms"]["count"] <= result["output_tokens"] - 40
+    for name in ("ttft_ms", "e2e_ms", "tpot_ms", "itl_ms"):
         figures = result[name]
-        assert figures["count"] == count
+        assert figures["count"] == 40 or name == "itl_ms"
         assert 0 <= figures["p50"] <= figures["p90"] <= figures["p95"] <= figures["p99"] <= figures["max"]
         assert set(figures) == {*PERCENTILES, "count"}
     assert result["ttft_ms"]["max"] <= result["e2e_ms"]["max"]

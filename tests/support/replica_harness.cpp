@@ -19,6 +19,8 @@ struct ReplicaHarness::State {
   Communicator* leader = nullptr;
   std::string segment;
   std::unique_ptr<std::barrier<>> meet;
+  std::unique_ptr<std::barrier<>> ranks_meet;
+  std::vector<std::string> gathered;  // by rank
   std::vector<std::thread> ranks;
   uint64_t next_id = 1;
 
@@ -34,22 +36,44 @@ struct ReplicaHarness::State {
              },
          .barrier = [&] { meet->arrive_and_wait(); }});
     CHECK(communicator.ok());
-    auto device = ops->open({.index = 0, .threads = spec.threads});
+    auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads});
     CHECK(device.ok());
+    const PeerGroup* const peers = join_peers(shard, **device);
     SharedMemoryCollectives collectives({.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
                                          .pp_rank = shard.pp_rank},
                                         **communicator);
     const RankLinks links{.communicator = **communicator, .collectives = collectives,
-                          .minimum = [](int64_t value) { return value; }};
+                          .minimum = [](int64_t value) { return value; }, .peers = peers};
     auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
+    ranks_meet->arrive_and_wait();
     CHECK((*executor)->record_decode_steps().ok());
     if (rank == 0) leader = communicator->get();
     meet->arrive_and_wait();
     const bool answers = shard.last_stage() && shard.tp_rank == 0;
     CHECK(serve_plans(**executor, **communicator, answers).ok());
     meet->arrive_and_wait();  // the leader's segment stays until everyone has left
+  }
+
+  // GPUs do without NCCL here: everything must fit into the peers' memory, in one stage.
+  const PeerGroup* join_peers(const ShardPlan& shard, Device& device) {
+    if (shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
+    CHECK_EQ(shard.pp_size, 1);
+    const ModelDescription& model = checkpoint->description();
+    auto peers = ops->join_peers(
+        device, {.rank = shard.tp_rank, .size = shard.tp_size, .rows = 2 * spec.step_tokens_max,
+                 .row_bytes = row_bytes(ops->stream_format, model.hidden),
+                 .shared_bytes = row_bytes(Format::kF32, int64_t{spec.slots} * model.vocabulary),
+                 .all_gather = [&](const std::string& bytes) {
+                   gathered[static_cast<size_t>(shard.tp_rank)] = bytes;
+                   ranks_meet->arrive_and_wait();
+                   const std::vector<std::string> all = gathered;
+                   ranks_meet->arrive_and_wait();
+                   return all;
+                 }});
+    CHECK(peers.ok() && *peers != nullptr);
+    return *peers;
   }
 
   void send(const StepPlan& plan) {
@@ -89,6 +113,8 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
                                                           .waiting_max = spec.waiting_max},
                                             std::move(cache));
   state.meet = std::make_unique<std::barrier<>>(spec.ranks() + 1);
+  state.ranks_meet = std::make_unique<std::barrier<>>(spec.ranks());
+  state.gathered.resize(static_cast<size_t>(spec.ranks()));
   // Three meetings of the ranks alone and the harness: broadcast, barrier, ready.
   for (size_t rank = 0; rank < state.shards.size(); ++rank) {
     state.ranks.emplace_back([this, rank] { state_->run_rank(rank); });

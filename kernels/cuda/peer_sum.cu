@@ -1,0 +1,265 @@
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/peers.cuh"
+#include "kernels/cuda/row_chunks.cuh"
+
+// Sums over the ranks of a tensor-parallel group, each rank pushing its part to all others: one trip over NVLink, and
+// no word more than a sum in two phases between two ranks. Added in rank order in f32.
+
+namespace skein::cuda {
+namespace {
+
+constexpr int kRowThreadsMax = 1024;
+constexpr int kFlatThreads = 512;
+constexpr int kMeetThreads = 128;
+constexpr int kRowsAhead = 2;  // sent before the first is awaited
+
+// --- Sum, residual and norm ---
+
+struct RowsJob {
+  float* residual;
+  int64_t residual_stride;
+  const __nv_bfloat16* x;
+  int64_t x_stride;
+  const float* weight;
+  __nv_bfloat16* out;
+  int64_t out_stride;
+  int tokens;
+  int columns;  // a multiple of eight
+  float epsilon;
+};
+
+// Block b has tokens b, b + blocks, ...; a row stays in registers, kChunks chunks a thread.
+template <int kChunks>
+__global__ void __launch_bounds__(kRowThreadsMax) sum_add_norm(const __grid_constant__ RowsJob job,
+                                                               const __grid_constant__ PeerGroup group) {
+  __shared__ float warp_squares[2][32];  // in turns, so that a row needs one barrier
+  const int units = job.columns / kChunk;
+  const int blocks = static_cast<int>(gridDim.x);
+  const int first = static_cast<int>(blockIdx.x);
+  const int rows = (job.tokens - first + blocks - 1) / blocks;
+  const auto unit_of = [](int c) { return static_cast<int>(threadIdx.x + c * blockDim.x); };
+  const auto weight_of = [&](int c) { return load_chunk<true>(job.weight, int64_t{unit_of(c)} * kChunk, job.columns); };
+  Chunk held_weight = {};  // there are registers for one
+  if constexpr (kChunks == 1) held_weight = weight_of(0);
+  wait_for_previous_launch();
+  let_next_launch_start();
+
+  const Channel channel(group, first);
+  const auto own_unit = [&](int row, int unit) {
+    const __nv_bfloat16* x = job.x + (first + int64_t{row} * blocks) * job.x_stride;
+    return sendable(*reinterpret_cast<const uint4*>(x + unit * kChunk), 0x7fff7fffu);
+  };
+  const auto send_row = [&](int row) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const int unit = unit_of(c);
+      if (unit < units) channel.send((int64_t{row} * units + unit) * kUnitBytes, own_unit(row, unit));
+    }
+  };
+  for (int row = 0; row < min(rows, kRowsAhead); ++row) send_row(row);
+  channel.empty_last();
+
+  for (int row = 0; row < rows; ++row) {
+    if (row + kRowsAhead < rows) send_row(row + kRowsAhead);
+    const int64_t t = first + int64_t{row} * blocks;
+
+    // The new residual.
+    float* residual = job.residual + t * job.residual_stride;
+    Chunk v[kChunks];
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) v[c] = load_chunk<true>(residual, int64_t{unit_of(c)} * kChunk, job.columns);
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const int unit = unit_of(c);
+      if (unit >= units) continue;
+      Chunk sum = {};
+      for (int rank = 0; rank < group.size; ++rank) {
+        const Chunk part = unpack(rank == group.rank
+                                      ? own_unit(row, unit)
+                                      : channel.receive(rank, (int64_t{row} * units + unit) * kUnitBytes));
+#pragma unroll
+        for (int j = 0; j < kChunk; ++j) sum.at[j] += part.at[j];
+      }
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) v[c].at[j] += sum.at[j];
+      store_chunk<true>(residual, int64_t{unit} * kChunk, job.columns, v[c]);
+    }
+
+    // Its mean square: lanes, warps, then the warps' sums, always in this order.
+    float squares = 0;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) squares = fmaf(v[c].at[j], v[c].at[j], squares);
+    }
+    squares = warp_sum(squares);
+    if (threadIdx.x % 32 == 0) warp_squares[row % 2][threadIdx.x / 32] = squares;
+    __syncthreads();
+    squares = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? warp_squares[row % 2][threadIdx.x % 32] : 0.0f);
+    const float scale = rsqrtf(squares / static_cast<float>(job.columns) + job.epsilon);
+
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const Chunk weight = kChunks == 1 ? held_weight : weight_of(c);
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) v[c].at[j] = weight.at[j] * (v[c].at[j] * scale);
+      store_chunk<true>(job.out + t * job.out_stride, int64_t{unit_of(c)} * kChunk, job.columns, v[c]);
+    }
+  }
+  if (threadIdx.x == 0) channel.finish(rows * units);
+}
+
+// --- Sum in place ---
+
+template <typename T>
+__device__ __forceinline__ uint4 add(const uint4& a, const uint4& b);
+
+template <>
+__device__ __forceinline__ uint4 add<float>(const uint4& a, const uint4& b) {
+  const auto sum = [](uint32_t x, uint32_t y) { return __float_as_uint(__uint_as_float(x) + __uint_as_float(y)); };
+  return {sum(a.x, b.x), sum(a.y, b.y), sum(a.z, b.z), sum(a.w, b.w)};
+}
+
+// Unit i of the sum. bf16 is added in f32 and rounded once.
+template <typename T>
+__device__ __forceinline__ uint4 sum_unit(const Channel& channel, const PeerGroup& group, const uint4& own,
+                                          int64_t offset) {
+  const auto part = [&](int rank) { return rank == group.rank ? own : channel.receive(rank, offset); };
+  if constexpr (sizeof(T) == 4) {
+    uint4 sum = part(0);
+    for (int rank = 1; rank < group.size; ++rank) sum = add<T>(sum, part(rank));
+    return sum;
+  } else {
+    Chunk sum = unpack(part(0));
+    for (int rank = 1; rank < group.size; ++rank) {
+      const Chunk more = unpack(part(rank));
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) sum.at[j] += more.at[j];
+    }
+    return {pack_bf16(sum.at[0], sum.at[1]), pack_bf16(sum.at[2], sum.at[3]), pack_bf16(sum.at[4], sum.at[5]),
+            pack_bf16(sum.at[6], sum.at[7])};
+  }
+}
+
+// Block b has units [b * share, (b + 1) * share); a thread sends and sums the same ones.
+template <typename T>
+__global__ void __launch_bounds__(kFlatThreads, 2) sum_flat(uint4* data, int64_t units, int share,
+                                                         const __grid_constant__ PeerGroup group) {
+  constexpr uint32_t kNan = sizeof(T) == 4 ? 0x7fffffffu : 0x7fff7fffu;
+  wait_for_previous_launch();
+  let_next_launch_start();
+  const Channel channel(group, static_cast<int>(blockIdx.x));
+  uint4* mine = data + int64_t{blockIdx.x} * share;
+  const int count = static_cast<int>(min(int64_t{share}, units - int64_t{blockIdx.x} * share));
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kFlatThreads) {
+    channel.send(int64_t{i} * kUnitBytes, sendable(mine[i], kNan));
+  }
+  channel.empty_last();
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kFlatThreads) {
+    mine[i] = sum_unit<T>(channel, group, sendable(mine[i], kNan), int64_t{i} * kUnitBytes);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) channel.finish(count);
+}
+
+// --- Meeting ---
+
+// One block. Unit 0 of a message says "here"; rank 0's has the values behind it.
+__global__ void __launch_bounds__(kMeetThreads) meet(int32_t* values, int count,
+                                                     const __grid_constant__ PeerGroup group) {
+  constexpr uint32_t kFlip = 0x80000000u;  // so that -1 is not kNothing
+  wait_for_previous_launch();
+  let_next_launch_start();
+  const Channel channel(group, 0);
+  const int units = 1 + (count + 3) / 4;
+  const auto value_at = [&](int i) { return i < count ? static_cast<uint32_t>(values[i]) ^ kFlip : 0; };
+  if (threadIdx.x == 0) {
+    __threadfence_system();  // what launches before wrote to the others is there when they see this
+    channel.send(0, {});
+  }
+  for (int unit = 1 + static_cast<int>(threadIdx.x); group.rank == 0 && unit < units; unit += kMeetThreads) {
+    const int i = 4 * (unit - 1);
+    channel.send(int64_t{unit} * kUnitBytes, {value_at(i), value_at(i + 1), value_at(i + 2), value_at(i + 3)});
+  }
+  channel.empty_last();
+  if (threadIdx.x == 0) {
+    for (int rank = 0; rank < group.size; ++rank) {
+      if (rank != group.rank) channel.receive(rank, 0);
+    }
+    __threadfence_system();
+  }
+  for (int unit = 1 + static_cast<int>(threadIdx.x); group.rank != 0 && unit < units; unit += kMeetThreads) {
+    const uint4 v = channel.receive(0, int64_t{unit} * kUnitBytes);
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int i = 4 * (unit - 1) + j;
+      if (i < count) values[i] = static_cast<int32_t>(words[j] ^ kFlip);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) channel.finish(units);
+}
+
+}  // namespace
+
+void add_norm_over_peers(CudaDevice& device, const AddNormArgs& args) {
+  const Tensor& out = args.out;
+  const Tensor& x = args.x;
+  const PeerGroup& group = *args.sum;
+  CHECK(x.data != nullptr);
+  const RowsJob job = {static_cast<float*>(args.residual.data),
+                       args.residual.row_stride,
+                       static_cast<const __nv_bfloat16*>(x.data),
+                       x.row_stride,
+                       args.weight,
+                       static_cast<__nv_bfloat16*>(out.data),
+                       out.row_stride,
+                       static_cast<int>(out.rows),
+                       static_cast<int>(out.columns),
+                       args.epsilon};
+  CHECK_EQ(out.columns % kChunk, 0);
+  CHECK(vectors_fit(job.residual, job.residual_stride) && vectors_fit(job.x, job.x_stride) &&
+        vectors_fit(job.weight, 0) && vectors_fit(job.out, job.out_stride));
+  const int64_t row_bytes = out.columns * int64_t{sizeof(__nv_bfloat16)};
+  const int threads = Peers::row_threads(row_bytes);
+  CHECK_LE(threads, kRowThreadsMax);
+  const int64_t blocks = std::min<int64_t>(out.rows, group.channels);
+  CHECK_LE(blocks, int64_t{device.multiprocessors()} * Peers::blocks_per_multiprocessor(threads));
+  CHECK_LE(ceil_div(out.rows, blocks) * row_bytes, group.channel_bytes);
+  const bool one = out.columns <= int64_t{threads} * kChunk;
+  launch(device, "add_norm over peers", one ? sum_add_norm<1> : sum_add_norm<2>,
+         {.blocks = static_cast<unsigned>(blocks), .threads = static_cast<unsigned>(threads)}, job, group);
+}
+
+void peer_sum(Device& device, const PeerSumArgs& args) {
+  const Tensor& x = args.x;
+  const PeerGroup& group = *args.group;
+  CHECK(x.format == Format::kF32 || x.format == Format::kBF16);
+  CHECK(x.rows <= 1 || x.row_stride == x.columns);
+  const int64_t bytes = x.rows * x.columns * info(x.format).block_bytes;
+  CHECK_EQ(bytes % kUnitBytes, 0);
+  if (bytes == 0) return;
+  CHECK(vectors_fit(static_cast<const std::byte*>(x.data), 0));
+  const int64_t units = bytes / kUnitBytes;
+  CHECK(group.holds(bytes));
+  const int64_t blocks = std::clamp<int64_t>(ceil_div<int64_t>(units, kFlatThreads),
+                                             ceil_div(bytes, group.channel_bytes), group.channels);
+  const int64_t share = ceil_div(units, blocks);
+  launch(device_of(device), "peer_sum", x.format == Format::kF32 ? sum_flat<float> : sum_flat<__nv_bfloat16>,
+         {.blocks = static_cast<unsigned>(ceil_div(units, share)), .threads = kFlatThreads},
+         static_cast<uint4*>(x.data), units, static_cast<int>(share), group);
+}
+
+void peer_meet(Device& device, const PeerMeetArgs& args) {
+  CHECK(args.count >= 0 && (args.count == 0 || args.values != nullptr));
+  CHECK_LE((1 + ceil_div(args.count, 4)) * kUnitBytes, args.group->channel_bytes);
+  launch(device_of(device), "peer_meet", meet, {.blocks = 1, .threads = kMeetThreads}, args.values, args.count,
+         *args.group);
+}
+
+}  // namespace skein::cuda

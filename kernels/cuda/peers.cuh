@@ -1,0 +1,137 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/peers.h"
+#include "kernels/cuda/ptx.cuh"
+
+// One block's exchange with the blocks of the same index on the other ranks: everyone writes its words into the others'
+// inboxes, and the data are their own flag. After Lamport's idea, as TensorRT-LLM and SGLang use it.
+//
+// An inbox has channels (one a block), each with three slots, each with room for one message from every other rank.
+// Words (32 bits, written whole) are all ones while nothing has come; whoever sends all ones, two NaNs, sends another
+// NaN instead. Launches of a channel use the slots in turns: launch e writes and reads slot e % 3, and empties in its
+// own inbox the slot of launch e - 1, of which it has seen every word. No rank ever waits for more than the message:
+//
+//   A peer q writes launch e + 2's words into the slot that I empty in launch e (they are the same modulo three).
+//   It starts launch e + 2 after its launch e + 1 is complete, for which it needs my words of launch e + 1; those I
+//   write after my launch e is complete, with its reads of the slot before (in launch e - 1) and its emptying now.
+//   So a slot is read out and emptied before anyone writes to it again, however far apart the ranks are, and a reader
+//   in launch e + 2 finds either all ones or the new word.
+//
+// "Complete" is griddepcontrol.wait, which every launch calls first, or the end of the launch before. It takes that
+// every rank waits for every other rank in every launch of a channel; and that ranks launch the same in the same order.
+
+namespace skein::cuda {
+
+inline constexpr int kUnitBytes = 16;  // what a thread moves at a time
+inline constexpr uint32_t kNothing = 0xffffffffu;
+
+__device__ __forceinline__ uint4 load_system(const void* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void store_system(void* to, const uint4& v) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+// What can be sent: `of_nan` instead of a word that means nothing.
+__device__ __forceinline__ uint4 sendable(uint4 v, uint32_t of_nan) {
+  v.x = v.x == kNothing ? of_nan : v.x;
+  v.y = v.y == kNothing ? of_nan : v.y;
+  v.z = v.z == kNothing ? of_nan : v.z;
+  v.w = v.w == kNothing ? of_nan : v.w;
+  return v;
+}
+
+__device__ __forceinline__ bool has_come(const uint4& v) {
+  return v.x != kNothing && v.y != kNothing && v.z != kNothing && v.w != kNothing;
+}
+
+// A peer that does not come must not hang the device: after a while everyone goes on with what is there, and the host
+// sees `failed`.
+static __device__ __noinline__ uint4 wait_for_unit(const std::byte* from, volatile uint32_t* failed,
+                                                   uint64_t patience_ns) {
+  constexpr uint32_t kTriesBetweenLooks = 1024;
+  const uint64_t begin = nanoseconds();
+  while (true) {
+    for (uint32_t i = 0; i < kTriesBetweenLooks; ++i) {
+      const uint4 v = load_system(from);
+      if (has_come(v)) return v;
+    }
+    if (*failed != 0) return {};
+    if (nanoseconds() - begin < patience_ns) continue;
+    *failed = 1;
+    return {};
+  }
+}
+
+// A block's view of its channel in one launch. All threads make one after wait_for_previous_launch(); thread 0 calls
+// finish() after all of them have (a __syncthreads() in between).
+class Channel {
+ public:
+  __device__ __forceinline__ Channel(const PeerGroup& group, int index) : group_(group), index_(index) {
+    const uint64_t state = __ldcg(group.states + index);
+    turn_ = static_cast<int>(state & 0xffffffffu);
+    stale_units_ = static_cast<int>(state >> 32);
+  }
+
+  // `offset`: in the message, in bytes, a multiple of 16.
+  __device__ __forceinline__ void send(int64_t offset, const uint4& v) const {
+    for (int peer = 0; peer < group_.size; ++peer) {
+      if (peer != group_.rank) store_system(message(peer, turn_, group_.rank) + offset, v);
+    }
+  }
+
+  __device__ __forceinline__ uint4 receive(int source, int64_t offset) const {
+    const std::byte* from = message(group_.rank, turn_, source) + offset;
+    uint4 v = load_system(from);
+    if (has_come(v)) return v;
+    return wait_for_unit(from, group_.failed, static_cast<uint64_t>(group_.patience_ns));
+  }
+
+  // The slot of the launch before. Best between sending and receiving.
+  __device__ __forceinline__ void empty_last() const {
+    const int turn = turn_ == 0 ? Peers::kSlots - 1 : turn_ - 1;
+    for (int source = 0; source < group_.size; ++source) {
+      if (source == group_.rank) continue;
+      std::byte* stale = message(group_.rank, turn, source);
+      for (int i = static_cast<int>(threadIdx.x); i < stale_units_; i += static_cast<int>(blockDim.x)) {
+        *reinterpret_cast<uint4*>(stale + int64_t{i} * kUnitBytes) = {kNothing, kNothing, kNothing, kNothing};
+      }
+    }
+  }
+
+  // `units`: the length of this launch's messages.
+  __device__ __forceinline__ void finish(int units) const {
+    const uint32_t next = turn_ == Peers::kSlots - 1 ? 0 : static_cast<uint32_t>(turn_ + 1);
+    group_.states[index_] = uint64_t{next} | uint64_t{static_cast<uint32_t>(units)} << 32;
+  }
+
+ private:
+  __device__ __forceinline__ std::byte* message(int owner, int turn, int source) const {
+    const int place = source < owner ? source : source - 1;
+    const int64_t slot = int64_t{index_} * Peers::kSlots + turn;
+    return group_.inboxes[owner] + (slot * (group_.size - 1) + place) * group_.channel_bytes;
+  }
+
+  const PeerGroup& group_;
+  const int index_;
+  int turn_;
+  int stale_units_;
+};
+
+}  // namespace skein::cuda

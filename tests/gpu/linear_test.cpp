@@ -1,0 +1,342 @@
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+
+#include "kernels/cuda/cublas.h"
+#include "kernels/cuda/narrow_linear.h"
+#include "tests/gpu/fixture.h"
+
+namespace skein::test {
+namespace {
+
+constexpr int kPadding = 24;  // columns that row strides have more than the matrix; keeps 16-byte alignment
+
+// x, weight and bias of a product, on the GPU with padded rows, and x W^T + bias in float64.
+struct Product {
+  Product(int64_t tokens, int64_t outputs, int64_t inputs, uint32_t seed, int64_t padding = kPadding)
+      : tokens(tokens), outputs(outputs), inputs(inputs), stride(inputs + padding), random(seed),
+        x_host(bf16_normals(random, tokens * stride)),
+        weight_host(bf16_normals(random, outputs * stride, 1.0f / std::sqrt(static_cast<float>(inputs)))),
+        bias_host(bf16_normals(random, outputs)), x(upload(gpu(), to_bf16(x_host))),
+        weight(upload(gpu(), to_bf16(weight_host))), bias(upload(gpu(), bias_host)) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t o = 0; o < outputs; ++o) {
+        double sum = 0;
+        const float* a = &x_host[static_cast<size_t>(t * stride)];
+        const float* b = &weight_host[static_cast<size_t>(o * stride)];
+        for (int64_t i = 0; i < inputs; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+        expected.push_back(sum);
+      }
+    }
+  }
+
+  Tensor x_of(int64_t count) const {
+    Tensor tensor = matrix(x.as(), Format::kBF16, count, inputs);
+    tensor.row_stride = stride;
+    return tensor;
+  }
+  Tensor weights() const {
+    Tensor tensor = matrix(weight.as(), Format::kBF16, outputs, inputs);
+    tensor.row_stride = stride;
+    tensor.layout = Layout::kPacked;
+    return tensor;
+  }
+
+  int64_t tokens, outputs, inputs, stride;
+  std::mt19937 random;
+  std::vector<float> x_host, weight_host, bias_host;
+  GpuMemory x, weight, bias;
+  std::vector<double> expected;  // (tokens, outputs), without bias
+};
+
+// An output with padded rows; values() also looks whether anything outside of the matrix was written.
+struct Output {
+  Output(Format format, int64_t tokens, int64_t columns)
+      : format(format), tokens(tokens), columns(columns), stride(columns + 5),
+        memory(gpu(), tokens * stride * (format == Format::kF32 ? 4 : 2)) {}
+  Tensor tensor() const {
+    Tensor out = matrix(memory.as(), format, tokens, columns);
+    out.row_stride = stride;
+    return out;
+  }
+  std::vector<float> values() const {
+    const auto all = format == Format::kF32 ? download<float>(gpu(), memory.as(), tokens * stride)
+                                            : from_bf16(download<uint16_t>(gpu(), memory.as(), tokens * stride));
+    EXPECT_TRUE(memory.intact());
+    std::vector<float> out;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float* row = &all[static_cast<size_t>(t * stride)];
+      out.insert(out.end(), row, row + columns);
+      for (int64_t i = columns; i < stride; ++i) EXPECT_TRUE(std::isnan(row[i])) << "padding of row " << t;
+    }
+    return out;
+  }
+
+  Format format;
+  int64_t tokens, columns, stride;
+  GpuMemory memory;
+};
+
+double tolerance(Format format) { return format == Format::kF32 ? 2e-5 : 3e-3; }
+
+// The norm of the error, and each element's, which norms of many would hide.
+void expect_close(const std::vector<float>& got, const std::vector<double>& expected, double tolerance,
+                  const std::string& what) {
+  EXPECT_LT(relative_error(got, expected), tolerance) << what;
+  int shown = 0;
+  for (size_t i = 0; i < got.size() && shown < 3; ++i) {
+    const double limit = 4 * tolerance * (1 + std::abs(expected[i]));
+    if (std::abs(static_cast<double>(got[i]) - expected[i]) <= limit) continue;
+    ++shown;
+    ADD_FAILURE() << what << ": element " << i << " is " << got[i] << ", not " << expected[i];
+  }
+}
+
+std::vector<double> linear_expected(const Product& p, int64_t tokens, bool bias) {
+  std::vector<double> out(p.expected.begin(), p.expected.begin() + tokens * p.outputs);
+  for (size_t i = 0; bias && i < out.size(); ++i) {
+    out[i] += static_cast<double>(p.bias_host[i % static_cast<size_t>(p.outputs)]);
+  }
+  return out;
+}
+
+std::vector<double> gated_expected(const Product& p, int64_t tokens, bool bias) {
+  const std::vector<double> both = linear_expected(p, tokens, bias);
+  const int64_t n = p.outputs / 2;
+  std::vector<double> out;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < n; ++i) {
+      const double gate = both[static_cast<size_t>(t * 2 * n + i)];
+      out.push_back(gate / (1 + std::exp(-gate)) * both[static_cast<size_t>(t * 2 * n + n + i)]);
+    }
+  }
+  return out;
+}
+
+std::string name_of(const Product& p, int64_t tokens, Format format, bool bias) {
+  std::ostringstream out;
+  out << p.outputs << " x " << p.inputs << ", " << tokens << " tokens, " << info(format).name << (bias ? ", bias" : "");
+  return out.str();
+}
+
+void check_linear(const Product& p, int64_t tokens, Format format, bool bias) {
+  Output out(format, tokens, p.outputs);
+  cuda::linear(gpu(), {.out = out.tensor(),
+                       .x = p.x_of(tokens),
+                       .weight = p.weights(),
+                       .bias = bias ? p.bias.as<float>() : nullptr});
+  expect_close(out.values(), linear_expected(p, tokens, bias), tolerance(format), name_of(p, tokens, format, bias));
+}
+
+void check_gated(const Product& p, int64_t tokens, bool bias) {
+  Output out(Format::kBF16, tokens, p.outputs / 2);
+  GpuMemory gate_up(gpu(), tokens * p.outputs * 2);
+  cuda::gated_linear(gpu(), {.out = out.tensor(),
+                             .gate_up = matrix(gate_up.as(), Format::kBF16, tokens, p.outputs),
+                             .x = p.x_of(tokens),
+                             .weight = p.weights(),
+                             .bias = bias ? p.bias.as<float>() : nullptr});
+  expect_close(out.values(), gated_expected(p, tokens, bias), 5e-3,  // gate and up may have been rounded to bf16
+               "gated " + name_of(p, tokens, Format::kBF16, bias));
+}
+
+TEST(Linear, OddSizesAndTokens) {
+  for (const auto& [outputs, inputs] : {std::pair{333, 48}, {96, 80}, {520, 1096}, {1000, 64}}) {
+    const Product p(64, outputs, inputs, 1);
+    for (const int64_t tokens : {1, 2, 7, 8, 9, 16, 17, 31, 32, 33, 63, 64}) {
+      check_linear(p, tokens, Format::kBF16, false);
+      check_linear(p, tokens, Format::kF32, tokens % 2 == 1);
+    }
+  }
+}
+
+TEST(Linear, NoTokensAreNothing) {
+  const Product p(1, 64, 64, 2);
+  Output out(Format::kF32, 0, 64);
+  cuda::linear(gpu(), {.out = out.tensor(), .x = p.x_of(0), .weight = p.weights()});
+  out.values();
+}
+
+// A slice of a vocabulary: more rows than the blocks of one pass hold.
+TEST(Linear, ManyOutputs) {
+  const Product p(9, 128256, 128, 3);
+  for (const int64_t tokens : {1, 9}) check_linear(p, tokens, Format::kF32, false);
+  const Product slice(3, 42752, 64, 4);
+  check_linear(slice, 3, Format::kF32, true);
+}
+
+TEST(Linear, LongSums) {
+  const Product p(16, 256, 14336, 5);
+  for (const int64_t tokens : {1, 16}) check_linear(p, tokens, Format::kF32, false);
+}
+
+// Through cuBLASLt.
+TEST(Linear, ManyTokens) {
+  const Product p(300, 333, 200, 6);
+  for (const int64_t tokens : {65, 128, 300}) {
+    check_linear(p, tokens, Format::kBF16, tokens == 300);
+    check_linear(p, tokens, Format::kF32, tokens == 65);
+  }
+}
+
+TEST(Linear, RowsThatAreNotAligned) {
+  const Product p(70, 50, 52, 7, 3);
+  for (const int64_t tokens : {1, 5, 70}) check_linear(p, tokens, tokens == 5 ? Format::kF32 : Format::kBF16, true);
+}
+
+TEST(GatedLinear, OddSizesAndTokens) {
+  for (const auto& [n, inputs] : {std::pair{80, 48}, {333, 64}, {1000, 328}}) {
+    const Product p(64, 2 * n, inputs, 8);
+    for (const int64_t tokens : {1, 8, 9, 16, 31, 33, 64}) check_gated(p, tokens, tokens % 2 == 1);
+  }
+}
+
+TEST(GatedLinear, ManyTokensAndRowsThatAreNotAligned) {
+  const Product p(130, 320, 96, 9);
+  check_gated(p, 130, true);
+  const Product odd(66, 100, 50, 10, 1);
+  check_gated(odd, 4, false);
+  check_gated(odd, 66, true);
+}
+
+cuda::NarrowPlan small_plan(int64_t rows, int tile_rows, int64_t tokens, int groups_max) {
+  const int tiles = static_cast<int>((rows + tile_rows - 1) / tile_rows);
+  const int share = tokens > 16 ? 2 : 1;
+  const int groups = (tiles + share - 1) / share;
+  return {.tile_rows = tile_rows,
+          .tiles = tiles,
+          .blocks = std::min(groups, groups_max) * share};
+}
+
+// Every height of a tile, not only those that are good for a shape; few blocks, several tiles for each.
+TEST(NarrowLinear, EveryPlan) {
+  const Product p(64, 520, 1088, 16);
+  for (int tile_rows = 8; tile_rows <= 64; tile_rows += 8) {
+    for (const int64_t tokens : {1, 3, 8, 9, 16, 17, 31, 32, 33, 50, 64}) {
+      for (const int groups_max : {1, 3, 100}) {
+        Output out(Format::kF32, tokens, p.outputs);
+        cuda::narrow_linear(gpu(), {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights()},
+                            small_plan(520, tile_rows, tokens, groups_max));
+        expect_close(out.values(), linear_expected(p, tokens, false), tolerance(Format::kF32),
+                     std::to_string(tile_rows) + " rows, " + std::to_string(tokens) + " tokens, " +
+                         std::to_string(groups_max) + " clusters");
+      }
+    }
+  }
+}
+
+TEST(NarrowGatedLinear, EveryPlan) {
+  const Product p(64, 2 * 260, 640, 17);
+  for (int tile_rows = 8; tile_rows <= 32; tile_rows += 8) {
+    for (const int64_t tokens : {1, 8, 13, 20, 32, 40, 64}) {
+      Output out(Format::kBF16, tokens, p.outputs / 2);
+      const GatedLinearArgs args = {.out = out.tensor(),
+                                    .gate_up = out.tensor(),
+                                    .x = p.x_of(tokens),
+                                    .weight = p.weights(),
+                                    .bias = p.bias.as<float>()};
+      cuda::narrow_gated_linear(gpu(), args, small_plan(260, tile_rows, tokens, 2));
+      expect_close(out.values(), gated_expected(p, tokens, true), tolerance(Format::kBF16),
+                   std::to_string(tile_rows) + " pairs, " + std::to_string(tokens) + " tokens");
+    }
+  }
+}
+
+// A token's row is bitwise the same however many tokens there are, and each time.
+TEST(NarrowLinear, OrderDoesNotDependOnTokens) {
+  for (const auto& [outputs, inputs] : {std::pair{4096, 4096}, {6144, 2048}, {1024, 14336}}) {
+    std::mt19937 random(18);
+    const GpuMemory x = upload(gpu(), to_bf16(bf16_normals(random, int64_t{64} * inputs)));
+    const GpuMemory weight = upload(gpu(), to_bf16(bf16_normals(random, int64_t{outputs} * inputs, 0.02f)));
+    const auto run = [&](int64_t tokens) {
+      Output out(Format::kF32, tokens, outputs);
+      cuda::narrow_linear(gpu(), {.out = out.tensor(),
+                                  .x = matrix(x.as(), Format::kBF16, tokens, inputs),
+                                  .weight = matrix(weight.as(), Format::kBF16, outputs, inputs)},
+                          cuda::plan_narrow(outputs, tokens, false, gpu().multiprocessors()));
+      return out.values();
+    };
+    using Counts = std::vector<int64_t>;
+    for (const auto& [most, fewer] : {std::pair(32, Counts{1, 7, 8, 9, 16, 17}), std::pair(64, Counts{33, 50})}) {
+      const std::vector<float> all = run(most);
+      EXPECT_EQ(run(most), all);
+      for (const int64_t tokens : fewer) {
+        const std::vector<float> some = run(tokens);
+        EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin()))
+            << outputs << " x " << inputs << ", " << tokens << " tokens";
+      }
+    }
+  }
+}
+
+// Launches overlap; each reads what the one before wrote. Replayed, a chain gives what it gives step by step.
+TEST(Linear, ChainsOfOverlappingLaunches) {
+  constexpr int64_t kWidth = 1024;
+  constexpr int kLinks = 24;
+  for (const int64_t tokens : {1, 5, 16, 30, 64, 100}) {
+    std::mt19937 random(14);
+    const GpuMemory weight = upload(gpu(), to_bf16(bf16_normals(random, kWidth * kWidth, 0.03f)));
+    const GpuMemory start = upload(gpu(), to_bf16(bf16_normals(random, tokens * kWidth)));
+    std::vector<GpuMemory> steps;
+    for (int i = 0; i < 2; ++i) steps.emplace_back(gpu(), tokens * kWidth * 2);
+    const auto link = [&](int i) {
+      void* from = i == 0 ? start.as() : steps[static_cast<size_t>((i + 1) % 2)].as();
+      const LinearArgs args = {.out = matrix(steps[static_cast<size_t>(i % 2)].as(), Format::kBF16, tokens, kWidth),
+                               .x = matrix(from, Format::kBF16, tokens, kWidth),
+                               .weight = matrix(weight.as(), Format::kBF16, kWidth, kWidth)};
+      cuda::linear(gpu(), args);
+    };
+    for (int i = 0; i < kLinks; ++i) {
+      link(i);
+      ASSERT_TRUE(gpu().synchronize().ok());
+    }
+    const auto expected = download<uint16_t>(gpu(), steps[(kLinks - 1) % 2].as(), tokens * kWidth);
+    const uint64_t key = 1000 + static_cast<uint64_t>(tokens);
+    gpu().record(key);
+    for (int i = 0; i < kLinks; ++i) link(i);
+    ASSERT_TRUE(gpu().end_record().ok());
+    for (int round = 0; round < 50; ++round) {
+      for (GpuMemory& step : steps) step.poison();
+      ASSERT_TRUE(gpu().replay(key));
+      ASSERT_EQ(download<uint16_t>(gpu(), steps[(kLinks - 1) % 2].as(), tokens * kWidth), expected)
+          << tokens << " tokens, round " << round;
+    }
+  }
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+TEST(CublasLt, TunesOnceAndIgnoresWhatItCannotRead) {
+  const std::string path = testing::TempDir() + "skein_linear_test_" + std::to_string(getpid());
+  {
+    std::ofstream file(path);
+    file << "nonsense\n\n" << std::string(300, '\t') << "\nsome GPU\t1\t2\t3\t4\t5\tbf16\t1\t2\t3\t4\t5\t6\t7\t8\n";
+  }
+  const Product p(96, 256, 128, 15);
+  Output out(Format::kBF16, 96, 256);
+  const LinearArgs product = {.out = out.tensor(), .x = p.x_of(96), .weight = p.weights()};
+  ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
+  const std::string once = read_file(path);
+  EXPECT_TRUE(once.starts_with("nonsense\n"));
+  EXPECT_NE(once.find("256\t128\t96\tbf16"), std::string::npos) << once;
+  ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
+  EXPECT_EQ(read_file(path), once);
+  check_linear(p, 96, Format::kBF16, true);
+
+  // A line cut off is timed again.
+  std::ofstream(path) << once.substr(0, once.size() - 20);
+  ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
+  EXPECT_GT(read_file(path).size(), once.size());
+  check_linear(p, 96, Format::kBF16, false);
+  std::remove(path.c_str());
+  EXPECT_FALSE(gpu().cublas().tune(gpu(), std::span(&product, 1), "/nowhere/at/all").ok());
+}
+
+}  // namespace
+}  // namespace skein::test
