@@ -143,12 +143,12 @@ struct PeerSumArgs {
   const PeerGroup* group = nullptr;  // host
 };
 
-// What the ranks wrote to each other's `shared` before is there for launches behind it; then `values` of rank 0 are on
-// every rank.
+// Without values: what the ranks wrote to each other's `shared` before is there for launches behind it. With values:
+// every rank gets those of rank 0, and nothing is said of `shared`.
 struct PeerMeetArgs {
   const PeerGroup* group = nullptr;  // host
   int32_t* values = nullptr;         // (count), none of them INT32_MAX
-  int count = 0;                     // up to channel_bytes / 4
+  int count = 0;                     // at most 1000
 };
 
 // out = x W^T (+ bias). On CPUs the accumulation order of an element depends on columns alone.

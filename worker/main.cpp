@@ -116,15 +116,16 @@ Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& 
 #endif
 }
 
-// Each rank sends its part to all others, so that beyond this a library's ring is faster.
-constexpr int64_t kPeerBytesMax = int64_t{16} << 20;  // sent by a rank for one sum
+// The largest sum that goes from peer to peer. Each rank sends its part to all others: between two nothing moves fewer
+// bytes, among more NCCL's rings do from about here on.
+int64_t peer_sum_bytes_max(int ranks) { return (int64_t{ranks == 2 ? 64 : 12} << 20) / (ranks - 1); }
 
 // How the devices of a tensor-parallel group write to each other without a library; null where they cannot.
 Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const ReplicaSpec& spec, const Ops& ops,
                                     Device& device, int64_t hidden, int64_t logits, MpiSession& mpi) {
   if (ranks.tp_size == 1) return nullptr;
   const int64_t row_bytes = hidden * info(ops.stream_format).block_bytes;
-  const int64_t rows = kPeerBytesMax / (ranks.tp_size - 1) / row_bytes;
+  const int64_t rows = peer_sum_bytes_max(ranks.tp_size) / row_bytes;
   return ops.join_peers(
       device, {.rank = ranks.tp_rank,
                .size = ranks.tp_size,

@@ -62,11 +62,14 @@ struct alignas(16) Work {
   static constexpr int kLastChunk = 8;  // the run has the last chunk, and so the newest token
   static constexpr int kStop = 16;
 
-  int row, kv_head, first_token, flags;
-  int begin, tokens, chunk, chunks;  // keys [begin, tokens) are seen; chunk of `chunks`
-  int run_begin;                     // the run's first chunk
-  int run_chunks;                    // clusters: chunks of every run but maybe the last
-  int head_begin, chunk_cost;        // otherwise: on the line of chunks
+  // Of the tile:
+  int flags, first_token, chunk, unused;
+  // Of the run, in its first tile's only:
+  int row, kv_head, begin, tokens;  // keys [begin, tokens) are seen
+  int chunks;                       // of the row and KV head
+  int run_begin;                    // the run's first chunk
+  int run_chunks;                   // clusters: chunks of every run but maybe the last
+  int head_begin, chunk_cost;       // otherwise: on the line of chunks
   int share;
 
   // Whether the chunks meet in the shared memory of the cluster's first block.

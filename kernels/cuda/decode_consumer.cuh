@@ -298,28 +298,33 @@ struct Consumer {
     write_out(work);
   }
 
-  // Read by the lane that gives the stage back.
-  __device__ Work next_work(const Stages& ring) const {
+  // The ring's next tile, read by the lane that gives the stage back. What is of the run stays as it is within a run.
+  __device__ void next_work(const Stages& ring, Work& work) const {
     constexpr int kVectors = sizeof(Work) / sizeof(int4);
     barrier_wait(&shared.described[ring.stage], ring.parity);
-    int4 words[kVectors] = {};
+    const auto* from = reinterpret_cast<const int4*>(&shared.work[ring.stage]);
+    int4 words[kVectors];
+    memcpy(words, &work, sizeof work);
+    words[0] = broadcast(from);
+    if ((words[0].x & Work::kRunStart) != 0) {
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      if (lane == 0) words[i] = reinterpret_cast<const int4*>(&shared.work[ring.stage])[i];
-      words[i].x = __shfl_sync(0xffffffff, words[i].x, 0);
-      words[i].y = __shfl_sync(0xffffffff, words[i].y, 0);
-      words[i].z = __shfl_sync(0xffffffff, words[i].z, 0);
-      words[i].w = __shfl_sync(0xffffffff, words[i].w, 0);
+      for (int i = 1; i < kVectors; ++i) words[i] = broadcast(from + i);
     }
-    Work work;
     memcpy(&work, words, sizeof work);
-    return work;
+  }
+
+  __device__ int4 broadcast(const int4* from) const {
+    int4 value = {};
+    if (lane == 0) value = *from;
+    return {__shfl_sync(0xffffffff, value.x, 0), __shfl_sync(0xffffffff, value.y, 0),
+            __shfl_sync(0xffffffff, value.z, 0), __shfl_sync(0xffffffff, value.w, 0)};
   }
 
   __device__ void consume() {
     Stages ring;
+    Work work = {};
     while (true) {
-      Work work = next_work(ring);
+      next_work(ring, work);
       if ((work.flags & Work::kStop) != 0) break;
       if (work.in_cluster(p)) ring.stages = Stages::kStagesBesidesReceived;
       start_run(work);
@@ -334,7 +339,7 @@ struct Consumer {
           if ((work.flags & Work::kRunEnd) != 0) break;
           state.clear();
         }
-        work = next_work(ring);
+        next_work(ring, work);
       }
       end_run(work);
     }

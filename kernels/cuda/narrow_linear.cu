@@ -229,14 +229,15 @@ __device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
 }
 
 // Each warpgroup multiplies half of a stage's columns: 64 rows, of which the tile may have fewer.
-template <typename S, int kGroup>
+template <typename S>
 __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
+  const int group = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 128, 0);
   constexpr uint32_t kXStep = S::kTokens * kRowBytes / 16;
   const Work<S> work;
   const uint32_t tile_step = static_cast<uint32_t>(ring.weight_bytes / S::kDepth / 16);
-  const uint32_t weights =
-      static_cast<uint32_t>(k_major_operand(shared_address(ring.weights))) + S::kChains * kGroup * tile_step;
-  const uint32_t x = static_cast<uint32_t>(k_major_operand(shared_address(ring.x))) + S::kChains * kGroup * kXStep;
+  const auto first = static_cast<uint32_t>(S::kChains * group);  // column tile of a stage
+  const uint32_t weights = static_cast<uint32_t>(k_major_operand(shared_address(ring.weights))) + first * tile_step;
+  const uint32_t x = static_cast<uint32_t>(k_major_operand(shared_address(ring.x))) + first * kXStep;
   if constexpr (S::kShare > 1) cluster_wait();
   wait_for_previous_launch();  // it may still read what this one writes
   int stage = 0;
@@ -288,7 +289,7 @@ __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
     }
 
     if (pass > 0) named_barrier_sync(2, kConsumers);  // the parts before have been read
-    hand_over<S>(sums[0], ring.parts + kGroup * S::kPartFloats);
+    hand_over<S>(sums[0], ring.parts + group * S::kPartFloats);
     named_barrier_sync(1, kConsumers);
     store_tile<S>(ring, args, tile);
   }
@@ -311,10 +312,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if constexpr (S::kShare > 1) cluster_arrive_relaxed();
-  if (threadIdx.x < 128) {
-    consume<S, 0>(ring, args);
-  } else if (threadIdx.x < kConsumers) {
-    consume<S, 1>(ring, args);
+  if (threadIdx.x < kConsumers) {
+    consume<S>(ring, args);
   } else if (threadIdx.x == kConsumers) {
     produce<S>(ring, weight_map, x_map, args);
   } else if constexpr (S::kShare > 1) {
@@ -409,10 +408,10 @@ NarrowPlan plan_narrow(int64_t rows, int64_t tokens, bool gated, int multiproces
     // In rows of weights, for the slowest block: the tiles' own, the activations' (from the L2 cache), the tiles' ends.
     // Blocks that take many tiles as they go are done half a tile apart.
     const double rows_of_tile = static_cast<double>(tile_rows * per_row);
-    const double with_rest = rows_of_tile + 0.25 * static_cast<double>(tokens) + 0.5;
+    const double with_rest = rows_of_tile + 0.2 * static_cast<double>(tokens) + 0.5;
     const double even = static_cast<double>(rows) / static_cast<double>(tile_rows * clusters * share);
     const bool claims = share == 1 && passes >= 5;
-    const double cost = claims ? even * with_rest + 0.5 * rows_of_tile : static_cast<double>(passes) * with_rest;
+    const double cost = claims ? even * with_rest + 0.6 * rows_of_tile : static_cast<double>(passes) * with_rest;
     if (best.tiles != 0 && cost >= best_cost) continue;
     best_cost = cost;
     best = {.tile_rows = static_cast<int>(tile_rows),

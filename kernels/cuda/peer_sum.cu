@@ -15,7 +15,6 @@ namespace {
 constexpr int kRowThreadsMax = 1024;
 constexpr int kFlatThreads = 512;
 constexpr int kMeetThreads = 128;
-constexpr int kRowsAhead = 2;  // sent before the first is awaited
 
 // --- Sum, residual and norm ---
 
@@ -29,88 +28,122 @@ struct RowsJob {
   int64_t out_stride;
   int tokens;
   int columns;  // a multiple of eight
+  float inverse_columns;
   float epsilon;
 };
 
-// Block b has tokens b, b + blocks, ...; a row stays in registers, kChunks chunks a thread.
-template <int kChunks>
-__global__ void __launch_bounds__(kRowThreadsMax) sum_add_norm(const __grid_constant__ RowsJob job,
-                                                               const __grid_constant__ PeerGroup group) {
-  __shared__ float warp_squares[2][32];  // in turns, so that a row needs one barrier
+// The sum of a unit over the ranks, this one's being `own`.
+template <int kTogether, int kRanks>
+__device__ __forceinline__ Chunk sum_of_parts(const Channel<kRanks>& channel, int rank, const uint4& own,
+                                              int64_t offset) {
+  Chunk sum = {};
+  for (int first = 0; first < channel.size(); first += kTogether) {
+    uint4 parts[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      parts[i] = first + i < channel.size() && first + i != rank ? channel.look(first + i, offset) : own;
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= channel.size()) break;
+      if (first + i != rank) parts[i] = channel.awaited(parts[i], first + i, offset);
+      const Chunk part = unpack(parts[i]);
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) sum.at[j] += part.at[j];
+    }
+  }
+  return sum;
+}
+
+// Block b has tokens b, b + blocks, ...; a row stays in registers, kChunks chunks a thread. Each row is sent before the
+// one ahead of it is awaited.
+template <int kChunks, int kRanks>
+__global__ void __launch_bounds__(kRowThreadsMax, 1) sum_add_norm(const __grid_constant__ RowsJob job,
+                                                                  const __grid_constant__ PeerGroup group) {
+  constexpr int kTogether = kRanks > 0 ? kRanks : kChunks == 1 ? 4 : 2;  // looked at, as registers allow
+  __shared__ float4 warp_squares[2][kRowThreadsMax / 32 / 4];  // in turns, so that a row needs one barrier
   const int units = job.columns / kChunk;
   const int blocks = static_cast<int>(gridDim.x);
-  const int first = static_cast<int>(blockIdx.x);
-  const int rows = (job.tokens - first + blocks - 1) / blocks;
   const auto unit_of = [](int c) { return static_cast<int>(threadIdx.x + c * blockDim.x); };
-  const auto weight_of = [&](int c) { return load_chunk<true>(job.weight, int64_t{unit_of(c)} * kChunk, job.columns); };
+  const auto weight_of = [&](int c) { return load_chunk<true>(job.weight, unit_of(c) * kChunk, job.columns); };
   Chunk held_weight = {};  // there are registers for one
   if constexpr (kChunks == 1) held_weight = weight_of(0);
+  if (threadIdx.x < kRowThreadsMax / 32 && threadIdx.x >= blockDim.x / 32) {
+    reinterpret_cast<float*>(warp_squares[0])[threadIdx.x] = 0;
+    reinterpret_cast<float*>(warp_squares[1])[threadIdx.x] = 0;
+  }
   wait_for_previous_launch();
   let_next_launch_start();
 
-  const Channel channel(group, first);
-  const auto own_unit = [&](int row, int unit) {
-    const __nv_bfloat16* x = job.x + (first + int64_t{row} * blocks) * job.x_stride;
-    return sendable(*reinterpret_cast<const uint4*>(x + unit * kChunk), 0x7fff7fffu);
-  };
-  const auto send_row = [&](int row) {
+  uint4 own[kChunks];
+  const auto load_own = [&](int t) {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      const int unit = unit_of(c);
-      if (unit < units) channel.send((int64_t{row} * units + unit) * kUnitBytes, own_unit(row, unit));
+      if (unit_of(c) >= units) continue;
+      const __nv_bfloat16* x = job.x + int64_t{t} * job.x_stride + unit_of(c) * kChunk;
+      own[c] = sendable(*reinterpret_cast<const uint4*>(x), 0x7fff7fffu);
     }
   };
-  for (int row = 0; row < min(rows, kRowsAhead); ++row) send_row(row);
-  channel.empty_last();
+  load_own(static_cast<int>(blockIdx.x));
+  const Channel<kRanks> channel(group, static_cast<int>(blockIdx.x));
+  const auto send_own = [&](int row) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (unit_of(c) < units) channel.send((int64_t{row} * units + unit_of(c)) * kUnitBytes, own[c]);
+    }
+  };
+  send_own(0);
 
-  for (int row = 0; row < rows; ++row) {
-    if (row + kRowsAhead < rows) send_row(row + kRowsAhead);
-    const int64_t t = first + int64_t{row} * blocks;
+  int row = 0;
+  for (int t = static_cast<int>(blockIdx.x); t < job.tokens; t += blocks, ++row) {
+    const bool more = t + blocks < job.tokens;
+    if (more) {
+      load_own(t + blocks);
+      send_own(row + 1);
+    }
+    if (more || row > 0) load_own(t);
 
     // The new residual.
-    float* residual = job.residual + t * job.residual_stride;
+    float* residual = job.residual + int64_t{t} * job.residual_stride;
     Chunk v[kChunks];
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) v[c] = load_chunk<true>(residual, int64_t{unit_of(c)} * kChunk, job.columns);
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const int unit = unit_of(c);
-      if (unit >= units) continue;
-      Chunk sum = {};
-      for (int rank = 0; rank < group.size; ++rank) {
-        const Chunk part = unpack(rank == group.rank
-                                      ? own_unit(row, unit)
-                                      : channel.receive(rank, (int64_t{row} * units + unit) * kUnitBytes));
-#pragma unroll
-        for (int j = 0; j < kChunk; ++j) sum.at[j] += part.at[j];
-      }
-#pragma unroll
-      for (int j = 0; j < kChunk; ++j) v[c].at[j] += sum.at[j];
-      store_chunk<true>(residual, int64_t{unit} * kChunk, job.columns, v[c]);
-    }
-
-    // Its mean square: lanes, warps, then the warps' sums, always in this order.
+    for (int c = 0; c < kChunks; ++c) v[c] = load_chunk<true>(residual, unit_of(c) * kChunk, job.columns);
+    if (row == 0) channel.empty_last();
     float squares = 0;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
+      if (unit_of(c) >= units) continue;
+      const Chunk sum =
+          sum_of_parts<kTogether>(channel, group.rank, own[c], (int64_t{row} * units + unit_of(c)) * kUnitBytes);
 #pragma unroll
-      for (int j = 0; j < kChunk; ++j) squares = fmaf(v[c].at[j], v[c].at[j], squares);
+      for (int j = 0; j < kChunk; ++j) {
+        v[c].at[j] += sum.at[j];
+        squares = fmaf(v[c].at[j], v[c].at[j], squares);
+      }
+      store_chunk<true>(residual, unit_of(c) * kChunk, job.columns, v[c]);
     }
+
+    // Its mean square: lanes, warps, then the warps' sums, always in this order.
     squares = warp_sum(squares);
-    if (threadIdx.x % 32 == 0) warp_squares[row % 2][threadIdx.x / 32] = squares;
+    if (threadIdx.x % 32 == 0) reinterpret_cast<float*>(warp_squares[row % 2])[threadIdx.x / 32] = squares;
     __syncthreads();
-    squares = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? warp_squares[row % 2][threadIdx.x % 32] : 0.0f);
-    const float scale = rsqrtf(squares / static_cast<float>(job.columns) + job.epsilon);
+    squares = 0;
+#pragma unroll
+    for (int i = 0; i < kRowThreadsMax / 32 / 4; ++i) {
+      const float4 four = warp_squares[row % 2][i];
+      squares += (four.x + four.y) + (four.z + four.w);
+    }
+    const float scale = rsqrtf(squares * job.inverse_columns + job.epsilon);
 
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
       const Chunk weight = kChunks == 1 ? held_weight : weight_of(c);
 #pragma unroll
       for (int j = 0; j < kChunk; ++j) v[c].at[j] = weight.at[j] * (v[c].at[j] * scale);
-      store_chunk<true>(job.out + t * job.out_stride, int64_t{unit_of(c)} * kChunk, job.columns, v[c]);
+      store_chunk<true>(job.out + int64_t{t} * job.out_stride, unit_of(c) * kChunk, job.columns, v[c]);
     }
   }
-  if (threadIdx.x == 0) channel.finish(rows * units);
+  if (threadIdx.x == 0) channel.finish(row * units);
 }
 
 // --- Sum in place ---
@@ -126,7 +159,7 @@ __device__ __forceinline__ uint4 add<float>(const uint4& a, const uint4& b) {
 
 // Unit i of the sum. bf16 is added in f32 and rounded once.
 template <typename T>
-__device__ __forceinline__ uint4 sum_unit(const Channel& channel, const PeerGroup& group, const uint4& own,
+__device__ __forceinline__ uint4 sum_unit(const Channel<0>& channel, const PeerGroup& group, const uint4& own,
                                           int64_t offset) {
   const auto part = [&](int rank) { return rank == group.rank ? own : channel.receive(rank, offset); };
   if constexpr (sizeof(T) == 4) {
@@ -152,7 +185,7 @@ __global__ void __launch_bounds__(kFlatThreads, 2) sum_flat(uint4* data, int64_t
   constexpr uint32_t kNan = sizeof(T) == 4 ? 0x7fffffffu : 0x7fff7fffu;
   wait_for_previous_launch();
   let_next_launch_start();
-  const Channel channel(group, static_cast<int>(blockIdx.x));
+  const Channel<0> channel(group, static_cast<int>(blockIdx.x));
   uint4* mine = data + int64_t{blockIdx.x} * share;
   const int count = static_cast<int>(min(int64_t{share}, units - int64_t{blockIdx.x} * share));
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kFlatThreads) {
@@ -168,29 +201,31 @@ __global__ void __launch_bounds__(kFlatThreads, 2) sum_flat(uint4* data, int64_t
 
 // --- Meeting ---
 
-// One block. Unit 0 of a message says "here"; rank 0's has the values behind it.
-__global__ void __launch_bounds__(kMeetThreads) meet(int32_t* values, int count,
-                                                     const __grid_constant__ PeerGroup group) {
+__device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+
+// One block. Unit 0 of a message says "here"; rank 0's has the values behind it. Without values, what a rank wrote to
+// another one's memory in launches before is there when its "here" has come.
+__global__ void __launch_bounds__(kMeetThreads, 1) meet(int32_t* values, int count,
+                                                        const __grid_constant__ PeerGroup group) {
   constexpr uint32_t kFlip = 0x80000000u;  // so that -1 is not kNothing
   wait_for_previous_launch();
   let_next_launch_start();
-  const Channel channel(group, 0);
+  const Channel<0> channel(group, 0);
   const int units = 1 + (count + 3) / 4;
   const auto value_at = [&](int i) { return i < count ? static_cast<uint32_t>(values[i]) ^ kFlip : 0; };
   if (threadIdx.x == 0) {
-    __threadfence_system();  // what launches before wrote to the others is there when they see this
+    if (count == 0) fence_system();
     channel.send(0, {});
   }
   for (int unit = 1 + static_cast<int>(threadIdx.x); group.rank == 0 && unit < units; unit += kMeetThreads) {
     const int i = 4 * (unit - 1);
     channel.send(int64_t{unit} * kUnitBytes, {value_at(i), value_at(i + 1), value_at(i + 2), value_at(i + 3)});
   }
-  channel.empty_last();
   if (threadIdx.x == 0) {
     for (int rank = 0; rank < group.size; ++rank) {
       if (rank != group.rank) channel.receive(rank, 0);
     }
-    __threadfence_system();
+    if (count == 0) fence_system();
   }
   for (int unit = 1 + static_cast<int>(threadIdx.x); group.rank != 0 && unit < units; unit += kMeetThreads) {
     const uint4 v = channel.receive(0, int64_t{unit} * kUnitBytes);
@@ -201,6 +236,7 @@ __global__ void __launch_bounds__(kMeetThreads) meet(int32_t* values, int count,
       if (i < count) values[i] = static_cast<int32_t>(words[j] ^ kFlip);
     }
   }
+  channel.empty_last();
   __syncthreads();
   if (threadIdx.x == 0) channel.finish(units);
 }
@@ -221,6 +257,7 @@ void add_norm_over_peers(CudaDevice& device, const AddNormArgs& args) {
                        out.row_stride,
                        static_cast<int>(out.rows),
                        static_cast<int>(out.columns),
+                       1 / static_cast<float>(out.columns),
                        args.epsilon};
   CHECK_EQ(out.columns % kChunk, 0);
   CHECK(vectors_fit(job.residual, job.residual_stride) && vectors_fit(job.x, job.x_stride) &&
@@ -232,7 +269,8 @@ void add_norm_over_peers(CudaDevice& device, const AddNormArgs& args) {
   CHECK_LE(blocks, int64_t{device.multiprocessors()} * Peers::blocks_per_multiprocessor(threads));
   CHECK_LE(ceil_div(out.rows, blocks) * row_bytes, group.channel_bytes);
   const bool one = out.columns <= int64_t{threads} * kChunk;
-  launch(device, "add_norm over peers", one ? sum_add_norm<1> : sum_add_norm<2>,
+  const auto kernel = !one ? sum_add_norm<2, 0> : group.size == 2 ? sum_add_norm<1, 2> : sum_add_norm<1, 0>;
+  launch(device, "add_norm over peers", kernel,
          {.blocks = static_cast<unsigned>(blocks), .threads = static_cast<unsigned>(threads)}, job, group);
 }
 

@@ -63,8 +63,8 @@ __device__ __forceinline__ bool has_come(const uint4& v) {
 
 // A peer that does not come must not hang the device: after a while everyone goes on with what is there, and the host
 // sees `failed`.
-static __device__ __noinline__ uint4 wait_for_unit(const std::byte* from, volatile uint32_t* failed,
-                                                   uint64_t patience_ns) {
+__device__ __forceinline__ uint4 wait_for_unit(const std::byte* from, volatile uint32_t* failed,
+                                               uint64_t patience_ns) {
   constexpr uint32_t kTriesBetweenLooks = 1024;
   const uint64_t begin = nanoseconds();
   while (true) {
@@ -80,35 +80,50 @@ static __device__ __noinline__ uint4 wait_for_unit(const std::byte* from, volati
 }
 
 // A block's view of its channel in one launch. All threads make one after wait_for_previous_launch(); thread 0 calls
-// finish() after all of them have (a __syncthreads() in between).
+// finish() after all of them have (a __syncthreads() in between). kRanks: of the group, or 0 for any number.
+template <int kRanks>
 class Channel {
  public:
   __device__ __forceinline__ Channel(const PeerGroup& group, int index) : group_(group), index_(index) {
     const uint64_t state = __ldcg(group.states + index);
     turn_ = static_cast<int>(state & 0xffffffffu);
     stale_units_ = static_cast<int>(state >> 32);
+    slot_ = slot_at(turn_);
   }
+
+  __device__ __forceinline__ int size() const { return kRanks > 0 ? kRanks : group_.size; }
 
   // `offset`: in the message, in bytes, a multiple of 16.
   __device__ __forceinline__ void send(int64_t offset, const uint4& v) const {
-    for (int peer = 0; peer < group_.size; ++peer) {
-      if (peer != group_.rank) store_system(message(peer, turn_, group_.rank) + offset, v);
+    if constexpr (kRanks == 2) {
+      store_system(group_.inboxes[1 - group_.rank] + slot_ + offset, v);
+    } else {
+      for (int peer = 0; peer < size(); ++peer) {
+        if (peer != group_.rank) store_system(message(peer, slot_, group_.rank) + offset, v);
+      }
     }
   }
 
-  __device__ __forceinline__ uint4 receive(int source, int64_t offset) const {
-    const std::byte* from = message(group_.rank, turn_, source) + offset;
-    uint4 v = load_system(from);
+  // Whatever is there by now.
+  __device__ __forceinline__ uint4 look(int source, int64_t offset) const {
+    return load_system(message(group_.rank, slot_, source) + offset);
+  }
+  // `v` if it has come, else what comes.
+  __device__ __forceinline__ uint4 awaited(const uint4& v, int source, int64_t offset) const {
     if (has_come(v)) return v;
-    return wait_for_unit(from, group_.failed, static_cast<uint64_t>(group_.patience_ns));
+    return wait_for_unit(message(group_.rank, slot_, source) + offset, group_.failed,
+                         static_cast<uint64_t>(group_.patience_ns));
+  }
+  __device__ __forceinline__ uint4 receive(int source, int64_t offset) const {
+    return awaited(look(source, offset), source, offset);
   }
 
   // The slot of the launch before. Best between sending and receiving.
   __device__ __forceinline__ void empty_last() const {
-    const int turn = turn_ == 0 ? Peers::kSlots - 1 : turn_ - 1;
-    for (int source = 0; source < group_.size; ++source) {
+    const int64_t slot = slot_at(turn_ == 0 ? Peers::kSlots - 1 : turn_ - 1);
+    for (int source = 0; source < size(); ++source) {
       if (source == group_.rank) continue;
-      std::byte* stale = message(group_.rank, turn, source);
+      std::byte* stale = message(group_.rank, slot, source);
       for (int i = static_cast<int>(threadIdx.x); i < stale_units_; i += static_cast<int>(blockDim.x)) {
         *reinterpret_cast<uint4*>(stale + int64_t{i} * kUnitBytes) = {kNothing, kNothing, kNothing, kNothing};
       }
@@ -122,16 +137,19 @@ class Channel {
   }
 
  private:
-  __device__ __forceinline__ std::byte* message(int owner, int turn, int source) const {
-    const int place = source < owner ? source : source - 1;
-    const int64_t slot = int64_t{index_} * Peers::kSlots + turn;
-    return group_.inboxes[owner] + (slot * (group_.size - 1) + place) * group_.channel_bytes;
+  __device__ __forceinline__ int64_t slot_at(int turn) const {
+    return (int64_t{index_} * Peers::kSlots + turn) * (size() - 1) * group_.channel_bytes;
+  }
+  __device__ __forceinline__ std::byte* message(int owner, int64_t slot, int source) const {
+    const int place = kRanks == 2 ? 0 : source < owner ? source : source - 1;
+    return group_.inboxes[owner] + slot + place * group_.channel_bytes;
   }
 
   const PeerGroup& group_;
   const int index_;
   int turn_;
   int stale_units_;
+  int64_t slot_;
 };
 
 }  // namespace skein::cuda

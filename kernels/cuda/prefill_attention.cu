@@ -24,15 +24,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (thread == 0) {
     prefetch_tensor_map(&queries);
     prefetch_tensor_map(&pages);
-    const auto init = [](uint64_t* full, uint64_t* empty, int stages) {
-      for (int i = 0; i < stages; ++i) {
-        barrier_init(full + i, 1);
-        barrier_init(empty + i, kWarpgroups * 4);
-      }
-    };
-    init(&shared.query_full, &shared.query_empty, 1);
-    init(shared.key_full, shared.key_empty, kKeyStages);
-    init(shared.value_full, shared.value_empty, kValueStages);
+    for (int i = 0; i < kStages; ++i) {
+      barrier_init(&shared.query_full[i], 1);
+      barrier_init(&shared.query_empty[i], kWarpgroups * 4);
+      barrier_init(&shared.key_full[i], 1);
+      barrier_init(&shared.key_empty[i], kWarpgroups * 4);
+      barrier_init(&shared.value_full[i], 1);
+      barrier_init(&shared.value_empty[i], kWarpgroups * 4);
+    }
     fence_barrier_init();
   }
   // Positions and slots are older than the launch before this one.

@@ -110,10 +110,11 @@ struct Consumer {
   int row;     // of the tile: this thread's first, the other is 8 on
   int column;  // this thread's first in each 8
   uint64_t query_operand, key_operand, value_operand;
-  uint32_t items = 0;  // begun
-  Ring<kKeyStages> keys;
-  Ring<kValueStages> values;
+  Ring items;  // the next one's queries
+  Ring keys;
+  Ring values;
 
+  static constexpr uint64_t kQueryStep = kWarpgroups * Memory::kQueryBytes >> 4;
   static constexpr uint64_t kStageStep = Memory::kKeyBytes >> 4;
   static constexpr int kPartVectors = kDim / 8 + 1;
 
@@ -123,15 +124,15 @@ struct Consumer {
   // Values beyond the row's length: nothing was written there, or nothing loaded, and NaN times a probability of 0 is
   // NaN. Both warpgroups write the same zeros.
   __device__ __forceinline__ void clear_values(int first) const {
-    barrier_wait(&shared.value_full[values.stage], values.parity);
+    barrier_wait(&shared.value_full[values.stage()], values.parity());
     const int chunks = (kTileKeys - first) * (kPanelBytes / 16);
     for (int panel = 0; panel < Memory::kPanels; ++panel) {
-      auto* to = reinterpret_cast<uint4*>(shared.values[values.stage] + (panel * kTileKeys + first) * kPanelBytes);
+      auto* to = reinterpret_cast<uint4*>(shared.values[values.stage()] + (panel * kTileKeys + first) * kPanelBytes);
 #pragma unroll 1
       for (int i = thread; i < chunks; i += 128) to[i] = uint4{0, 0, 0, 0};
     }
     fence_async_shared();
-    named_barrier_sync(3 + warpgroup, 128);
+    named_barrier_sync(1 + warpgroup, 128);
   }
 
   __device__ __forceinline__ int position(const PrefillTile& tile, int r) const {
@@ -206,7 +207,7 @@ struct Consumer {
   }
 
   __device__ __forceinline__ bool last_of_pieces(const PrefillTile& tile) const {
-    named_barrier_sync(3 + warpgroup, 128);
+    named_barrier_sync(1 + warpgroup, 128);
     if (threadIdx.x % 128 == 0) {
       uint32_t* arrivals = params.arrivals + tile.first_part * kWarpgroups + warpgroup;
       const bool last = atomicAdd(arrivals, 1) == static_cast<uint32_t>(tile.pieces) - 1;
@@ -214,7 +215,7 @@ struct Consumer {
       __threadfence();
       shared.last_piece[warpgroup] = last ? 1 : 0;
     }
-    named_barrier_sync(3 + warpgroup, 128);
+    named_barrier_sync(1 + warpgroup, 128);
     return shared.last_piece[warpgroup] != 0;
   }
 
@@ -266,30 +267,32 @@ struct Consumer {
 
   // The item begun last (1) or the one before (2).
   __device__ __forceinline__ const PrefillTile& tile_before(uint32_t count) const {
-    return shared.tiles[(items - count) % kTileSlots];
+    return shared.tiles[(items.count - count) % kTileSlots];
   }
 
   // Waits for the queries and the first keys of an item and begins with its S. After the last item S is of whatever is
   // there: ptxas overlaps only what every path through the loop has in flight.
   __device__ __forceinline__ void begin_item(float (&s)[64]) {
-    barrier_wait(&shared.query_full, items % 2);
-    ++items;
-    if (tile_before(1).token >= 0) barrier_wait(&shared.key_full[keys.stage], keys.parity);
+    const uint64_t query = query_operand + items.stage() * kQueryStep;
+    barrier_wait(&shared.query_full[items.stage()], items.parity());
+    items.advance();
+    if (tile_before(1).token >= 0) barrier_wait(&shared.key_full[keys.stage()], keys.parity());
     wgmma_fence();
-    multiply_keys<kDim>(s, query_operand, key_operand + keys.stage * kStageStep);
+    multiply_keys<kDim>(s, query, key_operand + keys.stage() * kStageStep);
     wgmma_commit();
   }
 
   // After S of a tile of keys: frees the keys, and the queries if there are no more keys to come.
   __device__ __forceinline__ void take_scores(float (&s)[64], int key_tile, int key_begin, int2 whole) {
-    release(&shared.key_empty[keys.stage]);
+    release(&shared.key_empty[keys.stage()]);
     keys.advance();
-    if (key_tile == key_begin) release(&shared.query_empty);
+    if (key_tile == key_begin) release(&shared.query_empty[(items.count - 1) % kStages]);
     if (key_tile < whole.x || key_tile >= whole.y) mask_tile(s, tile_before(1), key_tile);
   }
 
   // All items of the block, keys from the last tile down. Two products are under way at once: S of the next keys, and
-  // O of these while S has its softmax. The warpgroups take turns at the tensor cores.
+  // O of these while S has its softmax; the other warpgroup fills what gaps there are. (Turns at the tensor cores, as
+  // FlashAttention-3 has them, gained nothing here.)
   __device__ __forceinline__ void run() {
     float s[64], o[kDim / 2], factor[2], offset[2];
     uint32_t p[32];
@@ -304,6 +307,7 @@ struct Consumer {
       int key_tile = tile_before(1).key_end - 1;
       const int key_begin = tile_before(1).key_begin;
       const int2 whole = unmasked(tile_before(1));
+      const uint64_t query = query_operand + (items.count - 1) % kStages * kQueryStep;
       take_scores(s, key_tile, key_begin, whole);
       Softmax softmax;
       softmax.raise(s, params.scale, factor, offset);
@@ -317,16 +321,14 @@ struct Consumer {
 
       while (--key_tile >= key_begin) {
         // Both products.
-        barrier_wait(&shared.key_full[keys.stage], keys.parity);
-        named_barrier_sync(1 + warpgroup, 256);
+        barrier_wait(&shared.key_full[keys.stage()], keys.parity());
         wgmma_fence();
-        multiply_keys<kDim>(s, query_operand, key_operand + keys.stage * kStageStep);
+        multiply_keys<kDim>(s, query, key_operand + keys.stage() * kStageStep);
         wgmma_commit();
-        barrier_wait(&shared.value_full[values.stage], values.parity);
+        barrier_wait(&shared.value_full[values.stage()], values.parity());
         wgmma_fence();
-        multiply_values<kDim>(o, p, value_operand + values.stage * kStageStep);
+        multiply_values<kDim>(o, p, value_operand + values.stage() * kStageStep);
         wgmma_commit();
-        named_barrier_arrive(2 - warpgroup, 256);
 
         // Softmax.
         wgmma_wait<1>();
@@ -339,7 +341,7 @@ struct Consumer {
         *const_cast<volatile float*>(&shared.sums[warpgroup * 128 + thread]) = softmax.sum[0] + softmax.sum[1];
         wgmma_wait<0>();
         hold(o);
-        release(&shared.value_empty[values.stage]);
+        release(&shared.value_empty[values.stage()]);
         values.advance();
         softmax.template exponentiate<32, 64>(s, params.scale, offset);
         if (__any_sync(0xffffffff, factor[0] != 1 || factor[1] != 1)) {
@@ -351,14 +353,14 @@ struct Consumer {
       }
 
       // The last O, and S of the next item while O is stored.
-      barrier_wait(&shared.value_full[values.stage], values.parity);
+      barrier_wait(&shared.value_full[values.stage()], values.parity());
       wgmma_fence();
-      multiply_values<kDim>(o, p, value_operand + values.stage * kStageStep);
+      multiply_values<kDim>(o, p, value_operand + values.stage() * kStageStep);
       wgmma_commit();
       begin_item(s);
       wgmma_wait<1>();
       hold(o);
-      release(&shared.value_empty[values.stage]);
+      release(&shared.value_empty[values.stage()]);
       values.advance();
       finish(o, softmax, tile_before(2));
     }
@@ -374,13 +376,10 @@ __device__ __forceinline__ void consume(Shared<kDim>& shared, const PrefillParam
   Consumer<kDim> consumer{
       .shared = shared, .params = params, .warpgroup = warpgroup, .thread = thread,
       .row = warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4, .column = thread % 4 * 2,
-      .query_operand = k_major_operand(shared_address(shared.queries[warpgroup])),
+      .query_operand = k_major_operand(shared_address(shared.queries[0][warpgroup])),
       .key_operand = k_major_operand(shared_address(shared.keys)),
       .value_operand = mn_major_operand(shared_address(shared.values), kTileKeys * kPanelBytes),
-      .items = 0,
-      .keys = {},
-      .values = {}};
-  if (warpgroup == 0) named_barrier_arrive(1, 256);  // the first turn
+      .items = {}, .keys = {}, .values = {}};
   consumer.run();
 }
 

@@ -12,9 +12,8 @@ namespace skein::cuda {
 
 constexpr int kWarpgroups = 2;  // of consumers: 64 rows of the tile each; warpgroup 0 of the block is the producer
 constexpr int kThreads = 128 * (kWarpgroups + 1);
-constexpr int kKeyStages = 2;
-constexpr int kValueStages = 2;
-constexpr int kTileSlots = 4;      // the producer is up to two items ahead, the consumers keep the one before
+constexpr int kStages = 2;     // of queries, of keys and of values
+constexpr int kTileSlots = 4;  // the producer is up to two items ahead, the consumers keep the one before
 constexpr int kPanelBytes = 128;  // a row of a panel: 64 elements of head_dim
 
 struct PrefillParams {
@@ -40,27 +39,24 @@ struct alignas(1024) Shared {
   static constexpr int kQueryBytes = kPanels * 64 * kPanelBytes;       // of a warpgroup
   static constexpr int kKeyBytes = kPanels * kTileKeys * kPanelBytes;  // of a stage; V has the same
 
-  uint8_t queries[kWarpgroups][kQueryBytes];
-  uint8_t keys[kKeyStages][kKeyBytes];
-  uint8_t values[kValueStages][kKeyBytes];
+  uint8_t queries[kStages][kWarpgroups][kQueryBytes];
+  uint8_t keys[kStages][kKeyBytes];
+  uint8_t values[kStages][kKeyBytes];
   PrefillPlan plan;
   float sums[kWarpgroups * 128];  // written only
   int last_piece[kWarpgroups];
   PrefillTile tiles[kTileSlots];
-  uint64_t query_full, query_empty;
-  uint64_t key_full[kKeyStages], key_empty[kKeyStages];
-  uint64_t value_full[kValueStages], value_empty[kValueStages];
+  uint64_t query_full[kStages], query_empty[kStages];
+  uint64_t key_full[kStages], key_empty[kStages];
+  uint64_t value_full[kStages], value_empty[kStages];
 };
 
 // A ring of stages: which one is next and in which round.
-template <int kStages>
 struct Ring {
-  uint32_t stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    parity ^= stage + 1 == kStages ? 1 : 0;
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-  }
+  uint32_t count = 0;
+  __device__ __forceinline__ uint32_t stage() const { return count % kStages; }
+  __device__ __forceinline__ uint32_t parity() const { return count / kStages % 2; }
+  __device__ __forceinline__ void advance() { ++count; }
 };
 
 // Where row `at` of a tile goes.

@@ -98,16 +98,18 @@ __device__ __forceinline__ PrefillTile find_item(const Shared<kDim>& shared, con
 // By one warp: the queries of an item.
 template <int kDim>
 __device__ __forceinline__ void load_queries(Shared<kDim>& shared, const PrefillParams& params, const PrefillTile& tile,
-                                             const CUtensorMap* queries, int lane) {
+                                             const Ring& items, const CUtensorMap* queries, int lane) {
   using Memory = Shared<kDim>;
-  if (lane == 0) barrier_arrive_expect(&shared.query_full, kWarpgroups * Memory::kQueryBytes);
+  uint64_t* full = &shared.query_full[items.stage()];
+  barrier_wait(&shared.query_empty[items.stage()], items.parity() ^ 1);
+  if (lane == 0) barrier_arrive_expect(full, kWarpgroups * Memory::kQueryBytes);
   __syncwarp();
   if (lane < kWarpgroups * Memory::kPanels) {
     const int warpgroup = lane / Memory::kPanels;
     const int panel = lane % Memory::kPanels;
     const int shift = params.batch.pack_shift;
-    tensor_load_3d(shared.queries[warpgroup] + panel * 64 * kPanelBytes, queries, panel * 64, tile.head_pack << shift,
-                   tile.token + warpgroup * (64 >> shift), &shared.query_full, evict_first_policy());
+    tensor_load_3d(shared.queries[items.stage()][warpgroup] + panel * 64 * kPanelBytes, queries, panel * 64,
+                   tile.head_pack << shift, tile.token + warpgroup * (64 >> shift), full, evict_first_policy());
   }
 }
 
@@ -120,41 +122,40 @@ __device__ __forceinline__ void produce(Shared<kDim>& shared, const PrefillParam
   PageReader<kDim> reader{
       .params = params, .pages = pages, .lane = lane,
       .offset = (lane % Memory::kPanels * kTileKeys + lane / Memory::kPanels * params.block_tokens) * kPanelBytes};
-  Ring<kKeyStages> keys;
-  Ring<kValueStages> values;
-  uint32_t items = 0;
+  Ring items, keys, values;
   PageCopy before;            // of the tile whose values are next; none before the first item
   const auto load_values = [&] {
     if (before.bytes == 0) return;
-    barrier_wait(&shared.value_empty[values.stage], values.parity ^ 1);
-    reader.load(shared.values[values.stage], &shared.value_full[values.stage], before, 1);
+    barrier_wait(&shared.value_empty[values.stage()], values.parity() ^ 1);
+    reader.load(shared.values[values.stage()], &shared.value_full[values.stage()], before, 1);
     values.advance();
   };
   int index = static_cast<int>(blockIdx.x);
   while (true) {
     const PrefillTile tile = find_item(shared, params, index, lane);
-    if (lane == 0) shared.tiles[items % kTileSlots] = tile;
+    if (lane == 0) shared.tiles[items.count % kTileSlots] = tile;
     if (tile.token < 0) break;
     reader.turn_to(tile);
 #pragma unroll 1
     for (int key_tile = tile.key_end - 1; key_tile >= tile.key_begin; --key_tile) {
       const PageCopy copy = reader.copy_of(key_tile);
-      barrier_wait(&shared.key_empty[keys.stage], keys.parity ^ 1);
-      reader.load(shared.keys[keys.stage], &shared.key_full[keys.stage], copy, 0);
-      keys.advance();
-      load_values();
-      before = copy;
-      if (key_tile == tile.key_end - 1) {
-        barrier_wait(&shared.query_empty, items % 2 ^ 1);  // the first wait finds it empty
-        load_queries(shared, params, tile, queries, lane);
+      const bool first = key_tile == tile.key_end - 1;
+      if (first) {  // the item before is waiting for its last values
+        load_values();
+        load_queries(shared, params, tile, items, queries, lane);
       }
+      barrier_wait(&shared.key_empty[keys.stage()], keys.parity() ^ 1);
+      reader.load(shared.keys[keys.stage()], &shared.key_full[keys.stage()], copy, 0);
+      keys.advance();
+      if (!first) load_values();
+      before = copy;
       if (key_tile == tile.key_begin) index = next_item(shared, params, lane);  // late, but not too late
     }
-    ++items;
+    items.advance();
   }
   load_values();
-  barrier_wait(&shared.query_empty, items % 2 ^ 1);
-  if (lane == 0) barrier_arrive(&shared.query_full);  // there are no more
+  barrier_wait(&shared.query_empty[items.stage()], items.parity() ^ 1);
+  if (lane == 0) barrier_arrive(&shared.query_full[items.stage()]);  // there are no more
 }
 
 }  // namespace skein::cuda

@@ -78,6 +78,16 @@ __device__ __forceinline__ PrefillTile tile_of(const PrefillBatch& batch, int ro
   return tile;
 }
 
+__device__ __forceinline__ int sum_below(int value, int lane) {
+  int sum = value;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int below = __shfl_up_sync(0xffffffff, sum, step);
+    if (lane >= step) sum += below;
+  }
+  return sum - value;
+}
+
 // By one warp: entries before each row, and how many KV heads the L2 cache holds.
 __device__ __forceinline__ void count_entries(const PrefillBatch& batch, PrefillPlan& plan, PlanMemory& memory,
                                               int lane) {
@@ -92,14 +102,9 @@ __device__ __forceinline__ void count_entries(const PrefillBatch& batch, Prefill
       blocks = ((queries << batch.pack_shift) + kTileRows - 1) / kTileRows;
       if (queries > 0) keys += batch.positions[begin] + queries;
     }
-    int sum = blocks;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int below = __shfl_up_sync(0xffffffff, sum, step);
-      if (lane >= step) sum += below;
-    }
-    if (row < batch.rows) memory.starts[row] = entries + sum - blocks;
-    entries += __shfl_sync(0xffffffff, sum, 31);
+    const int below = entries + sum_below(blocks, lane);
+    if (row < batch.rows) memory.starts[row] = below;
+    entries = __shfl_sync(0xffffffff, below + blocks, 31);
   }
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) keys += __shfl_xor_sync(0xffffffff, keys, step);
@@ -116,12 +121,16 @@ __device__ __forceinline__ int key_tiles(uint32_t key) { return static_cast<int>
 // By one warp: the smallest pieces of which all fit on the device at one time.
 __device__ __forceinline__ void cut_entries(const PrefillBatch& batch, PrefillPlan& plan, const PlanMemory& memory,
                                             int lane) {
-  int total = 0;
-  for (int entry = lane; entry < batch.entries; entry += 32) total += key_tiles(memory.keys[entry]);
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffff, total, step);
+  int total = 0, longest = 0;
+  for (int entry = lane; entry < batch.entries; entry += 32) {
+    total += key_tiles(memory.keys[entry]);
+    longest = max(longest, key_tiles(memory.keys[entry]));
+  }
+  total = __reduce_add_sync(0xffffffff, total);
+  longest = __reduce_max_sync(0xffffffff, longest);
   const int grid = static_cast<int>(gridDim.x);
   const int least = max(kPieceTilesMin, (total * batch.head_packs + grid - 1) / grid);
+  if (longest <= least) return;
   const int tiles = least + least * lane / 8;  // each lane tries another size
   int pieces = 0;
   for (int entry = 0; entry < batch.entries; ++entry) {
@@ -130,14 +139,19 @@ __device__ __forceinline__ void cut_entries(const PrefillBatch& batch, PrefillPl
   const uint32_t fitting = __ballot_sync(0xffffffff, pieces * batch.head_packs <= grid);
   if (fitting == 0) return;
   const int chosen = __shfl_sync(0xffffffff, tiles, __ffs(static_cast<int>(fitting)) - 1);
-  if (lane != 0) return;
   int before = 0;
-  for (int place = 0; place < batch.entries; ++place) {
-    plan.pieces_before[place] = before;
-    const uint32_t entry = plan.order[place];
-    const PrefillTile tile = tile_of(batch, static_cast<int>(entry >> 16), static_cast<int>(entry & 0xffff));
-    before += max(1, (tile.key_end - tile.key_begin + chosen - 1) / chosen);
+  for (int base = 0; base < batch.entries; base += 32) {
+    int own = 0;
+    if (base + lane < batch.entries) {
+      const uint32_t entry = plan.order[base + lane];
+      const PrefillTile tile = tile_of(batch, static_cast<int>(entry >> 16), static_cast<int>(entry & 0xffff));
+      own = max(1, (tile.key_end - tile.key_begin + chosen - 1) / chosen);
+    }
+    const int below = before + sum_below(own, lane);
+    if (base + lane < batch.entries) plan.pieces_before[base + lane] = below;
+    before = __shfl_sync(0xffffffff, below + own, 31);
   }
+  if (lane != 0) return;
   plan.pieces_before[batch.entries] = before;
   plan.items = before * batch.head_packs;
   plan.split = before > batch.entries;

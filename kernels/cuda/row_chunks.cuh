@@ -23,6 +23,11 @@ bool vectors_fit(const T* data, int64_t stride) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
 }
 
+// As one store: plain assignments of vectors the compiler sometimes takes apart.
+__device__ __forceinline__ void store_16(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
@@ -73,8 +78,8 @@ template <bool kVector>
 __device__ __forceinline__ void store_chunk(__nv_bfloat16* row, int i, int n, const Chunk& v) {
   if constexpr (kVector) {
     if (i >= n) return;
-    *reinterpret_cast<uint4*>(row + i) = make_uint4(pack_bf16(v.at[0], v.at[1]), pack_bf16(v.at[2], v.at[3]),
-                                                    pack_bf16(v.at[4], v.at[5]), pack_bf16(v.at[6], v.at[7]));
+    store_16(row + i, pack_bf16(v.at[0], v.at[1]), pack_bf16(v.at[2], v.at[3]), pack_bf16(v.at[4], v.at[5]),
+             pack_bf16(v.at[6], v.at[7]));
   } else {
 #pragma unroll
     for (int j = 0; j < kChunk; ++j) {
@@ -87,8 +92,10 @@ template <bool kVector>
 __device__ __forceinline__ void store_chunk(float* row, int i, int n, const Chunk& v) {
   if constexpr (kVector) {
     if (i >= n) return;
-    *reinterpret_cast<float4*>(row + i) = make_float4(v.at[0], v.at[1], v.at[2], v.at[3]);
-    *reinterpret_cast<float4*>(row + i + 4) = make_float4(v.at[4], v.at[5], v.at[6], v.at[7]);
+    store_16(row + i, __float_as_uint(v.at[0]), __float_as_uint(v.at[1]), __float_as_uint(v.at[2]),
+             __float_as_uint(v.at[3]));
+    store_16(row + i + 4, __float_as_uint(v.at[4]), __float_as_uint(v.at[5]), __float_as_uint(v.at[6]),
+             __float_as_uint(v.at[7]));
   } else {
 #pragma unroll
     for (int j = 0; j < kChunk; ++j) {

@@ -8,6 +8,7 @@
 
 #include "base/half.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/peers.h"
 #include "kernels/cuda/ptx.cuh"
 #include "tests/gpu/rank_pair.h"
 
@@ -287,7 +288,19 @@ TEST(Peers, ThousandsOfRoundsOfAGraph) {
   EXPECT_EQ(residuals[0], residuals[1]);
 }
 
-// --- A rank that never comes ---
+// --- What can go wrong ---
+
+TEST(Peers, RowsThatDoNotFitAreLeftToOthers) {
+  RankPair pair(64, 8192);
+  pair.run([&](const RankPair::Rank& rank) {
+    const auto peers = Peers::join(rank.index, {.rank = rank.index, .size = 2, .rows = 4, .row_bytes = 24,
+                                                .all_gather = [&](const std::string& bytes) {
+                                                  return pair.all_gather(rank.index, bytes);
+                                                }});
+    ASSERT_TRUE(peers.ok());
+    EXPECT_EQ(*peers, nullptr);
+  });
+}
 
 TEST(Peers, ARankThatNeverComesIsAnError) {
   RankPair pair(64, 8192, 0, 200'000'000);
