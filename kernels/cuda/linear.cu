@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kPlainWarps = 4;
 constexpr int kBiasThreads = 256;
+constexpr int64_t kOwnTokensMax = 32;
 
 struct PlainArgs {
   unsigned char* out = nullptr;
@@ -82,14 +83,10 @@ void check_product(const Tensor& out, const Tensor& x, const Tensor& weight) {
   CHECK_GE(weight.row_stride, weight.columns);
 }
 
-// Our own kernel's plan if it is the faster one. From 33 tokens on that takes tiles that fill the tensor cores' 64
-// rows: with lower ones shared memory cannot keep up.
+// Our own kernel's plan if it is the faster one: from 33 tokens on shared memory cannot keep up.
 std::optional<NarrowPlan> own_plan(const CudaDevice& device, const Tensor& x, const Tensor& weight, bool gated) {
-  if (x.rows > kNarrowTokensMax || !narrow_can(x, weight)) return std::nullopt;
-  const int64_t per_row = gated ? 2 : 1;
-  const NarrowPlan plan = plan_narrow(weight.rows / per_row, x.rows, gated, device.multiprocessors());
-  if (x.rows > 32 && plan.tile_rows * per_row < 56) return std::nullopt;
-  return plan;
+  if (x.rows > kOwnTokensMax || !narrow_can(x, weight)) return std::nullopt;
+  return plan_narrow(weight.rows / (gated ? 2 : 1), x.rows, gated, device.multiprocessors());
 }
 
 void plain_linear(CudaDevice& device, const LinearArgs& args) {
