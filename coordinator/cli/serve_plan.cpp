@@ -26,8 +26,10 @@ bool is_one_of(const std::string& value, std::initializer_list<const char*> choi
 
 // "cpu" or "cuda".
 Result<std::string> choose_device(const ServeConfig& config, const Machine& machine) {
-  const bool usable = !machine.gpus.empty() && std::ranges::all_of(machine.gpus, &Gpu::supported);
-  if (config.device == "auto") return std::string(kBuiltWithCuda && usable ? "cuda" : "cpu");
+  if (config.device == "auto") {
+    if (!kBuiltWithCuda || machine.gpus.empty()) return std::string("cpu");
+    return std::string(std::ranges::all_of(machine.gpus, &Gpu::supported) ? "cuda" : "cpu");
+  }
   if (config.device == "cpu") return std::string("cpu");
   if (!kBuiltWithCuda) {
     return unsupported("this build has no CUDA backend: use --device cpu, or build it with scripts/build cuda");

@@ -68,7 +68,7 @@ struct ReplicaHarness::State {
                  .all_gather = [&](const std::string& bytes) {
                    gathered[static_cast<size_t>(shard.tp_rank)] = bytes;
                    ranks_meet->arrive_and_wait();
-                   const std::vector<std::string> all = gathered;
+                   std::vector<std::string> all = gathered;
                    ranks_meet->arrive_and_wait();
                    return all;
                  }});
