@@ -98,17 +98,26 @@ Result<const Ops*> ops_of(const ReplicaSpec& spec) {
   return unsupported("this build of skein-worker cannot run on device \"" + spec.device + "\"");
 }
 
-// How the ranks' devices reach each other. `logits`: how many of them are gathered at most.
+// Each rank counts GPUs for itself: what is the second one to one rank may be the first one to another.
+Status check_devices(const Ops& ops, Device& device, MpiSession& mpi) {
+  const std::string mine = ops.identity(device);
+  const std::vector<std::string> all = mpi.all_gather(mine);
+  const auto first = std::ranges::find(all, mine) - all.begin();
+  if (mine.empty() || first == mpi.rank()) return {};
+  return invalid_argument("ranks " + std::to_string(first) + " and " + std::to_string(mpi.rank()) +
+                          " of the replica were given the same GPU: CUDA_VISIBLE_DEVICES must be the same for all ranks");
+}
+
+// How the ranks' devices reach each other.
 Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& ranks, void* stream,
-                                                      [[maybe_unused]] int64_t logits, Communicator& communicator,
-                                                      [[maybe_unused]] MpiSession& mpi) {
+                                                      Communicator& communicator, [[maybe_unused]] MpiSession& mpi) {
   if (stream == nullptr || ranks.world_size() == 1) {
     return std::unique_ptr<Collectives>(std::make_unique<SharedMemoryCollectives>(ranks, communicator));
   }
 #ifdef SKEIN_CUDA
   ASSIGN_OR_RETURN(std::unique_ptr<NcclCollectives> collectives,
                    NcclCollectives::create(
-                       {.ranks = ranks, .stream = stream, .gathered_floats = ranks.tp_size > 1 ? logits : 0,
+                       {.ranks = ranks, .stream = stream,
                         .broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); }}));
   return std::unique_ptr<Collectives>(std::move(collectives));
 #else
@@ -166,6 +175,14 @@ Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_bl
                                    std::move(cache));
 }
 
+// Ends this rank with one sentence. Nothing is taken down: threads, other ranks or a device in trouble might be waited
+// for. mpirun ends the other ranks when it sees this status.
+[[noreturn]] void end(const Status& status) {
+  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
+  std::fflush(stderr);
+  _exit(1);
+}
+
 Status run(const char* spec_path) {
   const auto started = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path));
@@ -189,9 +206,10 @@ Status run(const char* spec_path) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, *mpi));
   ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, ops->open(device_config(spec, mpi->rank())));
+  RETURN_IF_ERROR(check_devices(*ops, *device, *mpi));
   const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
   ASSIGN_OR_RETURN(const std::unique_ptr<Collectives> collectives,
-                   make_collectives(ranks, ops->native_stream(*device), logits, *communicator, *mpi));
+                   make_collectives(ranks, ops->native_stream(*device), *communicator, *mpi));
   ASSIGN_OR_RETURN(const PeerGroup* const peers,
                    join_peers(ranks, spec, *ops, *device, checkpoint->description().hidden, logits, *mpi));
   const RankLinks links{.communicator = *communicator, .collectives = *collectives,
@@ -202,9 +220,15 @@ Status run(const char* spec_path) {
   mpi->barrier();  // from here on nobody waits long for another rank's device
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
-  RETURN_IF_ERROR(warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers));
+  const auto serve = [&] {
+    if (const Status served = serve_plans(*executor, *communicator, answers); !served.ok()) end(served);
+  };
+  if (const Status warm = warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers); !warm.ok()) end(warm);
   mpi->barrier();
-  if (mpi->rank() != 0) return serve_plans(*executor, *communicator, answers);
+  if (mpi->rank() != 0) {
+    serve();
+    return {};
+  }
 
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
                    MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
@@ -222,7 +246,7 @@ Status run(const char* spec_path) {
                 .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
                 .load_seconds = load_time.count()});
-  RETURN_IF_ERROR(serve_plans(*executor, *communicator, answers));
+  serve();
   leader.join();
   return {};
 }
@@ -238,9 +262,6 @@ int main(int argc, char** argv) {
     return 2;
   }
   const skein::Status status = skein::run(argv[1]);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
-  std::fflush(stderr);
-  // No MPI_Finalize: the other ranks may be waiting for this one, and mpirun ends them when it sees this status.
-  _exit(1);
+  if (!status.ok()) skein::end(status);
+  return 0;
 }

@@ -46,6 +46,7 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
   std::unique_ptr<CudaDevice> device(new CudaDevice);
   device->multiprocessors_ = properties.multiProcessorCount;
   device->l2_bytes_ = properties.l2CacheSize;
+  device->uuid_.assign(properties.uuid.bytes, sizeof properties.uuid.bytes);
   RETURN_IF_ERROR(device->prepare(config.index));
   return std::unique_ptr<Device>(std::move(device));
 }

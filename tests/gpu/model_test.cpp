@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <thread>
 
 #include "kernels/cuda/device.h"
 #include "tests/gpu/rank_pair.h"
@@ -45,16 +46,18 @@ struct Differences {
   }
 };
 
-// Equal up to the first token whose lead over the next is within the tolerance.
-void expect_same_text(const Prompt& prompt, const ReplicaHarness::Answer& answer) {
-  ASSERT_EQ(answer.tokens.size(), prompt.greedy.size());
-  for (size_t i = 0; i < prompt.greedy.size(); ++i) {
+// Equal up to the first token whose lead over the next is within the tolerance: how many tokens that is.
+size_t expect_same_text(const Prompt& prompt, const ReplicaHarness::Answer& answer) {
+  EXPECT_EQ(answer.tokens.size(), prompt.greedy.size());
+  const size_t count = std::min(answer.tokens.size(), prompt.greedy.size());
+  for (size_t i = 0; i < count; ++i) {
     if (answer.tokens[i] != prompt.greedy[i]) {
       EXPECT_LT(prompt.greedy_margins[i], kWorst) << "token " << i;
-      return;
+      return i;
     }
     EXPECT_NEAR(answer.logprobs[i].logprob, prompt.greedy_logprobs[i], kWorst) << "token " << i;
   }
+  return count;
 }
 
 // Greedy, with log-probabilities of every position.
@@ -75,6 +78,7 @@ void compare(const std::string& model, const std::vector<Prompt>& prompts, const
   for (const Prompt& prompt : prompts) requests.push_back(scored_request(prompt.tokens, prompt.greedy.size()));
   const auto answers = replica.run(requests);
   Differences differences;
+  std::string texts;  // how far each is the same
   for (size_t p = 0; p < prompts.size(); ++p) {
     const auto& answer = answers[p][0];
     ASSERT_EQ(answer.error, "");
@@ -82,10 +86,11 @@ void compare(const std::string& model, const std::vector<Prompt>& prompts, const
     for (size_t i = 0; i < prompts[p].logprobs.size(); ++i) {
       differences.add(answer.prompt_logprobs[i].logprob, prompts[p].logprobs[i]);
     }
-    expect_same_text(prompts[p], answer);
+    texts += " " + std::to_string(expect_same_text(prompts[p], answer));
   }
   differences.check(model + ", TP " + std::to_string(spec.tensor_parallel_size) + " x PP " +
-                    std::to_string(spec.pipeline_parallel_size) + ", steps of " + std::to_string(spec.step_tokens_max));
+                    std::to_string(spec.pipeline_parallel_size) + ", steps of " + std::to_string(spec.step_tokens_max) +
+                    ", same text for" + texts + " tokens");
 }
 
 ReplicaSpec gpu_spec(int step_tokens, int tensor_parallel_size = 1, int pipeline_parallel_size = 1) {
@@ -103,15 +108,6 @@ class ModelOnGpu : public ::testing::TestWithParam<std::string> {
             spec, peers);
   }
 };
-
-// The one real model, whose tokens and log-probabilities transformers recorded on the dequantised file.
-TEST(RealModelOnGpu, AgreesWithTransformers) {
-  const char* path = std::getenv("SKEIN_SMOLLM2");
-  if (path == nullptr) GTEST_SKIP() << "SKEIN_SMOLLM2 does not name the model";
-  const auto prompts = read_prompts("tests/oracles/smollm2_expected.json");
-  compare(path, prompts, gpu_spec(2048));
-  compare(path, prompts, gpu_spec(100));
-}
 
 TEST_P(ModelOnGpu, AgreesWithTransformers) { run(gpu_spec(2048)); }
 TEST_P(ModelOnGpu, AgreesInChunks) { run(gpu_spec(48)); }
@@ -143,19 +139,22 @@ INSTANTIATE_TEST_SUITE_P(Fixtures, ModelOnGpu,
                                            "gguf_llama_f16", "gguf_qwen3"),
                          [](const auto& info) { return info.param; });
 
-// --- Against the CPU backend: head sizes and groups that no fixture has ---
+// --- Against the CPU backend: head sizes and groups that no fixture has, and the real model's text ---
 
-// Prompts of a model, and what a CPU in float32 makes of them.
-std::vector<Prompt> prompts_by_cpu(const std::string& model, int vocabulary) {
+// What a CPU in float32 makes of prompts.
+std::vector<Prompt> prompts_by_cpu(const std::string& model, const std::vector<std::vector<int32_t>>& beginnings,
+                                   size_t generated) {
   ReplicaSpec spec = small_spec(1, 1);
   spec.dtype = "float32";
+  spec.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
   ReplicaHarness replica(spec, model);
-  std::mt19937 random(5);
+  std::vector<GenerationRequest> requests;
+  for (const auto& tokens : beginnings) requests.push_back(scored_request(tokens, generated));
   std::vector<Prompt> prompts;
-  for (const int length : {2, 17, 64, 130, 500}) {
+  for (const auto& choices : replica.run(requests)) {
+    const auto& answer = choices[0];
     Prompt& prompt = prompts.emplace_back();
-    for (int i = 0; i < length; ++i) prompt.tokens.push_back(static_cast<int32_t>(random() % 1000) % vocabulary);
-    const auto answer = replica.run({scored_request(prompt.tokens, 12)})[0][0];
+    prompt.tokens = beginnings[prompts.size() - 1];
     for (const TokenLogprob& scored : answer.prompt_logprobs) prompt.logprobs.push_back(scored.logprob);
     prompt.greedy = answer.tokens;
     for (const TokenLogprob& chosen : answer.logprobs) {
@@ -170,7 +169,13 @@ class ShapeOnGpu : public ::testing::TestWithParam<RandomModel> {
  protected:
   ShapeOnGpu() { write_random_model(folder_.path(), GetParam(), 3); }
   void run(const ReplicaSpec& spec) {
-    compare(folder_.path(), prompts_by_cpu(folder_.path(), GetParam().vocabulary), spec);
+    std::mt19937 random(5);
+    std::vector<std::vector<int32_t>> beginnings;
+    for (const size_t length : {2, 17, 64, 130, 500}) {
+      auto& tokens = beginnings.emplace_back();
+      while (tokens.size() < length) tokens.push_back(static_cast<int32_t>(random() % 1000) % GetParam().vocabulary);
+    }
+    compare(folder_.path(), prompts_by_cpu(folder_.path(), beginnings, 12), spec);
   }
   test::TemporaryFolder folder_;
 };
@@ -181,6 +186,18 @@ TEST_P(ShapeOnGpu, AgreesWithTheCpuOnTwoGpus) {
   if (!test::RankPair::there()) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
   run(gpu_spec(300, 2));
   run(gpu_spec(300, 1, 2));
+}
+
+// The one real model: what transformers recorded of its dequantised file, and long texts as a CPU writes them.
+TEST(RealModelOnGpu, AgreesWithTransformersAndTheCpu) {
+  const char* path = std::getenv("SKEIN_SMOLLM2");
+  if (path == nullptr) GTEST_SKIP() << "SKEIN_SMOLLM2 does not name the model";
+  const auto recorded = read_prompts("tests/oracles/smollm2_expected.json");
+  compare(path, recorded, gpu_spec(2048));
+  compare(path, recorded, gpu_spec(100));
+  std::vector<std::vector<int32_t>> beginnings;
+  for (const Prompt& prompt : recorded) beginnings.push_back(prompt.tokens);
+  compare(path, prompts_by_cpu(path, beginnings, 150), gpu_spec(256));
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -75,9 +75,8 @@ struct ReplicaHarness::State {
                                     .pp_rank = shard.pp_rank};
 #ifdef SKEIN_CUDA
     if (ops->native_stream(device) != nullptr && config.world_size() > 1) {
-      const int64_t logits = int64_t{spec.slots} * checkpoint->description().vocabulary;
       auto nccl = NcclCollectives::create(
-          {.ranks = config, .stream = ops->native_stream(device), .gathered_floats = logits,
+          {.ranks = config, .stream = ops->native_stream(device),
            .broadcast = [&](const std::string& bytes) {
              return all_gather(static_cast<size_t>(config.world_rank()), bytes)[0];
            }});
