@@ -183,15 +183,24 @@ Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_bl
   _exit(1);
 }
 
-Status run(const char* spec_path) {
+// What may wait for other ranks, or for a device, when it is taken down: left alone by an error.
+struct Rank {
+  std::unique_ptr<MpiSession> mpi;
+  std::unique_ptr<Communicator> communicator;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Collectives> collectives;
+};
+
+Status run(const char* spec_path, Rank& rank) {
   const auto started = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path));
-  ASSIGN_OR_RETURN(const std::unique_ptr<MpiSession> mpi, MpiSession::start());
-  if (mpi->size() != spec.ranks()) {
-    return invalid_argument("mpirun started " + std::to_string(mpi->size()) + " ranks where the plan has " +
+  ASSIGN_OR_RETURN(rank.mpi, MpiSession::start());
+  MpiSession& mpi = *rank.mpi;
+  if (mpi.size() != spec.ranks()) {
+    return invalid_argument("mpirun started " + std::to_string(mpi.size()) + " ranks where the plan has " +
                             std::to_string(spec.ranks()));
   }
-  if (!mpi->one_node()) {
+  if (!mpi.one_node()) {
     return unsupported("the ranks of a replica must share one node's memory in this version: place it on one node");
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
@@ -200,32 +209,33 @@ Status run(const char* spec_path) {
       const std::vector<ShardPlan> shards,
       plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
   RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
-  const ShardPlan& shard = shards[static_cast<size_t>(mpi->rank())];
+  const ShardPlan& shard = shards[static_cast<size_t>(mpi.rank())];
   const CommunicatorConfig ranks{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
                                  .pp_rank = shard.pp_rank, .spin = spec.spin};
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, *mpi));
+  ASSIGN_OR_RETURN(rank.communicator, join_ranks(ranks, mpi));
+  Communicator& communicator = *rank.communicator;
   ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, ops->open(device_config(spec, mpi->rank())));
-  RETURN_IF_ERROR(check_devices(*ops, *device, *mpi));
+  ASSIGN_OR_RETURN(rank.device, ops->open(device_config(spec, mpi.rank())));
+  Device& device = *rank.device;
+  RETURN_IF_ERROR(check_devices(*ops, device, mpi));
   const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
-  ASSIGN_OR_RETURN(const std::unique_ptr<Collectives> collectives,
-                   make_collectives(ranks, ops->native_stream(*device), *communicator, *mpi));
+  ASSIGN_OR_RETURN(rank.collectives, make_collectives(ranks, ops->native_stream(device), communicator, mpi));
   ASSIGN_OR_RETURN(const PeerGroup* const peers,
-                   join_peers(ranks, spec, *ops, *device, checkpoint->description().hidden, logits, *mpi));
-  const RankLinks links{.communicator = *communicator, .collectives = *collectives,
-                        .minimum = [&](int64_t value) { return std::ranges::min(mpi->all_gather(value)); },
+                   join_peers(ranks, spec, *ops, device, checkpoint->description().hidden, logits, mpi));
+  const RankLinks links{.communicator = communicator, .collectives = *rank.collectives,
+                        .minimum = [&](int64_t value) { return std::ranges::min(mpi.all_gather(value)); },
                         .peers = peers};
   ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
-                   Executor::create(spec, *checkpoint, shard, *ops, *device, links));
-  mpi->barrier();  // from here on nobody waits long for another rank's device
+                   Executor::create(spec, *checkpoint, shard, *ops, device, links));
+  mpi.barrier();  // from here on nobody waits long for another rank's device
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
   const auto serve = [&] {
-    if (const Status served = serve_plans(*executor, *communicator, answers); !served.ok()) end(served);
+    if (const Status served = serve_plans(*executor, communicator, answers); !served.ok()) end(served);
   };
-  if (const Status warm = warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers); !warm.ok()) end(warm);
-  mpi->barrier();
-  if (mpi->rank() != 0) {
+  if (const Status warm = warm_up(*executor, communicator, spec, kv_groups, mpi.rank(), answers); !warm.ok()) end(warm);
+  mpi.barrier();
+  if (mpi.rank() != 0) {
     serve();
     return {};
   }
@@ -235,7 +245,7 @@ Status run(const char* spec_path) {
   const uint64_t numerics = numerics_id(spec, *checkpoint, *ops);
   ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
                    make_batcher(spec, executor->kv_blocks(), checkpoint->description(), numerics));
-  Leader leader(spec, std::move(socket), std::move(batcher), *communicator);
+  Leader leader(spec, std::move(socket), std::move(batcher), communicator);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - started;
   leader.start({.replica = spec.replica,
                 .launch = spec.launch,
@@ -261,7 +271,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "skein-worker: usage: skein-worker SPEC.json, under mpirun; people start `skein serve`\n");
     return 2;
   }
-  const skein::Status status = skein::run(argv[1]);
+  skein::Rank rank;
+  const skein::Status status = skein::run(argv[1], rank);
   if (!status.ok()) skein::end(status);
   return 0;
 }

@@ -1,6 +1,6 @@
-// Whole models on the GPU against what transformers said in float32 (tests/oracles/README.md describes the fixtures) and
-// against the CPU backend: log-probabilities of every position of prompts, greedy continuations, chunks, batches and
-// recorded steps.
+// Whole models on the GPU against what transformers said in float32 (tests/oracles/README.md describes the fixtures)
+// and against the CPU backend: log-probabilities of every position of prompts, greedy continuations, chunks, batches
+// and recorded steps.
 
 #include <gtest/gtest.h>
 
