@@ -9,11 +9,12 @@ import pathlib
 import shutil
 import signal
 import stat
+import subprocess
 import time
 
 import pytest
 
-from gpus import GPUS, SMALL, one_gpu, two_gpus
+from gpus import GPUS, SMALL, cuda_build, one_gpu, two_gpus
 from skein_server import BIN, READY_S, Reader, Server, Skein, wait_for
 
 BREAKABLE = {"LD_PRELOAD": str(BIN / "libgpu_fault.so")}
@@ -137,6 +138,54 @@ def rank_environments(folder, *values):
     for path in (worker, mpirun):
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return {"PATH": f"{folder}:{os.environ['PATH']}", "WORKER": str(worker)}
+
+
+# The driver's management library with one GPU, as far as topology/gpus.cpp asks.
+DRIVER = """
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned* count) { *count = 1; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) { *device = &nvmlInit_v2; return 0; }
+int nvmlDeviceGetName(void* device, char* name, unsigned bytes) { name[0] = 'X'; return name[1] = 0; }
+int nvmlDeviceGetMemoryInfo(void* device, unsigned long long* memory) {
+  memory[0] = memory[1] = 80ull << 30;
+  memory[2] = 0;
+  return 0;
+}
+int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) { *major = MAJOR; *minor = 0; return 0; }
+"""
+
+
+def with_driver(folder, major):
+    source, library = folder / "driver.c", folder / "libnvidia-ml.so.1"
+    source.write_text(DRIVER)
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJOR={major}", "-o", library, source], check=True)
+    return {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+
+
+@cuda_build
+def test_an_older_gpu(long_model, tmp_path):
+    message = refused(long_model, env=with_driver(tmp_path, 8))
+    assert "compute capability 8.0" in message and "9.0" in message and "--device cpu" in message
+
+
+@cuda_build
+def test_an_older_gpu_is_left_alone(long_model, tmp_path):
+    with Skein("plan", long_model, env=with_driver(tmp_path, 8)) as run:
+        assert run.wait() == 0, run.err
+        assert "gpu       X" in run.out and run.messages() == []
+
+
+@cuda_build
+@pytest.mark.skipif(GPUS > 0, reason="has a driver")
+def test_a_driver_that_cannot_run_cuda(long_model, tmp_path):
+    assert "no NVIDIA GPU" in refused(long_model, *SMALL, env=with_driver(tmp_path, 9))
+
+
+@cuda_build
+@pytest.mark.skipif(GPUS > 0, reason="has a driver")
+def test_no_driver(long_model):
+    assert "no NVIDIA GPU" in refused(long_model)
 
 
 @one_gpu
