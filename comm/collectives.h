@@ -15,6 +15,8 @@ class Collectives {
 
   // data (count) becomes the sum over the tensor-parallel group, bitwise the same on every rank.
   virtual void all_reduce(void* data, Format format, int64_t count) = 0;
+  // Room for gather_columns() of so many numbers at most: once, before the first. Without one, nothing is gathered.
+  virtual Status prepare_gather(int64_t /*numbers*/) { return {}; }
   // Rank r of the group holds columns [begin_r, end_r) of a (rows, columns) matrix; rank 0 gets all of it.
   // `part` (rows, size) of this rank; `out` (rows, columns) on rank 0; `begins` (host) has tp_size + 1 entries.
   virtual void gather_columns(const float* part, int64_t rows, const int64_t* begins, float* out) = 0;

@@ -26,7 +26,7 @@ struct NcclCollectives::State {
   ncclComm_t world = nullptr;   // ranks as MPI's
   ncclComm_t group = nullptr;   // tensor-parallel group; rank = tp_rank
   float* gathered = nullptr;    // rank 0 of the last stage's group: [rank][row][column]
-  int64_t gathered_floats = 0;
+  int64_t gathered_max = 0;
   Status first_error;
 
   void check(ncclResult_t result, const char* what) {
@@ -53,7 +53,6 @@ Result<std::unique_ptr<NcclCollectives>> NcclCollectives::create(const Options& 
   auto state = std::make_unique<State>();
   state->ranks = ranks;
   state->stream = static_cast<cudaStream_t>(options.stream);
-  state->gathered_floats = options.gathered_floats;
   ncclUniqueId id{};
   if (ranks.world_rank() == 0) state->check(ncclGetUniqueId(&id), "making an id");
   const std::string bytes = options.broadcast({id.internal, sizeof id.internal});
@@ -63,13 +62,19 @@ Result<std::unique_ptr<NcclCollectives>> NcclCollectives::create(const Options& 
   if (state->first_error.ok()) {
     state->check(ncclCommSplit(state->world, ranks.pp_rank, ranks.tp_rank, &state->group, nullptr), "forming groups");
   }
-  if (ranks.tp_rank == 0 && state->gathered_floats > 0) {
-    void* memory = nullptr;
-    state->check(cudaMalloc(&memory, sizeof(float) * static_cast<size_t>(state->gathered_floats)), "taking memory");
-    state->gathered = static_cast<float*>(memory);
-  }
   RETURN_IF_ERROR(state->first_error);
   return std::unique_ptr<NcclCollectives>(new NcclCollectives(std::move(state)));
+}
+
+Status NcclCollectives::prepare_gather(int64_t numbers) {
+  State& s = *state_;
+  CHECK(s.gathered == nullptr);
+  if (s.ranks.tp_rank != 0) return {};
+  void* memory = nullptr;
+  s.check(cudaMalloc(&memory, sizeof(float) * static_cast<size_t>(numbers)), "taking memory for logits");
+  s.gathered = static_cast<float*>(memory);
+  s.gathered_max = numbers;
+  return s.first_error;
 }
 
 void NcclCollectives::all_reduce(void* data, Format format, int64_t count) {
@@ -87,7 +92,7 @@ void NcclCollectives::gather_columns(const float* part, int64_t rows, const int6
             "gathering logits");
     return;
   }
-  CHECK_LE(rows * begins[s.ranks.tp_size], s.gathered_floats);
+  CHECK_LE(rows * begins[s.ranks.tp_size], s.gathered_max);
   s.check(ncclGroupStart(), "gathering logits");
   for (int rank = 1; rank < s.ranks.tp_size; ++rank) {
     s.check(ncclRecv(s.gathered + rows * begins[rank], static_cast<size_t>(rows * columns_of(rank)), ncclFloat32, rank,

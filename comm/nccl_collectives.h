@@ -16,13 +16,13 @@ class NcclCollectives : public Collectives {
   struct Options {
     CommunicatorConfig ranks;
     void* stream = nullptr;       // cudaStream_t of this rank's device, which is current
-    int64_t gathered_floats = 0;  // the most that gather_columns() collects on rank 0
     std::function<std::string(std::string)> broadcast;  // rank 0's bytes, on every rank
   };
   // Collective over the replica.
   static Result<std::unique_ptr<NcclCollectives>> create(const Options& options);
   ~NcclCollectives() override;
 
+  Status prepare_gather(int64_t numbers) override;
   void all_reduce(void* data, Format format, int64_t count) override;
   void gather_columns(const float* part, int64_t rows, const int64_t* begins, float* out) override;
   void broadcast(int32_t* values, int64_t count) override;

@@ -55,7 +55,7 @@ struct PeerSetup {
   int64_t rows = 0;          // of the largest sum
   int64_t row_bytes = 0;
   int64_t shared_bytes = 0;  // of this rank
-  int64_t patience_ns = int64_t{5'000'000'000};
+  int64_t patience_ns = int64_t{4'000'000'000};  // a lost rank ends its replica within 5 s
   // Host: the group's bytes, by rank. Collective; called equally often whatever comes of it.
   std::function<std::vector<std::string>(const std::string&)> all_gather;
 };
@@ -272,6 +272,9 @@ struct Ops {
   // launches do. Collective over the group; the device owns the result. The peer launches, add_norm with a `sum` among
   // them, are the same in the same order on every rank.
   Result<const PeerGroup*> (*join_peers)(Device&, const PeerSetup&);
+
+  // Names the hardware: no two ranks of a replica may say the same. Empty where they may share it.
+  std::string (*identity)(Device&);
 
   // The handle that a library of the same vendor queues its own work with (cudaStream_t); null where there is none.
   void* (*native_stream)(Device&);

@@ -78,7 +78,9 @@ Status Forward::allocate_logits(int rows, DeviceArena* arena) {
   }
   ASSIGN_OR_RETURN(logits_part_, allocate_tensor(Format::kF32, rows, shard_.vocabulary.size(), arena));
   logits_ = logits_part_;
-  if (shard_.tp_size > 1 && shard_.tp_rank == 0) {
+  if (shard_.tp_size == 1) return {};
+  RETURN_IF_ERROR(launch_.collectives.prepare_gather(rows * model_.vocabulary));
+  if (shard_.tp_rank == 0) {
     ASSIGN_OR_RETURN(logits_, allocate_tensor(Format::kF32, rows, model_.vocabulary, arena));
   }
   return {};

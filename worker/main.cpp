@@ -98,17 +98,26 @@ Result<const Ops*> ops_of(const ReplicaSpec& spec) {
   return unsupported("this build of skein-worker cannot run on device \"" + spec.device + "\"");
 }
 
-// How the ranks' devices reach each other. `logits`: how many of them are gathered at most.
+// Each rank counts GPUs for itself: what is the second one to one rank may be the first one to another.
+Status check_devices(const Ops& ops, Device& device, MpiSession& mpi) {
+  const std::string mine = ops.identity(device);
+  const std::vector<std::string> all = mpi.all_gather(mine);
+  const auto first = std::ranges::find(all, mine) - all.begin();
+  if (mine.empty() || first == mpi.rank()) return {};
+  return invalid_argument("ranks " + std::to_string(first) + " and " + std::to_string(mpi.rank()) +
+                          " of the replica were given the same GPU: CUDA_VISIBLE_DEVICES must be the same for all ranks");
+}
+
+// How the ranks' devices reach each other.
 Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& ranks, void* stream,
-                                                      [[maybe_unused]] int64_t logits, Communicator& communicator,
-                                                      [[maybe_unused]] MpiSession& mpi) {
+                                                      Communicator& communicator, [[maybe_unused]] MpiSession& mpi) {
   if (stream == nullptr || ranks.world_size() == 1) {
     return std::unique_ptr<Collectives>(std::make_unique<SharedMemoryCollectives>(ranks, communicator));
   }
 #ifdef SKEIN_CUDA
   ASSIGN_OR_RETURN(std::unique_ptr<NcclCollectives> collectives,
                    NcclCollectives::create(
-                       {.ranks = ranks, .stream = stream, .gathered_floats = ranks.tp_size > 1 ? logits : 0,
+                       {.ranks = ranks, .stream = stream,
                         .broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); }}));
   return std::unique_ptr<Collectives>(std::move(collectives));
 #else
@@ -166,15 +175,32 @@ Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_bl
                                    std::move(cache));
 }
 
-Status run(const char* spec_path) {
+// Ends this rank with one sentence. Nothing is taken down: threads, other ranks or a device in trouble might be waited
+// for. mpirun ends the other ranks when it sees this status.
+[[noreturn]] void end(const Status& status) {
+  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
+  std::fflush(stderr);
+  _exit(1);
+}
+
+// What may wait for other ranks, or for a device, when it is taken down: left alone by an error.
+struct Rank {
+  std::unique_ptr<MpiSession> mpi;
+  std::unique_ptr<Communicator> communicator;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Collectives> collectives;
+};
+
+Status run(const char* spec_path, Rank& rank) {
   const auto started = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path));
-  ASSIGN_OR_RETURN(const std::unique_ptr<MpiSession> mpi, MpiSession::start());
-  if (mpi->size() != spec.ranks()) {
-    return invalid_argument("mpirun started " + std::to_string(mpi->size()) + " ranks where the plan has " +
+  ASSIGN_OR_RETURN(rank.mpi, MpiSession::start());
+  MpiSession& mpi = *rank.mpi;
+  if (mpi.size() != spec.ranks()) {
+    return invalid_argument("mpirun started " + std::to_string(mpi.size()) + " ranks where the plan has " +
                             std::to_string(spec.ranks()));
   }
-  if (!mpi->one_node()) {
+  if (!mpi.one_node()) {
     return unsupported("the ranks of a replica must share one node's memory in this version: place it on one node");
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
@@ -183,35 +209,43 @@ Status run(const char* spec_path) {
       const std::vector<ShardPlan> shards,
       plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
   RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
-  const ShardPlan& shard = shards[static_cast<size_t>(mpi->rank())];
+  const ShardPlan& shard = shards[static_cast<size_t>(mpi.rank())];
   const CommunicatorConfig ranks{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
                                  .pp_rank = shard.pp_rank, .spin = spec.spin};
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, *mpi));
+  ASSIGN_OR_RETURN(rank.communicator, join_ranks(ranks, mpi));
+  Communicator& communicator = *rank.communicator;
   ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, ops->open(device_config(spec, mpi->rank())));
+  ASSIGN_OR_RETURN(rank.device, ops->open(device_config(spec, mpi.rank())));
+  Device& device = *rank.device;
+  RETURN_IF_ERROR(check_devices(*ops, device, mpi));
   const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
-  ASSIGN_OR_RETURN(const std::unique_ptr<Collectives> collectives,
-                   make_collectives(ranks, ops->native_stream(*device), logits, *communicator, *mpi));
+  ASSIGN_OR_RETURN(rank.collectives, make_collectives(ranks, ops->native_stream(device), communicator, mpi));
   ASSIGN_OR_RETURN(const PeerGroup* const peers,
-                   join_peers(ranks, spec, *ops, *device, checkpoint->description().hidden, logits, *mpi));
-  const RankLinks links{.communicator = *communicator, .collectives = *collectives,
-                        .minimum = [&](int64_t value) { return std::ranges::min(mpi->all_gather(value)); },
+                   join_peers(ranks, spec, *ops, device, checkpoint->description().hidden, logits, mpi));
+  const RankLinks links{.communicator = communicator, .collectives = *rank.collectives,
+                        .minimum = [&](int64_t value) { return std::ranges::min(mpi.all_gather(value)); },
                         .peers = peers};
   ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
-                   Executor::create(spec, *checkpoint, shard, *ops, *device, links));
-  mpi->barrier();  // from here on nobody waits long for another rank's device
+                   Executor::create(spec, *checkpoint, shard, *ops, device, links));
+  mpi.barrier();  // from here on nobody waits long for another rank's device
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
-  RETURN_IF_ERROR(warm_up(*executor, *communicator, spec, kv_groups, mpi->rank(), answers));
-  mpi->barrier();
-  if (mpi->rank() != 0) return serve_plans(*executor, *communicator, answers);
+  const auto serve = [&] {
+    if (const Status served = serve_plans(*executor, communicator, answers); !served.ok()) end(served);
+  };
+  if (const Status warm = warm_up(*executor, communicator, spec, kv_groups, mpi.rank(), answers); !warm.ok()) end(warm);
+  mpi.barrier();
+  if (mpi.rank() != 0) {
+    serve();
+    return {};
+  }
 
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
                    MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
   const uint64_t numerics = numerics_id(spec, *checkpoint, *ops);
   ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
                    make_batcher(spec, executor->kv_blocks(), checkpoint->description(), numerics));
-  Leader leader(spec, std::move(socket), std::move(batcher), *communicator);
+  Leader leader(spec, std::move(socket), std::move(batcher), communicator);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - started;
   leader.start({.replica = spec.replica,
                 .launch = spec.launch,
@@ -222,7 +256,7 @@ Status run(const char* spec_path) {
                 .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
                 .load_seconds = load_time.count()});
-  RETURN_IF_ERROR(serve_plans(*executor, *communicator, answers));
+  serve();
   leader.join();
   return {};
 }
@@ -237,10 +271,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "skein-worker: usage: skein-worker SPEC.json, under mpirun; people start `skein serve`\n");
     return 2;
   }
-  const skein::Status status = skein::run(argv[1]);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
-  std::fflush(stderr);
-  // No MPI_Finalize: the other ranks may be waiting for this one, and mpirun ends them when it sees this status.
-  _exit(1);
+  skein::Rank rank;
+  const skein::Status status = skein::run(argv[1], rank);
+  if (!status.ok()) skein::end(status);
+  return 0;
 }

@@ -28,7 +28,7 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
   int count = 0;
   const cudaError_t found = cudaGetDeviceCount(&count);
   if (found == cudaErrorInsufficientDriver || found == cudaErrorNoDevice || (found == cudaSuccess && count == 0)) {
-    return unsupported("no NVIDIA GPU with a driver for CUDA 13 was found on this machine; use --device cpu");
+    return unsupported("no NVIDIA GPU with a driver for CUDA 13 may be used here (CUDA_VISIBLE_DEVICES can hide them); use --device cpu");
   }
   if (found != cudaSuccess) return failure(found, "the NVIDIA driver cannot be used", Scope::kReplica);
   if (config.index >= count) {
@@ -46,6 +46,7 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
   std::unique_ptr<CudaDevice> device(new CudaDevice);
   device->multiprocessors_ = properties.multiProcessorCount;
   device->l2_bytes_ = properties.l2CacheSize;
+  device->uuid_.assign(properties.uuid.bytes, sizeof properties.uuid.bytes);
   RETURN_IF_ERROR(device->prepare(config.index));
   return std::unique_ptr<Device>(std::move(device));
 }

@@ -33,7 +33,7 @@ void launch(CudaDevice& device, const char* what, void (*kernel)(Parameters...),
   device.check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
 }
 
-// Once per kernel that takes more than 48 KiB of shared memory, when the device is opened or at its first launch.
+// Before a launch that takes more than 48 KiB of shared memory. Holds for the current device alone: ask every time.
 template <typename Kernel>
 void allow_shared_memory(CudaDevice& device, Kernel* kernel, size_t bytes) {
   device.check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),

@@ -39,6 +39,7 @@ Result<const PeerGroup*> join_peers(Device& device, const PeerSetup& setup) {
   return cuda::device_of(device).join_peers(setup);
 }
 
+std::string identity(Device& device) { return cuda::device_of(device).uuid(); }
 void* native_stream(Device& device) { return cuda::device_of(device).stream(); }
 
 // Every weight is kept as bf16.
@@ -88,6 +89,7 @@ const Ops& cuda_ops() {
       .record = record,
       .end_record = end_record,
       .join_peers = join_peers,
+      .identity = identity,
       .native_stream = native_stream,
       .weight_format = weight_format,
       .activation_format = activation_format,

@@ -71,7 +71,11 @@ bool Peers::reach(int device_index, int peer, const Introduction& introduction) 
     int can = 0;
     if (!works(cudaDeviceCanAccessPeer(&can, device_index, introduction.device_index)) || can == 0) return false;
     const cudaError_t error = cudaDeviceEnablePeerAccess(introduction.device_index, 0);
-    if (!works(error) && error != cudaErrorPeerAccessAlreadyEnabled) return false;
+    if (works(error)) {
+      accessed_.push_back(introduction.device_index);
+    } else if (error != cudaErrorPeerAccessAlreadyEnabled) {
+      return false;
+    }
   } else {
     if (!works(cudaIpcOpenMemHandle(&opened_[peer], introduction.handle, cudaIpcMemLazyEnablePeerAccess))) return false;
     memory = static_cast<std::byte*>(opened_[peer]);
@@ -137,6 +141,7 @@ Peers::~Peers() {
   for (void* memory : opened_) {
     if (memory != nullptr) cudaIpcCloseMemHandle(memory);
   }
+  for (const int device : accessed_) cudaDeviceDisablePeerAccess(device);
   cudaFree(memory_);
   cudaFree(group_.states);
   cudaFreeHost(group_.failed);

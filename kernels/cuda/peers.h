@@ -37,6 +37,7 @@ class Peers {
   PeerGroup group_;
   std::byte* memory_ = nullptr;  // inbox, then shared
   void* opened_[PeerGroup::kRanksMax] = {};
+  std::vector<int> accessed_;    // devices that this one was given access to
 };
 
 class CudaDevice;

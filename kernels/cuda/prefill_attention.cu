@@ -91,11 +91,7 @@ void launch_prefill(CudaDevice& device, const AttentionArgs& args, const Prefill
   });
   constexpr size_t kSharedBytes = sizeof(Shared<kDim>) + 1024;
   auto* kernel = prefill_kernel<kDim>;
-  static const bool allowed = [&] {
-    allow_shared_memory(device, kernel, kSharedBytes);
-    return true;
-  }();
-  CHECK(allowed);
+  allow_shared_memory(device, kernel, kSharedBytes);
   const int tiles = params.batch.entries * params.batch.head_packs;
   const int blocks = params.batch.may_split ? device.multiprocessors() : std::min(tiles, device.multiprocessors());
   launch(device, "prefill_attention", kernel,

@@ -295,6 +295,10 @@ TEST(RopeAppend, UnusualShapes) {
     expect_append({.head_dim = 80}, 32, norms, lengths, rows, 2, "head_dim 80");
     expect_append({.head_dim = 96, .kv_heads = 4, .group_size = 2}, 96, norms, lengths, rows, 2, "head_dim 96");
     expect_append({.head_dim = 256, .block_tokens = 16}, 256, norms, lengths, rows, 2, "head_dim 256");
+    expect_append({.head_dim = 80, .kv_heads = 1, .q_heads = 4, .window = 20}, 80, norms, lengths, rows, 2,
+                  "head_dim 80, one KV head, window");
+    expect_append({.head_dim = 96, .kv_heads = 4, .q_heads = 4, .group_size = 1, .window = 50}, 96, norms, lengths,
+                  rows, 2, "head_dim 96, a KV head each, window");
     expect_append({.head_dim = 8}, 4, norms, lengths, rows, 2, "head_dim 8");
     expect_append({}, 20, norms, lengths, rows, 2, "20 of 128 rotated");
     expect_append({}, 20, norms, {40, 130}, {{.slot = 0, .first = 39}, {.slot = 1, .first = 129}}, 2,
@@ -305,8 +309,25 @@ TEST(RopeAppend, UnusualShapes) {
   }
 }
 
-TEST(PlainAttention, TreeMasks) {
-  const AttentionShape shape = {.block_tokens = 16};
+// Decode rows of head sizes that have no kernel of their own, in groups of every kind.
+TEST(PlainAttention, UnusualHeadSizes) {
+  const std::vector<int> lengths = {1, 15, 17, 64, 130, 700};
+  for (const int head_dim : {80, 96, 256}) {
+    for (const int window : {0, 33}) {
+      const std::string what = "head_dim " + std::to_string(head_dim) + ", window " + std::to_string(window);
+      expect_decode({.head_dim = head_dim, .kv_heads = 2, .q_heads = 8, .group_size = 4, .window = window}, lengths,
+                    (what + ", groups of 4").c_str());
+      expect_decode({.head_dim = head_dim, .kv_heads = 3, .q_heads = 3, .group_size = 1, .block_tokens = 16,
+                     .window = window}, lengths, (what + ", a KV head each").c_str());
+      expect_decode({.head_dim = head_dim, .kv_heads = 1, .q_heads = 6, .group_size = 6, .block_tokens = 32,
+                     .window = window}, lengths, (what + ", one KV head").c_str());
+    }
+  }
+}
+
+void expect_tree(const AttentionShape& shape) {
+  SCOPED_TRACE("head_dim " + std::to_string(shape.head_dim) + ", group of " + std::to_string(shape.group_size) +
+               ", window " + std::to_string(shape.window));
   const std::vector<int> lengths = {70, 33};
   PagedCache cache(shape, lengths, 7);
   cache.upload();
@@ -326,6 +347,14 @@ TEST(PlainAttention, TreeMasks) {
   cuda::attention(gpu(), args);
   const auto expected = attend_in_double(shape, cache, step, q, kScale, &tree);
   EXPECT_LT(worst_head_error(call.result(), expected, shape.head_dim, shape.q_heads, kLimit), kLimit);
+}
+
+TEST(PlainAttention, TreeMasks) {
+  for (const int head_dim : {64, 80, 96, 128, 256}) {
+    expect_tree({.head_dim = head_dim, .block_tokens = 16});
+    expect_tree({.head_dim = head_dim, .kv_heads = 3, .q_heads = 3, .group_size = 1, .window = 25});
+    expect_tree({.head_dim = head_dim, .kv_heads = 1, .q_heads = 5, .group_size = 5, .block_tokens = 32});
+  }
 }
 
 }  // namespace

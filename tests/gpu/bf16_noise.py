@@ -1,15 +1,17 @@
-"""How far transformers' own bfloat16 leaves its float32 on the oracle models: python3 tests/gpu/bf16_noise.py
+"""How far transformers' own bfloat16 leaves its float32: python3 tests/gpu/bf16_noise.py [SMOLLM2.gguf]
 
-On a GPU machine with torch and transformers. tests/gpu/model_test.cpp takes its tolerance from what this prints.
+On a GPU machine with torch and transformers (and gguf for SmolLM2). tests/gpu/model_test.cpp takes its tolerances from
+what this prints.
 """
 
 import json
 import pathlib
+import sys
 
 import torch
 from transformers import AutoModelForCausalLM
 
-FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "oracles/fixtures"
+ORACLES = pathlib.Path(__file__).resolve().parents[1] / "oracles"
 MODELS = ["llama_gqa", "llama_mha", "llama_mqa", "llama3_rope", "mistral_window", "qwen2_bias", "qwen3_qknorm"]
 
 
@@ -21,7 +23,17 @@ def differences(model, prompts):
         yield from (abs(a - b) for a, b in zip(found.tolist(), prompt["logprobs"], strict=True))
 
 
-for name in MODELS:
-    model = AutoModelForCausalLM.from_pretrained(FIXTURES / name, dtype=torch.bfloat16).to("cuda").eval()
-    found = list(differences(model, json.loads((FIXTURES / name / "expected.json").read_text())["prompts"]))
+def report(name, model, expected):
+    found = list(differences(model.to("cuda", torch.bfloat16).eval(), json.loads(expected.read_text())["prompts"]))
     print(f"{name}: worst {max(found):.4f}, mean {sum(found) / len(found):.5f}, {len(found)} positions")
+
+
+if len(sys.argv) > 1:
+    sys.path.insert(0, str(ORACLES))
+    import gguf_model
+
+    report("SmolLM2", gguf_model.load(sys.argv[1]), ORACLES / "smollm2_expected.json")
+else:
+    for name in MODELS:
+        folder = ORACLES / "fixtures" / name
+        report(name, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16), folder / "expected.json")

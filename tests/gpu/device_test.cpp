@@ -42,5 +42,26 @@ TEST(CudaDevice, RefusesWhatIsNotThere) {
   EXPECT_TRUE(gpu().synchronize().ok()) << "running out of memory spoils nothing";
 }
 
+// In a process of its own, whose GPU is lost for good.
+[[noreturn]] void fault() {
+  const GpuMemory pair = test::upload(gpu(), std::vector<int32_t>{0, 1});
+  cuda::scatter(gpu(), {.to = reinterpret_cast<int32_t*>(64), .size = 1, .pairs = pair.as<int32_t>(), .count = 1});
+  const uint64_t mark = gpu().mark();
+  Status status;
+  while (status.ok()) {
+    const auto reached = gpu().reached(mark);
+    status = reached.status();
+    if (reached.ok() && *reached) break;
+  }
+  std::fprintf(stderr, "%s\n", status.message().c_str());
+  const bool lasts = !gpu().synchronize().ok() && !gpu().reached(gpu().mark()).ok() && !gpu().allocate(64).ok();
+  std::_Exit(!status.ok() && status.scope() == Scope::kReplica && lasts ? 0 : 1);
+}
+
+TEST(CudaDeviceDeathTest, AFaultIsToldAtOnceAndFromThenOn) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(fault(), ::testing::ExitedWithCode(0), "GPU 0: a launch failed: ");
+}
+
 }  // namespace
 }  // namespace skein::test

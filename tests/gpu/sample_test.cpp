@@ -184,6 +184,14 @@ class Rows {
   std::mt19937 random_;
 };
 
+// Small enough for racecheck.
+TEST(Sample, EqualsTheCpuOnAFewRows) {
+  for (const int64_t n : {100, 4099}) {
+    Rows random(static_cast<uint32_t>(n) + 1);
+    EXPECT_LE(compare(random.batch(n, 24), "few"), 1);
+  }
+}
+
 TEST(Sample, EqualsTheCpuOnSmallVocabularies) {
   int rows = 0, different = 0;
   for (const int64_t n : {1, 2, 3, 5, 31, 32, 33, 100, 257, 1000, 1023, 1024, 1025, 4099}) {

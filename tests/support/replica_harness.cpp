@@ -5,6 +5,9 @@
 #include <thread>
 
 #include "comm/communicator.h"
+#ifdef SKEIN_CUDA
+#include "comm/nccl_collectives.h"
+#endif
 #include "model/shard.h"
 #include "worker/executor.h"
 
@@ -13,6 +16,7 @@ namespace skein::testing {
 struct ReplicaHarness::State {
   ReplicaSpec spec;
   const Ops* ops = nullptr;
+  bool peers = true;
   std::unique_ptr<Checkpoint> checkpoint;
   std::vector<ShardPlan> shards;
   std::unique_ptr<Batcher> batcher;
@@ -38,16 +42,16 @@ struct ReplicaHarness::State {
     CHECK(communicator.ok());
     auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads});
     CHECK(device.ok());
-    const PeerGroup* const peers = join_peers(shard, **device);
-    SharedMemoryCollectives collectives({.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
-                                         .pp_rank = shard.pp_rank},
-                                        **communicator);
-    const RankLinks links{.communicator = **communicator, .collectives = collectives,
-                          .minimum = [](int64_t value) { return value; }, .peers = peers};
+    const std::unique_ptr<Collectives> collectives = make_collectives(shard, **device, **communicator);
+    const RankLinks links{.communicator = **communicator, .collectives = *collectives,
+                          .minimum = [](int64_t value) { return value; }, .peers = join_peers(shard, **device)};
     auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
     ranks_meet->arrive_and_wait();
+    if (ops->records) {
+      CHECK((*executor)->run(warm_up_plan(static_cast<int>(checkpoint->description().kv_groups.size()))).ok());
+    }
     CHECK((*executor)->record_decode_steps().ok());
     if (rank == 0) leader = communicator->get();
     meet->arrive_and_wait();
@@ -56,24 +60,47 @@ struct ReplicaHarness::State {
     meet->arrive_and_wait();  // the leader's segment stays until everyone has left
   }
 
-  // GPUs do without NCCL here: everything must fit into the peers' memory, in one stage.
+  // What each rank says, by rank.
+  std::vector<std::string> all_gather(size_t rank, const std::string& bytes) {
+    gathered[rank] = bytes;
+    ranks_meet->arrive_and_wait();
+    std::vector<std::string> all = gathered;
+    ranks_meet->arrive_and_wait();
+    return all;
+  }
+
+  std::unique_ptr<Collectives> make_collectives(const ShardPlan& shard, [[maybe_unused]] Device& device,
+                                                Communicator& communicator) {
+    const CommunicatorConfig config{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
+                                    .pp_rank = shard.pp_rank};
+#ifdef SKEIN_CUDA
+    if (ops->native_stream(device) != nullptr && config.world_size() > 1) {
+      auto nccl = NcclCollectives::create(
+          {.ranks = config, .stream = ops->native_stream(device),
+           .broadcast = [&](const std::string& bytes) {
+             return all_gather(static_cast<size_t>(config.world_rank()), bytes)[0];
+           }});
+      if (!nccl.ok()) std::fprintf(stderr, "%s\n", nccl.status().message().c_str());
+      CHECK(nccl.ok());
+      return std::move(*nccl);
+    }
+#endif
+    return std::make_unique<SharedMemoryCollectives>(config, communicator);
+  }
+
   const PeerGroup* join_peers(const ShardPlan& shard, Device& device) {
-    if (shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
+    if (!peers || shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
     CHECK_EQ(shard.pp_size, 1);
     const ModelDescription& model = checkpoint->description();
-    auto peers = ops->join_peers(
+    auto group = ops->join_peers(
         device, {.rank = shard.tp_rank, .size = shard.tp_size, .rows = 2 * spec.step_tokens_max,
                  .row_bytes = row_bytes(ops->stream_format, model.hidden),
                  .shared_bytes = row_bytes(Format::kF32, int64_t{spec.slots} * model.vocabulary),
                  .all_gather = [&](const std::string& bytes) {
-                   gathered[static_cast<size_t>(shard.tp_rank)] = bytes;
-                   ranks_meet->arrive_and_wait();
-                   std::vector<std::string> all = gathered;
-                   ranks_meet->arrive_and_wait();
-                   return all;
+                   return all_gather(static_cast<size_t>(shard.tp_rank), bytes);
                  }});
-    CHECK(peers.ok() && *peers != nullptr);
-    return *peers;
+    CHECK(group.ok() && *group != nullptr);
+    return *group;
   }
 
   void send(const StepPlan& plan) {
@@ -83,12 +110,13 @@ struct ReplicaHarness::State {
   }
 };
 
-ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops)
+ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops, bool peers)
     : state_(std::make_unique<State>()) {
   State& state = *state_;
   state.spec = spec;
   state.spec.model = model;
   state.ops = &ops;
+  state.peers = peers;
   auto checkpoint = Checkpoint::open(model, LoadFormat::kAuto);
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
   CHECK(checkpoint.ok());
@@ -146,12 +174,7 @@ std::vector<std::vector<ReplicaHarness::Answer>> ReplicaHarness::run(const std::
       for (Answer& answer : answers.back()) answer.error = status.message();
     }
   }
-  while (open > 0) {
-    while (const std::optional<StepPlan> plan = batcher.plan()) state_->send(*plan);
-    CHECK_GT(batcher.steps_in_flight(), 0);
-    const Result<StepResult> result = decode_step_result(state_->leader->receive_result());
-    CHECK(result.ok());
-    CHECK(batcher.complete(*result).ok());
+  const auto take_frames = [&] {
     for (TokenFrame& frame : batcher.take_frames()) {
       Answer& answer = answers[frame.request - first_id][static_cast<size_t>(frame.choice)];
       answer.tokens.insert(answer.tokens.end(), frame.tokens.begin(), frame.tokens.end());
@@ -162,6 +185,15 @@ std::vector<std::vector<ReplicaHarness::Answer>> ReplicaHarness::run(const std::
       answer.error = frame.error;
       if (frame.finish != FinishReason::kNone) --open;
     }
+  };
+  take_frames();  // of requests that ended at once
+  while (open > 0) {
+    while (const std::optional<StepPlan> plan = batcher.plan()) state_->send(*plan);
+    CHECK_GT(batcher.steps_in_flight(), 0);
+    const Result<StepResult> result = decode_step_result(state_->leader->receive_result());
+    CHECK(result.ok());
+    CHECK(batcher.complete(*result).ok());
+    take_frames();
   }
   while (!batcher.idle()) {  // steps that were planned before the last token was known
     while (const std::optional<StepPlan> plan = batcher.plan()) state_->send(*plan);

@@ -14,7 +14,7 @@ namespace skein::test {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    path_ = testing::TempDir() + "skein_model_XXXXXX";
+    path_ = ::testing::TempDir() + "skein_model_XXXXXX";
     EXPECT_NE(mkdtemp(path_.data()), nullptr);
   }
   TemporaryFolder(const TemporaryFolder&) = delete;
