@@ -55,7 +55,8 @@ void WeightUpload::add(const PackArgs& args) {
   CHECK_LE(bytes, kPieceBytes);
   const auto weight = std::make_shared<const Weight>(
       Weight{.out = args.out, .first_row = args.first_row,
-             .rows = {args.source_rows, args.source_rows + args.row_count}, .format = args.source_format,
+             .rows = std::vector<const void*>(args.source_rows, args.source_rows + args.row_count),
+             .format = args.source_format,
              .row_bytes = bytes, .piece_rows = kPieceBytes / bytes});
   {
     std::lock_guard lock(mutex_);
