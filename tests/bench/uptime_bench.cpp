@@ -1,8 +1,8 @@
 // Whether steps get slower with the time that a replica runs: uptime_bench FOLDER STEPS [BATCH]
 // FOLDER has a config.json; weights are random. A batcher and an executor, on a GPU where the build has CUDA, run STEPS
 // steps while requests of many lengths end, arrive and are cancelled. Prints the median time of a step in which BATCH
-// sequences (64) each get one token, for the first and the last thousand of these and for the slowest thousand between,
-// and the process's memory.
+// sequences (64) each get one token, for the first and the last thousand of these (or halves, where there are fewer)
+// and for the slowest thousand between, and the process's memory.
 
 #include <algorithm>
 #include <charconv>
@@ -93,14 +93,15 @@ class Uptime {
   void print(int steps) const {
     std::printf("%d steps, %zu of them of %d single tokens; resident memory %.1f MiB, at the end %.1f MiB\n", steps,
                 us_.size(), batch_, resident_at_start_, resident_mib());
-    if (us_.size() < 2 * kPart) return;
+    if (us_.size() < 2) return;
+    const size_t part = std::min(kPart, us_.size() / 2);
     double slowest = 0;
-    for (size_t begin = 0; begin + kPart <= us_.size(); begin += kPart) {
-      slowest = std::max(slowest, median(std::span(us_).subspan(begin, kPart)));
+    for (size_t begin = 0; begin + part <= us_.size(); begin += part) {
+      slowest = std::max(slowest, median(std::span(us_).subspan(begin, part)));
     }
-    const double first = median(std::span(us_).first(kPart));
-    const double last = median(std::span(us_).last(kPart));
-    std::printf("median of the first %zu: %.1f us, of the last: %.1f us (%+.1f %%), of the slowest: %.1f us\n", kPart,
+    const double first = median(std::span(us_).first(part));
+    const double last = median(std::span(us_).last(part));
+    std::printf("median of the first %zu: %.1f us, of the last: %.1f us (%+.1f %%), of the slowest: %.1f us\n", part,
                 first, last, 100 * (last / first - 1), slowest);
   }
 
