@@ -20,8 +20,8 @@ class CudaDevice;
 
 // Weights on their way to the device. Threads copy rows from the page cache, which one thread alone does not read at
 // its rate, into pieces of page-locked memory; the executor thread sends full pieces off. What one weight leaves in the
-// ring of pieces goes on while the next is being added. Until it has been waited for, launches must not use the device's
-// working memory. Single-owner (executor thread) but for its own threads.
+// ring of pieces goes on while the next is being added. Launches must not use the device's working memory until
+// finish(). Single-owner (executor thread) but for its own threads.
 class WeightUpload {
  public:
   explicit WeightUpload(CudaDevice& device);
