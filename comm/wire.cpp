@@ -62,6 +62,7 @@ void fill(const ReplicaStatus& from, wire::Frame* frame) {
   to->set_prefix_hits(from.prefix_hits);
   to->set_kv_usage(from.kv_usage);
   to->set_steps(from.steps);
+  to->set_starved_seconds(from.starved_seconds);
 }
 
 Result<Frame> read(const wire::ReplicaStatus& from) {
@@ -72,7 +73,8 @@ Result<Frame> read(const wire::ReplicaStatus& from) {
                              .prefix_queries = from.prefix_queries(),
                              .prefix_hits = from.prefix_hits(),
                              .kv_usage = from.kv_usage(),
-                             .steps = from.steps()});
+                             .steps = from.steps(),
+                             .starved_seconds = from.starved_seconds()});
 }
 
 void fill(const TokenFrame& from, wire::Frame* frame) {

@@ -36,6 +36,7 @@ struct ReplicaStatus {
   uint64_t prefix_hits = 0;
   double kv_usage = 0;
   uint64_t steps = 0;
+  double starved_seconds = 0;  // the device had nothing to do although sequences ran; at most
 };
 
 struct CancelRequest {

@@ -98,7 +98,7 @@ struct PackArgs {
   Tensor out;               // from linear_bytes; rows and columns are this rank's slice
   int64_t first_row = 0;    // where in `out` the first source row goes
   int64_t row_count = 0;
-  const void* const* source_rows = nullptr;  // host: (row_count) pointers to row-major source rows
+  const void* const* source_rows = nullptr;  // host: (row_count) pointers to row-major source rows; read at once
   Format source_format = Format::kF32;       // converted to out.format where they differ
 };
 
@@ -286,8 +286,9 @@ struct Ops {
   int64_t (*tensor_bytes)(Format, int64_t rows, int64_t columns);  // data and scales together
   Tensor (*make_tensor)(void* memory, Format, int64_t rows, int64_t columns);
   int64_t (*linear_bytes)(Format, int64_t rows, int64_t columns);
+  // The rows are read, and the weight is there, by the end of the next synchronize().
   void (*pack_linear)(Device&, const PackArgs&);
-  Status (*prepare)(Device&, const PrepareArgs&);
+  Status (*prepare)(Device&, const PrepareArgs&);  // after all weights
 
   void (*scatter)(Device&, const ScatterArgs&);
   void (*gather)(Device&, const GatherArgs&);

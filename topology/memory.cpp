@@ -11,7 +11,7 @@ namespace {
 constexpr int kDefaultContextsHeld = 8;       // full-length requests that the default pool holds
 constexpr int64_t kDefaultPoolBytesMax = int64_t{4} << 30;
 constexpr int kCpuLogitRows = 32;               // rows of logits that a rank holds at once
-constexpr int kGpuLogitRows = 256;
+constexpr int kGpuLogitRows = 512;
 constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
 int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }

@@ -1,6 +1,7 @@
 #include "worker/executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -41,11 +42,18 @@ bool decodes_only(const StepPlan& plan) {
   return true;
 }
 
+using Clock = std::chrono::steady_clock;
+
+int64_t nanoseconds(Clock::duration time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+}
+
 // A step whose results the device still owes.
 struct StepInFlight {
   uint64_t step = 0;
   int lane = 0;
   uint64_t mark = 0;
+  int64_t waited_ns = 0;  // StepResult
   std::vector<SampleRow> samples;
   std::vector<SampledToken> early;  // results of all chunks of samples but the last
   size_t last_chunk = 0;            // results in the host buffer
@@ -74,6 +82,7 @@ struct Executor::State {
   std::deque<StepInFlight> flying;
   SampledToken* host_results[kStepsMax] = {};  // (logit rows) each, in turns
   uint64_t launched = 0;
+  Clock::time_point at_work;  // when the device was last seen with something to do
   int recorded_most = 0;  // decode steps of up to so many rows are recorded
 
   std::map<int32_t, uint64_t> sampled_step;  // by lane: the last step that samples
@@ -277,13 +286,29 @@ struct Executor::State {
     return {};
   }
 
+  // Whether the device is through with all that was launched. If not, notes that it was at work now.
+  Result<bool> out_of_work() {
+    if (flying.empty()) return true;
+    ASSIGN_OR_RETURN(const bool reached, ops.reached(device, flying.back().mark));
+    if (!reached) at_work = Clock::now();
+    return reached;
+  }
+
   Status launch(const StepPlan& plan) {
     CHECK_LT(flying.size(), size_t{kStepsMax});
+    const Clock::time_point begin = Clock::now();
+    RETURN_IF_ERROR(out_of_work().status());
     apply_differences(plan);
     await_tokens(plan);
     StepInFlight flight{.step = plan.step, .lane = plan.lane, .samples = plan.samples, .early = {},
                         .host = host_results[launched++ % kStepsMax]};
     if (!plan.rows.empty()) RETURN_IF_ERROR(launch_rows(plan, &flight));
+    ASSIGN_OR_RETURN(const bool waited, out_of_work());
+    // A device without a queue is at work while this thread launches.
+    const bool queues = ops.native_stream(device) != nullptr;
+    const Clock::time_point now = Clock::now();
+    if (waited) flight.waited_ns = nanoseconds((queues ? now : begin) - at_work);
+    at_work = now;
     flight.mark = ops.mark(device);
     flying.push_back(std::move(flight));
     return {};
@@ -294,8 +319,11 @@ struct Executor::State {
     StepInFlight& oldest = flying.front();
     RETURN_IF_ERROR(links.collectives.status());
     ASSIGN_OR_RETURN(const bool reached, ops.reached(device, oldest.mark));
-    if (!reached) return std::optional<StepResult>();
-    StepResult result{.step = oldest.step, .samples = std::move(oldest.early)};
+    if (!reached) {
+      at_work = Clock::now();
+      return std::optional<StepResult>();
+    }
+    StepResult result{.step = oldest.step, .waited_ns = oldest.waited_ns, .samples = std::move(oldest.early)};
     result.samples.insert(result.samples.end(), oldest.host, oldest.host + oldest.last_chunk);
     if (samples() && !one_stage() && !oldest.samples.empty()) send_tokens(oldest, result);
     flying.pop_front();

@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include "base/bounded_queue.h"
 #include "base/lease_watch.h"
 #include "base/log.h"
+#include "kvcache/kv_cache.h"
 #include "worker/outbox.h"
 
 namespace skein {
@@ -34,6 +36,18 @@ using Event = std::variant<GenerationRequest, CancelRequest, StepResult, Stop>;
   std::fprintf(stderr, "skein-worker: %s\n", reason.c_str());
   std::fflush(stderr);
   _exit(1);
+}
+
+Result<SipKey> parse_cache_key(std::string_view hex) {
+  SipKey key{};
+  bool good = hex.size() == 2 * key.size();
+  for (size_t i = 0; good && i < key.size(); ++i) {
+    const char* begin = hex.data() + 2 * i;
+    const auto [end, error] = std::from_chars(begin, begin + 2, key[i], 16);
+    good = error == std::errc() && end == begin + 2;
+  }
+  if (!good) return invalid_argument("the replica spec's cache_key must be 32 hexadecimal digits");
+  return key;
 }
 
 // A final frame for each choice.
@@ -66,6 +80,9 @@ struct Leader::State {
   std::mutex stats_mutex;
   BatcherStats stats;    // guarded by stats_mutex
   uint64_t steps = 0;    // guarded by stats_mutex
+  int64_t starved_ns = 0;  // guarded by stats_mutex
+  bool rested = true;        // batcher thread: there was nothing to do before the next plan
+  uint64_t rested_step = 0;  // batcher thread: the last plan of which that was true
   LeaseWatch lease;      // control thread: of the coordinator
   std::thread control, batching, results;
 
@@ -109,6 +126,7 @@ struct Leader::State {
   void send_plans() {
     std::string bytes;
     while (const std::optional<StepPlan> plan = batcher->plan()) {
+      if (std::exchange(rested, false)) rested_step = plan->step;
       bytes.clear();
       encode(*plan, &bytes);
       communicator.send_plan(bytes);
@@ -118,6 +136,7 @@ struct Leader::State {
   bool handle(Event event) {
     if (auto* request = std::get_if<GenerationRequest>(&event)) {
       std::vector<TokenFrame> refusals = refuse(*request);
+      rested |= batcher->idle();
       if (const Status status = batcher->submit(std::move(*request)); !status.ok()) {
         for (TokenFrame& refusal : refusals) {
           refusal.error = status.message();
@@ -131,6 +150,7 @@ struct Leader::State {
       if (const Status status = batcher->complete(*result); !status.ok()) abandon(status.message());
       std::lock_guard lock(stats_mutex);
       ++steps;
+      if (result->step != rested_step) starved_ns += result->waited_ns;
     } else {
       return true;
     }
@@ -239,9 +259,30 @@ struct Leader::State {
             .prefix_queries = static_cast<uint64_t>(stats.prefix_queries),
             .prefix_hits = static_cast<uint64_t>(stats.prefix_hits),
             .kv_usage = stats.kv_usage,
-            .steps = steps};
+            .steps = steps,
+            .starved_seconds = static_cast<double>(starved_ns) * 1e-9};
   }
 };
+
+Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_blocks, const ModelDescription& model,
+                                              uint64_t numerics) {
+  ASSIGN_OR_RETURN(const SipKey key, parse_cache_key(spec.cache_key));
+  auto cache = std::make_unique<KvCache>(KvCacheConfig{
+      .groups = std::vector<KvGroupConfig>(model.kv_groups.size(),
+                                           {.blocks = kv_blocks, .block_tokens = spec.block_tokens}),
+      .prefix_caching = spec.prefix_caching,
+      .key = key,
+      .model = std::to_string(numerics)});
+  const int lanes = spec.pipeline_parallel_size;
+  return std::make_unique<Batcher>(BatcherConfig{.slots = spec.slots,
+                                                 .step_tokens_max = spec.step_tokens_max,
+                                                 .sequence_tokens_max = spec.context_max,
+                                                 .vocabulary = model.vocabulary,
+                                                 .lanes = lanes,
+                                                 .lane_steps_max = lanes == 1 ? 2 : 1,
+                                                 .waiting_max = spec.waiting_max},
+                                   std::move(cache));
+}
 
 Leader::Leader(const ReplicaSpec& spec, std::unique_ptr<MessageSocket> socket, std::unique_ptr<Batcher> batcher,
                Communicator& communicator)

@@ -7,9 +7,14 @@
 #include "base/status.h"
 #include "comm/communicator.h"
 #include "comm/messages.h"
+#include "model/description.h"
 #include "worker/batcher.h"
 
 namespace skein {
+
+// The batcher of a replica whose ranks have `kv_blocks` each. Its prefix cache serves replicas with equal `numerics`.
+Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_blocks, const ModelDescription& model,
+                                              uint64_t numerics);
 
 // What rank 0 does beside executing: three threads that join the coordinator to the ranks.
 //   control  owns the socket: requests in, frames and status out, the lease

@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 
@@ -18,7 +17,6 @@
 #include "comm/nccl_collectives.h"
 #endif
 #include "kernels/ops.h"
-#include "kvcache/kv_cache.h"
 #include "model/checkpoint.h"
 #include "model/mapped_file.h"
 #include "model/shard.h"
@@ -76,18 +74,6 @@ Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& confi
       config,
       {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
        .barrier = [&] { mpi.barrier(); }});
-}
-
-Result<SipKey> parse_cache_key(std::string_view hex) {
-  SipKey key{};
-  bool good = hex.size() == 2 * key.size();
-  for (size_t i = 0; good && i < key.size(); ++i) {
-    const char* begin = hex.data() + 2 * i;
-    const auto [end, error] = std::from_chars(begin, begin + 2, key[i], 16);
-    good = error == std::errc() && end == begin + 2;
-  }
-  if (!good) return invalid_argument("the replica spec's cache_key must be 32 hexadecimal digits");
-  return key;
 }
 
 Result<const Ops*> ops_of(const ReplicaSpec& spec) {
@@ -153,26 +139,6 @@ DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
           .threads = spec.threads,
           .pin_threads = spec.first_core >= 0,
           .first_core = spec.first_core + rank * spec.threads};
-}
-
-Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_blocks, const ModelDescription& model,
-                                              uint64_t numerics) {
-  ASSIGN_OR_RETURN(const SipKey key, parse_cache_key(spec.cache_key));
-  auto cache = std::make_unique<KvCache>(KvCacheConfig{
-      .groups = std::vector<KvGroupConfig>(model.kv_groups.size(),
-                                           {.blocks = kv_blocks, .block_tokens = spec.block_tokens}),
-      .prefix_caching = spec.prefix_caching,
-      .key = key,
-      .model = std::to_string(numerics)});
-  const int lanes = spec.pipeline_parallel_size;
-  return std::make_unique<Batcher>(BatcherConfig{.slots = spec.slots,
-                                                 .step_tokens_max = spec.step_tokens_max,
-                                                 .sequence_tokens_max = spec.context_max,
-                                                 .vocabulary = model.vocabulary,
-                                                 .lanes = lanes,
-                                                 .lane_steps_max = lanes == 1 ? 2 : 1,
-                                                 .waiting_max = spec.waiting_max},
-                                   std::move(cache));
 }
 
 // Ends this rank with one sentence. Nothing is taken down: threads, other ranks or a device in trouble might be waited

@@ -1,7 +1,9 @@
 #include "worker/model_weights.h"
 
 #include <array>
+#include <deque>
 #include <string>
+#include <utility>
 
 #include "model/dequantize.h"
 
@@ -33,6 +35,8 @@ Result<WeightType> parse_weight_type(std::string_view name) {
 }
 
 namespace {
+
+constexpr size_t kWeightsBeingRead = 8;  // about as many as a device may have been given and not read
 
 // A rectangle of one weight of the checkpoint.
 struct Slice {
@@ -70,6 +74,7 @@ class Loader {
       RETURN_IF_ERROR(load_output(vocabulary, &weights));
     }
     RETURN_IF_ERROR(ops_.synchronize(device_));
+    drop_pages(0);
     return weights;
   }
 
@@ -203,8 +208,16 @@ class Loader {
                                .row_count = static_cast<int64_t>(rows.size()),
                                .source_rows = rows.data(),
                                .source_format = weight.format});
-    checkpoint_.drop_pages(slice.role, layer);
+    packed_.emplace_back(slice.role, layer);
+    drop_pages(kWeightsBeingRead);
     return static_cast<int64_t>(rows.size());
+  }
+
+  // Of all packed weights but the last `kept`. Where a page is still being read it only comes back.
+  void drop_pages(size_t kept) {
+    for (; packed_.size() > kept; packed_.pop_front()) {
+      checkpoint_.drop_pages(packed_.front().first, packed_.front().second);
+    }
   }
 
   const Checkpoint& checkpoint_;
@@ -214,6 +227,7 @@ class Loader {
   const Ops& ops_;
   Device& device_;
   DeviceArena& arena_;
+  std::deque<std::pair<WeightRole, int>> packed_;  // role, layer: their pages are still there
 };
 
 }  // namespace

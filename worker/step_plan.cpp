@@ -189,6 +189,7 @@ void encode(const StepResult& result, std::string* to) {
   ByteWriter out(to);
   out.put(kResultVersion);
   out.put(result.step);
+  out.put(result.waited_ns);
   out.put(static_cast<uint32_t>(result.samples.size()));
   for (const SampledToken& sample : result.samples) {
     CHECK(sample.top_count >= 0 && sample.top_count <= kTopLogprobsMax);
@@ -208,6 +209,7 @@ Result<StepResult> decode_step_result(std::string_view bytes) {
   }
   StepResult result;
   result.step = in.get<uint64_t>();
+  result.waited_ns = in.get<int64_t>();
   result.samples.resize(in.get_count(5 * sizeof(int32_t)));
   for (SampledToken& sample : result.samples) {
     sample.token = in.get<int32_t>();

@@ -65,6 +65,7 @@ inline constexpr uint64_t kFarewellStep = ~uint64_t{0};
 
 struct StepResult {
   uint64_t step = 0;
+  int64_t waited_ns = 0;  // at most so long the device of the rank that answers had nothing to do before this step
   std::vector<SampledToken> samples;  // as StepPlan::samples
 };
 

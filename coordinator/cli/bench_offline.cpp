@@ -16,12 +16,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kStatusMs = 600;  // within which a replica that has come to rest has said how it did
+
 struct BenchConfig {
   ServeConfig serve;
   int input_len = 512;
   int output_len = 128;
   int num_prompts = 1;   // at once
-  int rounds = 5;        // the first is a warm-up
+  int rounds = 5;
+  bool warm_up = true;   // by a round before
   bool json = false;
 };
 
@@ -76,6 +79,15 @@ class OfflineBench {
   }
 
  private:
+  size_t first_measured() const { return config_.warm_up ? 1 : 0; }
+
+  // Of a replica since it was launched, as last heard.
+  double starved_s() const {
+    double seconds = 0;
+    for (const Core::Replica& replica : cluster_->core().replicas()) seconds += replica.status.starved_seconds;
+    return seconds / static_cast<double>(cluster_->core().replicas().size());
+  }
+
   void on_ready(const ReplicaReady& ready) {
     load_seconds_ = std::max(load_seconds_, ready.registration.load_seconds);
     if (cluster_->core().all_were_ready()) start_round();
@@ -93,7 +105,7 @@ class OfflineBench {
 
   double median_of(double (OfflineBench::*figure)(const Round&) const) const {
     std::vector<double> values;
-    for (size_t i = 1; i < rounds_.size(); ++i) values.push_back((this->*figure)(rounds_[i]));
+    for (size_t i = first_measured(); i < rounds_.size(); ++i) values.push_back((this->*figure)(rounds_[i]));
     return median(std::move(values));
   }
 
@@ -120,7 +132,7 @@ class OfflineBench {
     int64_t tokens = 0;
     double seconds = 0;
     Json rounds = Json::array();
-    for (size_t i = 1; i < rounds_.size(); ++i) {
+    for (size_t i = first_measured(); i < rounds_.size(); ++i) {
       rounds.push_back(round_json(rounds_[i]));
       tokens += rounds_[i].tokens;
       seconds += rounds_[i].total_s();
@@ -129,6 +141,7 @@ class OfflineBench {
     run.set("output_tokens", tokens);
     run.set("seconds", seconds);
     run.set("output_tokens_per_second", rate(tokens, seconds));
+    run.set("device_starved_share", seconds > 0 ? starved_in_rounds_s_ / seconds : 0);
     out.set("run", std::move(run));
     out.set("round_figures", std::move(rounds));
     return out;
@@ -158,6 +171,7 @@ class OfflineBench {
   }
 
   void start_round() {
+    if (rounds_.size() == first_measured()) starved_before_s_ = starved_s();
     round_start_ = Clock::now();
     first_tokens_ = 0;
     finished_ = 0;
@@ -193,10 +207,15 @@ class OfflineBench {
     }
     if (finished_ < config_.num_prompts) return;
     round.decode_s = seconds_since(round_start_) - round.prefill_s;
-    if (static_cast<int>(rounds_.size()) <= config_.rounds) {
+    if (rounds_.size() == first_measured()) {
+      loop_.call_after(kStatusMs, [this] { start_round(); });
+    } else if (rounds_.size() < first_measured() + static_cast<size_t>(config_.rounds)) {
       loop_.post([this] { start_round(); });
     } else {
-      finish();
+      loop_.call_after(kStatusMs, [this] {
+        starved_in_rounds_s_ = starved_s() - starved_before_s_;
+        finish();
+      });
     }
   }
 
@@ -210,6 +229,8 @@ class OfflineBench {
   Clock::time_point round_start_;
   int first_tokens_ = 0;
   int finished_ = 0;
+  double starved_before_s_ = 0;
+  double starved_in_rounds_s_ = 0;
   double load_seconds_ = 0;
 };
 
@@ -219,7 +240,9 @@ OptionTable options(BenchConfig* config) {
   table.add_integer("input-len", "prompt tokens", 1, 1 << 20, &config->input_len);
   table.add_integer("output-len", "generated tokens", 1, 1 << 20, &config->output_len);
   table.add_integer("num-prompts", "prompts at once", 1, 4096, &config->num_prompts);
-  table.add_integer("rounds", "measured rounds, after one to warm up", 1, 1000, &config->rounds);
+  table.add_integer("rounds", "measured rounds", 1, 1000, &config->rounds);
+  table.add_switch("warm-up", "one more round before these (default); --warm-up=false measures from the first on",
+                   &config->warm_up);
   table.add_switch("json", "print one JSON object, with every round's figures", &config->json);
   return table;
 }

@@ -81,6 +81,8 @@ struct ServerMetrics::State {
   Family<Counter>& launches = counters("skein_replica_launches_total", "Starts of a replica.");
   Family<Counter>& losses = counters("skein_replica_losses_total", "Replicas lost after they were ready.");
   Family<Counter>& steps = counters("skein_replica_steps_total", "Steps that a replica ran.");
+  Family<Counter>& starved = counters("skein_replica_starved_seconds_total",
+                                      "Time in which a replica's device waited for a step although sequences ran.");
   Gauge& in_flight = gauges("skein_requests_in_flight", "Requests that the server holds.").Add(model);
   Gauge& connections = gauges("skein_http_connections", "Open HTTP connections.").Add(model);
   Family<Counter>& refused = counters("skein_http_refused_total", "Connections and requests refused by the transport.");
@@ -149,6 +151,7 @@ std::string ServerMetrics::render(const Core& core, const HttpCounters& http) {
     s.follow(s.prefix_queries, id, static_cast<double>(replica.status.prefix_queries));
     s.follow(s.prefix_hits, id, static_cast<double>(replica.status.prefix_hits));
     s.follow(s.steps, id, static_cast<double>(replica.status.steps));
+    s.follow(s.starved, id, replica.status.starved_seconds);
     s.follow(s.launches, id, static_cast<double>(replica.launches));
   }
   s.in_flight.Set(static_cast<double>(core.requests()));

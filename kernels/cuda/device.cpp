@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/peers.h"
+#include "kernels/cuda/weight_upload.h"
 
 namespace skein::cuda {
 namespace {
@@ -79,6 +80,7 @@ CudaDevice::CudaDevice() = default;
 CudaDevice::~CudaDevice() {
   // After an error nothing here can succeed; the process ends with it.
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  weight_upload_.reset();
   peers_.reset();
   for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
   for (CUevent_st* event : marks_) cudaEventDestroy(event);
@@ -140,12 +142,13 @@ std::byte* CudaDevice::stage(int64_t bytes) {
   return room;
 }
 
-std::span<std::byte> CudaDevice::borrow_staging() {
+WeightUpload& CudaDevice::weight_upload() {
   CHECK(!recording_);
-  check(cudaStreamSynchronize(stream_), "waiting for copies");
-  ring_end_ = 0;
-  return {ring_, static_cast<size_t>(kRingBytes)};
+  if (weight_upload_ == nullptr) weight_upload_ = std::make_unique<WeightUpload>(*this);
+  return *weight_upload_;
 }
+
+void CudaDevice::end_weight_upload() { weight_upload_.reset(); }
 
 void CudaDevice::copy_to_device(void* to, const void* from_host, int64_t bytes) {
   CHECK_GE(bytes, 0);
@@ -188,6 +191,7 @@ Result<bool> CudaDevice::reached(uint64_t mark) {
 }
 
 Status CudaDevice::synchronize() {
+  if (weight_upload_ != nullptr) weight_upload_->finish();
   check(cudaStreamSynchronize(stream_), "a launch failed");
   check_peers();
   return first_error_;

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +16,7 @@ namespace skein::cuda {
 
 class CublasLt;
 class Peers;
+class WeightUpload;
 
 // One GPU of compute capability 9.0: its stream, the working memory that launches share, and recorded graphs.
 // Single-owner: the executor thread.
@@ -54,9 +54,10 @@ class CudaDevice : public Device {
   void release_host(void* data);
   void copy_to_device(void* to, const void* from_host, int64_t bytes);
   void copy_to_host(void* to_host, const void* from, int64_t bytes);
-  // All of the page-locked staging memory, unused for now: for a copy that fills it itself and has been read by the
-  // device when it gives it back.
-  std::span<std::byte> borrow_staging();
+  // Made at its first use; synchronize() waits for what it was given.
+  WeightUpload& weight_upload();
+  // Takes its threads and its memory back. Requires: it was waited for.
+  void end_weight_upload();
   uint64_t mark();
   Result<bool> reached(uint64_t mark);
   Status synchronize();
@@ -82,6 +83,7 @@ class CudaDevice : public Device {
   Status first_error_;
   std::unique_ptr<CublasLt> cublas_;
   std::unique_ptr<Peers> peers_;
+  std::unique_ptr<WeightUpload> weight_upload_;
 
   std::byte* ring_ = nullptr;  // page-locked
   int64_t ring_end_ = 0;       // bytes used since the last wrap

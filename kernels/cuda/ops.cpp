@@ -62,6 +62,7 @@ Tensor make_tensor(void* memory, Format format, int64_t rows, int64_t columns) {
 
 Status prepare(Device& device, const PrepareArgs& args) {
   cuda::CudaDevice& gpu = cuda::device_of(device);
+  gpu.end_weight_upload();  // weights are there
   return gpu.cublas().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), args.cache_path);
 }
 
@@ -72,7 +73,7 @@ const Ops& cuda_ops() {
       .name = "cuda",
       .stream_format = Format::kBF16,
       .kv_format = Format::kBF16,
-      .logit_rows_max = 256,
+      .logit_rows_max = 512,
       .records = true,
       .open = cuda::CudaDevice::open,
       .allocate = allocate,

@@ -8,8 +8,7 @@ namespace skein::cuda {
 
 int64_t linear_bytes(Format format, int64_t rows, int64_t columns);
 
-// Returns when the device has the rows. Some threads of its own copy them from the page cache meanwhile; what is not
-// bf16 is converted on the device.
+// Ops::pack_linear through WeightUpload; what is not bf16 is converted on the device.
 void pack_linear(Device& device, const PackArgs& args);
 
 // out (row_count, columns) bf16 = rows in a file's format other than bf16, one after another; both on the device.

@@ -1,3 +1,6 @@
+#include <tuple>
+
+#include "kernels/cuda/pack.h"
 #include "tests/gpu/fixture.h"
 
 namespace skein::test {
@@ -29,6 +32,58 @@ TEST(CudaDevice, MarksAreReachedInOrder) {
     const auto reached = gpu().reached(mark);
     ASSERT_TRUE(reached.ok());
     EXPECT_TRUE(*reached);
+  }
+}
+
+// A weight whose rows lie all over a pool of numbers, and where it is to be.
+struct PoolWeight {
+  Format format;
+  int64_t rows, columns;
+  GpuMemory memory;
+
+  int64_t element(int64_t row, int64_t pool) const { return row * 769 % (pool - columns); }
+};
+
+TEST(WeightUpload, WeightsOfManyPiecesComeWholeAndInPlace) {
+  std::mt19937 random(3);
+  const std::vector<float> floats = bf16_normals(random, 1 << 20);
+  const std::vector<uint16_t> halves = to_bf16(floats);
+  const auto pool = static_cast<int64_t>(floats.size());
+  for (int round = 0; round < 2; ++round) {  // the second with threads and memory anew
+    std::vector<PoolWeight> weights;
+    for (const auto& [format, rows, columns] :
+         {std::tuple{Format::kBF16, 40'001, 2048}, {Format::kF32, 9'999, 2048}, {Format::kBF16, 3, 64},
+          {Format::kBF16, 1, 300'000}, {Format::kF32, 5'000, 4096}}) {
+      weights.push_back({format, rows, columns, GpuMemory(gpu(), int64_t{rows} * columns * 2)});
+    }
+    for (const PoolWeight& weight : weights) {
+      std::vector<const void*> rows;
+      for (int64_t row = 0; row < weight.rows; ++row) {
+        const int64_t at = weight.element(row, pool);
+        rows.push_back(weight.format == Format::kF32 ? static_cast<const void*>(&floats[static_cast<size_t>(at)])
+                                                     : &halves[static_cast<size_t>(at)]);
+      }
+      Tensor out = matrix(weight.memory.as(), Format::kBF16, weight.rows, weight.columns);
+      out.layout = Layout::kPacked;
+      const int64_t half = weight.rows / 2;
+      cuda::pack_linear(gpu(), {.out = out, .first_row = half, .row_count = weight.rows - half,
+                                .source_rows = rows.data() + half, .source_format = weight.format});
+      cuda::pack_linear(gpu(), {.out = out, .first_row = 0, .row_count = half, .source_rows = rows.data(),
+                                .source_format = weight.format});
+    }
+    ASSERT_TRUE(gpu().synchronize().ok());
+    gpu().end_weight_upload();
+    for (const PoolWeight& weight : weights) {
+      const auto found = download<uint16_t>(gpu(), weight.memory.as(), weight.rows * weight.columns);
+      int64_t wrong = 0;
+      for (int64_t row = 0; row < weight.rows; ++row) {
+        wrong += std::memcmp(&found[static_cast<size_t>(row * weight.columns)],
+                             &halves[static_cast<size_t>(weight.element(row, pool))],
+                             static_cast<size_t>(weight.columns) * 2) != 0;
+      }
+      EXPECT_EQ(wrong, 0) << weight.rows << " rows of " << weight.columns;
+      EXPECT_TRUE(weight.memory.intact());
+    }
   }
 }
 

@@ -84,6 +84,7 @@ class Side {
                                .source_format = format});
     ops.pack_linear(device(), {.out = out, .first_row = half, .row_count = count - half,
                                .source_rows = rows.data() + half, .source_format = format});
+    CHECK(ops.synchronize(device()).ok());
     return out;
   }
   Tensor weight(const std::vector<float>& values, int64_t columns) {

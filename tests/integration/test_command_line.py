@@ -256,5 +256,13 @@ def test_bench_offline():
         rates = [figures[f"{name}_tokens_per_second"] for figures in result["round_figures"]]
         assert result[f"{name}_tokens_per_second"] == pytest.approx(sum(rates) / 2)
     seconds = sum(figures["total_seconds"] for figures in result["round_figures"])
+    # A device without a queue waits for every step.
+    assert 0 < result["run"].pop("device_starved_share") < 1
     assert result["run"] == {"output_tokens": 2 * 3 * 16, "seconds": pytest.approx(seconds),
                              "output_tokens_per_second": pytest.approx(2 * 3 * 16 / seconds)}
+
+
+def test_bench_offline_without_warm_up():
+    result = json.loads(run("bench", "offline", TINY, "--json", "--input-len", 8, "--output-len", 4, "--rounds", 1,
+                            "--warm-up=false"))
+    assert len(result["round_figures"]) == 1 and result["run"]["output_tokens"] == 4

@@ -85,6 +85,9 @@ double load_rate(int file, int64_t rows, int64_t columns, Format format) {
 
 void run(const char* path) {
   const int file = make_file(path);
+  const auto begin = std::chrono::steady_clock::now();
+  gpu().weight_upload();
+  std::printf("threads and page-locked memory, once: %.0f ms\n", 1e3 * seconds_since(begin));
   const double read = read_rate(file);
   std::printf("page cache, %d threads: %.1f GB/s\n", kReaders, read / 1e9);
   const struct {

@@ -1,6 +1,7 @@
-// Where a decode step's time goes: gpu_step_bench FOLDER BATCH CONTEXT
+// Where a decode step's time goes: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--chunk TOKENS]
 // FOLDER has a config.json; weights are random. Prints the time of each operation on its own (launched one by one, so
-// that nothing overlaps), then of whole recorded steps as a replica runs them, and the step's floor.
+// that nothing overlaps), then of whole recorded steps as a replica runs them, and the step's floor. With --chunk,
+// steps also take so many tokens of prompts of CONTEXT tokens, and only whole steps are timed.
 
 #include <cuda_runtime.h>
 
@@ -67,24 +68,28 @@ struct Bench {
   std::string model;
   int batch;
   int context;
+  int chunk = 0;  // tokens of prompts in each step
+
+  int prompts() const { return (chunk + context - 1) / context; }
+  int slots() const { return batch + prompts(); }
 
   ReplicaSpec spec() const {
     ReplicaSpec spec;
     spec.model = model;
     spec.load_format = "dummy";
     spec.device = "cuda";
-    spec.slots = batch;
-    spec.step_tokens_max = std::max(batch, 2048);
+    spec.slots = slots();
+    spec.step_tokens_max = std::max(batch + chunk, 2048);
     spec.context_max = context + 256;
     spec.block_tokens = 64;
-    spec.kv_blocks = batch * ((spec.context_max + 63) / 64);
+    spec.kv_blocks = slots() * ((spec.context_max + 63) / 64);
     return spec;
   }
 
   StepPlan first_plan() const {
     StepPlan plan;
     const int blocks = (context + 256 + 63) / 64;
-    for (int slot = 0; slot < batch; ++slot) {
+    for (int slot = 0; slot < slots(); ++slot) {
       SlotAdmission admission{.slot = slot, .tokens = {}, .sampling = {}};
       admission.tokens.assign(static_cast<size_t>(context), 1 + slot);
       admission.sampling.temperature = 0;
@@ -105,6 +110,9 @@ struct Bench {
       plan->rows.push_back({.slot = slot, .first_position = position, .tokens = 1});
       plan->sample_queries.push_back(slot);
       plan->samples.push_back({.slot = slot, .position = position, .score = 0});
+    }
+    for (int i = 0; i < prompts(); ++i) {
+      plan->rows.push_back({.slot = batch + i, .first_position = 0, .tokens = std::min(context, chunk - i * context)});
     }
   }
 
@@ -160,12 +168,12 @@ struct Bench {
   }
 
   double whole_steps() const {
-    constexpr int kSteps = 200;
+    const int steps = chunk == 0 ? 200 : 40;
     double us = 0;
     with_executor(cuda_ops(), [&](Executor& executor) {
       CHECK(executor.record_decode_steps().ok());
       auto start = std::chrono::steady_clock::now();
-      for (int step = 1; step <= kSteps; ++step) {
+      for (int step = 1; step <= steps; ++step) {
         if (step == 20) start = std::chrono::steady_clock::now();
         StepPlan plan;
         fill(&plan, step);
@@ -174,23 +182,25 @@ struct Bench {
       }
       while (executor.in_flight() > 0) CHECK(executor.finish().ok());
       us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
-           (kSteps - 19);
+           (steps - 19);
     });
     return us;
   }
 
   void run() const {
-    std::printf("%s, batch %d, context %d\n", model.c_str(), batch, context);
-    operations();
+    std::printf("%s, batch %d, context %d, chunk %d\n", model.c_str(), batch, context, chunk);
+    if (chunk == 0) operations();
     const auto checkpoint = Checkpoint::open(model, LoadFormat::kDummy);
     const ModelDescription& m = (*checkpoint)->description();
     const double weights = static_cast<double>(m.parameters() - int64_t{m.vocabulary} * m.hidden);
     const double kv = 2.0 * m.kv_heads * m.head_dim * 2 * static_cast<double>(m.layers.size());
     const double attention = 4.0 * m.q_heads * m.head_dim * (context + 100) * static_cast<double>(m.layers.size());
-    report({.name = "step batch " + std::to_string(batch) + " context " + std::to_string(context),
+    const double tokens = batch + chunk;
+    report({.name = "step batch " + std::to_string(batch) + " context " + std::to_string(context) +
+                    (chunk == 0 ? "" : " chunk " + std::to_string(chunk)),
             .us = whole_steps(),
             .bytes = 2 * weights + kv * batch * (context + 100),
-            .flops = batch * (2 * weights + attention)});
+            .flops = tokens * 2 * weights + batch * attention});
   }
 };
 
@@ -205,12 +215,16 @@ int number(const char* text) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::fprintf(stderr, "usage: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--commit TEXT]\n");
+    std::fprintf(stderr, "usage: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--chunk TOKENS] [--commit TEXT]\n");
     return 2;
   }
   if (const int status = skein::bench::open_bench(argc, argv)) return status;
+  int chunk = 0;
+  for (int i = 2; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], "--chunk") == 0) chunk = skein::bench::number(argv[i + 1]);
+  }
   for (int i = 2; i + 1 < argc && argv[i][0] != '-'; i += 2) {
-    skein::bench::Bench{argv[1], skein::bench::number(argv[i]), skein::bench::number(argv[i + 1])}.run();
+    skein::bench::Bench{argv[1], skein::bench::number(argv[i]), skein::bench::number(argv[i + 1]), chunk}.run();
   }
   return 0;
 }

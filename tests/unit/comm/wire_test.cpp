@@ -50,6 +50,23 @@ TEST(Wire, TokensSurviveTheRoundTrip) {
   EXPECT_EQ(back.finish, FinishReason::kLength);
 }
 
+TEST(Wire, StatusSurvivesTheRoundTrip) {
+  const ReplicaStatus status{.launch = 1, .running = 2, .waiting = 3, .preemptions = 4, .prefix_queries = 5,
+                             .prefix_hits = 6, .kv_usage = 0.7, .steps = 8, .starved_seconds = 0.9};
+  const auto frame = decode_frame(encode_frame(status));
+  ASSERT_TRUE(frame.ok());
+  const auto& back = std::get<ReplicaStatus>(*frame);
+  EXPECT_EQ(back.launch, 1u);
+  EXPECT_EQ(back.running, 2u);
+  EXPECT_EQ(back.waiting, 3u);
+  EXPECT_EQ(back.preemptions, 4u);
+  EXPECT_EQ(back.prefix_queries, 5u);
+  EXPECT_EQ(back.prefix_hits, 6u);
+  EXPECT_EQ(back.kv_usage, 0.7);
+  EXPECT_EQ(back.steps, 8u);
+  EXPECT_EQ(back.starved_seconds, 0.9);
+}
+
 TEST(Wire, RefusesFramesThatContradictThemselves) {
   GenerationRequest request;
   request.tokens = {1};

@@ -47,6 +47,7 @@ StepPlan sample_plan() {
 StepResult sample_result() {
   StepResult result;
   result.step = 77;
+  result.waited_ns = 12'345;
   result.samples.resize(2);
   result.samples[0].token = -2;
   SampledToken& full = result.samples[1];
@@ -112,6 +113,7 @@ TEST(StepResult, SurvivesTheWire) {
   const auto decoded = decode_step_result(bytes_of(result));
   ASSERT_TRUE(decoded.ok()) << decoded.status().message();
   EXPECT_EQ(decoded->step, 77u);
+  EXPECT_EQ(decoded->waited_ns, 12'345);
   ASSERT_EQ(decoded->samples.size(), 2u);
   EXPECT_EQ(std::memcmp(decoded->samples.data(), result.samples.data(), 2 * sizeof(SampledToken)),
             0);

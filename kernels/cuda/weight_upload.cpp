@@ -1,0 +1,162 @@
+#include "kernels/cuda/weight_upload.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/pack.h"
+
+namespace skein::cuda {
+namespace {
+
+constexpr int64_t kPieceBytes = int64_t{4} << 20;  // a copy's fixed cost is that of hundreds of KiB
+constexpr int kSlots = 32;       // pieces of the ring
+constexpr int kInFlight = 8;     // of them, on their way to the device; the others are being filled
+constexpr unsigned kThreadsMax = 14;
+
+constexpr int kConvertedAtOnce = CudaDevice::kScratchBytes / kPieceBytes;
+static_assert(kConvertedAtOnce >= 2);
+
+}  // namespace
+
+WeightUpload::WeightUpload(CudaDevice& device) : device_(device), full_(kSlots) {
+  void* ring = nullptr;
+  device_.check(cudaMallocHost(&ring, kSlots * kPieceBytes), "page-locked memory for weights");
+  if (!device_.status().ok()) return;
+  ring_ = static_cast<std::byte*>(ring);
+  device_.check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
+  for (auto& [events, count] : {std::pair(&read_, kSlots), {&converted_, kConvertedAtOnce}}) {
+    events->resize(static_cast<size_t>(count));
+    for (CUevent_st*& event : *events) {
+      device_.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    }
+  }
+  const unsigned processors = std::max(std::thread::hardware_concurrency(), 2u);
+  for (unsigned i = 0; i < std::min(processors - 1, kThreadsMax); ++i) threads_.emplace_back([this] { fill_pieces(); });
+}
+
+WeightUpload::~WeightUpload() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  room_.notify_all();
+  threads_.clear();
+  if (copies_ != nullptr) {
+    cudaStreamSynchronize(copies_);
+    cudaStreamDestroy(copies_);
+  }
+  cudaStreamSynchronize(device_.stream());
+  for (CUevent_st* event : read_) cudaEventDestroy(event);
+  for (CUevent_st* event : converted_) cudaEventDestroy(event);
+  cudaFreeHost(ring_);
+}
+
+void WeightUpload::add(const PackArgs& args) {
+  if (ring_ == nullptr) return;  // the device remembers why
+  const int64_t bytes = row_bytes(args.source_format, args.out.columns);
+  CHECK_LE(bytes, kPieceBytes);
+  const auto weight = std::make_shared<const Weight>(
+      Weight{.out = args.out, .first_row = args.first_row,
+             .rows = std::vector<const void*>(args.source_rows, args.source_rows + args.row_count),
+             .format = args.source_format,
+             .row_bytes = bytes, .piece_rows = kPieceBytes / bytes});
+  {
+    std::lock_guard lock(mutex_);
+    for (int64_t begin = 0; begin < args.row_count; begin += weight->piece_rows) {
+      pieces_.push_back({weight, begin, std::min(begin + weight->piece_rows, args.row_count)});
+    }
+  }
+  room_.notify_all();
+  send_until(kSlots / 2);
+}
+
+void WeightUpload::finish() {
+  send_until(0);
+  device_.check(cudaStreamSynchronize(copies_), "copy of weights");
+  device_.check(cudaStreamSynchronize(device_.stream()), "conversion of weights");
+}
+
+std::byte* WeightUpload::memory(int64_t slot) const { return ring_ + slot * kPieceBytes; }
+
+void WeightUpload::fill_pieces() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const auto takes = [&] {
+      return taken_ < sent_ + static_cast<int64_t>(pieces_.size()) && taken_ < free_ + kSlots;
+    };
+    room_.wait(lock, [&] { return stopping_ || takes(); });
+    if (stopping_) return;
+    const int64_t number = taken_++;
+    const Piece piece = pieces_[static_cast<size_t>(number - sent_)];
+    lock.unlock();
+    fill(piece, memory(number % kSlots));
+    lock.lock();
+    full_[static_cast<size_t>(number % kSlots)] = true;
+    filled_.notify_one();
+  }
+}
+
+// Neighbouring rows in one go.
+void WeightUpload::fill(const Piece& piece, std::byte* to) const {
+  const Weight& weight = *piece.weight;
+  for (int64_t row = piece.begin; row < piece.end;) {
+    const auto* from = static_cast<const std::byte*>(weight.rows[static_cast<size_t>(row)]);
+    int64_t bytes = 0;
+    do {
+      bytes += weight.row_bytes;
+      ++row;
+    } while (row < piece.end && weight.rows[static_cast<size_t>(row)] == from + bytes);
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+    to += bytes;
+  }
+}
+
+void WeightUpload::send_until(int64_t left) {
+  std::unique_lock lock(mutex_);
+  while (static_cast<int64_t>(pieces_.size()) > left) {
+    const int64_t slot = sent_ % kSlots;
+    filled_.wait(lock, [&] { return full_[static_cast<size_t>(slot)]; });
+    full_[static_cast<size_t>(slot)] = false;
+    const Piece piece = std::move(pieces_.front());
+    pieces_.pop_front();
+    const int64_t number = sent_++;
+    lock.unlock();
+    send(piece, number);
+    const int64_t read = number - kInFlight;
+    if (read >= 0) device_.check(cudaEventSynchronize(read_[static_cast<size_t>(read % kSlots)]), "copy of weights");
+    lock.lock();
+    free_ = std::max(free_, read + 1);
+    room_.notify_all();
+  }
+}
+
+void WeightUpload::send(const Piece& piece, int64_t number) {
+  const auto slot = static_cast<size_t>(number % kSlots);
+  const auto working = static_cast<size_t>(number % kConvertedAtOnce);
+  const Weight& weight = *piece.weight;
+  const int64_t rows = piece.end - piece.begin;
+  const int64_t columns = weight.out.columns;
+  void* out = static_cast<uint16_t*>(weight.out.data) + (weight.first_row + piece.begin) * columns;
+  const bool converts = weight.format != Format::kBF16;
+  void* to = out;
+  if (converts) {
+    to = static_cast<std::byte*>(device_.scratch()) + working * kPieceBytes;
+    device_.check(cudaStreamWaitEvent(copies_, converted_[working]), "cudaStreamWaitEvent");
+  }
+  device_.check(cudaMemcpyAsync(to, memory(number % kSlots), static_cast<size_t>(rows * weight.row_bytes),
+                                cudaMemcpyHostToDevice, copies_),
+                "copy of weights");
+  device_.check(cudaEventRecord(read_[slot], copies_), "cudaEventRecord");
+  if (!converts) return;
+  device_.check(cudaStreamWaitEvent(device_.stream(), read_[slot]), "cudaStreamWaitEvent");
+  convert_rows(device_, out, to, weight.format, rows, columns);
+  device_.check(cudaEventRecord(converted_[working], device_.stream()), "cudaEventRecord");
+}
+
+}  // namespace skein::cuda
