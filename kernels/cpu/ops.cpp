@@ -104,6 +104,9 @@ Status end_record(Device&) { return {}; }
 // Ranks on CPUs share the host's memory: Communicator is the direct way.
 Result<const PeerGroup*> join_peers(Device&, const PeerSetup&) { return nullptr; }
 std::string identity(Device&) { return {}; }
+std::string numerics(const Device& device) {
+  return std::string("cpu ") + static_cast<const CpuDevice&>(device).kernels().name;
+}
 void* native_stream(Device&) { return nullptr; }
 
 Format weight_format(Format asked) { return asked; }
@@ -349,6 +352,7 @@ const Ops& cpu_ops() {
       .end_record = end_record,
       .join_peers = join_peers,
       .identity = identity,
+      .numerics = numerics,
       .native_stream = native_stream,
       .weight_format = weight_format,
       .activation_format = activation_format,

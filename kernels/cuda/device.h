@@ -29,6 +29,9 @@ class CudaDevice : public Device {
   int multiprocessors() const { return multiprocessors_; }
   int64_t l2_bytes() const { return l2_bytes_; }
   const std::string& uuid() const { return uuid_; }  // 16 bytes
+  // Whether results must not depend on what else a step holds: DeviceConfig::deterministic.
+  bool deterministic() const { return deterministic_; }
+  const std::string& architecture() const { return architecture_; }  // "sm_90"
   bool recording() const { return recording_; }
 
   // Working memory of the launch that runs: nothing survives it but that counters() are zero between launches
@@ -77,6 +80,8 @@ class CudaDevice : public Device {
   int multiprocessors_ = 0;
   int64_t l2_bytes_ = 0;
   std::string uuid_;
+  bool deterministic_ = false;
+  std::string architecture_;
   CUstream_st* stream_ = nullptr;
   void* scratch_ = nullptr;
   uint32_t* counters_ = nullptr;

@@ -40,6 +40,11 @@ Result<const PeerGroup*> join_peers(Device& device, const PeerSetup& setup) {
 }
 
 std::string identity(Device& device) { return cuda::device_of(device).uuid(); }
+std::string numerics(const Device& device) {
+  const auto& gpu = static_cast<const cuda::CudaDevice&>(device);
+  return gpu.deterministic() ? "cuda " + gpu.architecture() : "";
+}
+
 void* native_stream(Device& device) { return cuda::device_of(device).stream(); }
 
 // Every weight is kept as bf16.
@@ -63,6 +68,7 @@ Tensor make_tensor(void* memory, Format format, int64_t rows, int64_t columns) {
 Status prepare(Device& device, const PrepareArgs& args) {
   cuda::CudaDevice& gpu = cuda::device_of(device);
   gpu.end_weight_upload();  // weights are there
+  if (gpu.deterministic()) return {};  // what is fastest differs with the number of tokens
   return gpu.cublas().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), args.cache_path);
 }
 
@@ -91,6 +97,7 @@ const Ops& cuda_ops() {
       .end_record = end_record,
       .join_peers = join_peers,
       .identity = identity,
+      .numerics = numerics,
       .native_stream = native_stream,
       .weight_format = weight_format,
       .activation_format = activation_format,

@@ -40,7 +40,8 @@ struct ReplicaHarness::State {
              },
          .barrier = [&] { meet->arrive_and_wait(); }});
     CHECK(communicator.ok());
-    auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads});
+    auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads,
+                             .deterministic = spec.deterministic});
     CHECK(device.ok());
     const std::unique_ptr<Collectives> collectives = make_collectives(shard, **device, **communicator);
     const RankLinks links{.communicator = **communicator, .collectives = *collectives,
@@ -88,12 +89,15 @@ struct ReplicaHarness::State {
     return std::make_unique<SharedMemoryCollectives>(config, communicator);
   }
 
+  // GPUs with peers sum through their memory: everything must fit into it, in one stage. Deterministic ones have as
+  // little of it as there can be, so that sums take several launches.
   const PeerGroup* join_peers(const ShardPlan& shard, Device& device) {
     if (!peers || shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
     CHECK_EQ(shard.pp_size, 1);
     const ModelDescription& model = checkpoint->description();
     auto group = ops->join_peers(
-        device, {.rank = shard.tp_rank, .size = shard.tp_size, .rows = 2 * spec.step_tokens_max,
+        device, {.rank = shard.tp_rank, .size = shard.tp_size,
+                 .rows = spec.deterministic ? 1 : 2 * spec.step_tokens_max,
                  .row_bytes = row_bytes(ops->stream_format, model.hidden),
                  .shared_bytes = row_bytes(Format::kF32, int64_t{spec.slots} * model.vocabulary),
                  .all_gather = [&](const std::string& bytes) {
@@ -117,7 +121,8 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
   state.spec.model = model;
   state.ops = &ops;
   state.peers = peers;
-  auto checkpoint = Checkpoint::open(model, LoadFormat::kAuto);
+  const bool dummy = spec.load_format == "dummy";
+  auto checkpoint = Checkpoint::open(model, dummy ? LoadFormat::kDummy : LoadFormat::kAuto);
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
   CHECK(checkpoint.ok());
   state.checkpoint = std::move(*checkpoint);
