@@ -2,11 +2,18 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/status.h"
 
 namespace skein {
+
+// Where a rank runs.
+struct RankPlace {
+  std::string node;  // name of its agent
+  int device = 0;    // GPU of that node, in the driver's order; CPUs: index among the ranks of that node
+};
 
 // Everything a replica's ranks are told when they start: a JSON file that the agent hands to skein-worker.
 struct ReplicaSpec {
@@ -19,6 +26,7 @@ struct ReplicaSpec {
   std::string load_format = "auto";  // auto, dummy
   std::string device = "cpu";        // cpu, cuda
   int first_device = 0;              // rank r runs on GPU first_device + r
+  std::vector<RankPlace> places;     // by rank, ranks of a node beside each other; empty: this machine, from first_device
   std::string dtype = "auto";        // auto, float32, bfloat16, float16
   std::string kv_cache_dtype = "auto";
   int tensor_parallel_size = 1;
