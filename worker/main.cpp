@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -14,6 +15,7 @@
 #include "base/replica_spec.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
+#include "comm/socket_communicator.h"
 #ifdef SKEIN_CUDA
 #include "comm/nccl_collectives.h"
 #endif
@@ -24,16 +26,52 @@
 #include "model/shard.h"
 #include "worker/executor.h"
 #include "worker/leader.h"
+#include "worker/preflight.h"
 
 namespace skein {
 namespace {
 
 constexpr size_t kSpecBytesMax = 1 << 20;
 
-Result<ReplicaSpec> read_spec(const char* path) {
-  ASSIGN_OR_RETURN(const std::string text, read_file(path, kSpecBytesMax));
-  ASSIGN_OR_RETURN(const Json json, parse_json(text));
-  return parse_replica_spec(json);
+// The leader's node has the file; the others hear what it says.
+Result<ReplicaSpec> read_spec(const char* path, MpiSession& mpi) {
+  std::string text;
+  if (mpi.rank() == 0) {
+    ASSIGN_OR_RETURN(text, read_file(path, kSpecBytesMax));
+  }
+  ASSIGN_OR_RETURN(const Json json, parse_json(mpi.broadcast(std::move(text))));
+  ASSIGN_OR_RETURN(ReplicaSpec spec, parse_replica_spec(json));
+  if (mpi.size() != spec.ranks()) {
+    return invalid_argument("mpirun started " + std::to_string(mpi.size()) + " ranks where the plan has " +
+                            std::to_string(spec.ranks()));
+  }
+  return spec;
+}
+
+// A rank that lost another can never finish its step: it ends, and mpirun ends the rest.
+[[noreturn]] void end_without_peer(const std::string& what) {
+  std::fprintf(stderr, "skein-worker: %s\n", what.c_str());
+  std::fflush(stderr);
+  _exit(1);
+}
+
+// Opens the model and compares what every rank finds where it runs.
+Result<std::unique_ptr<Checkpoint>> preflight(const ReplicaSpec& spec, MpiSession& mpi,
+                                              std::vector<RankReport>* reports) {
+  Result<std::unique_ptr<Checkpoint>> checkpoint =
+      Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
+  mpi.barrier();
+  RankReport report = look_around();
+  if (checkpoint.ok()) {
+    report.fingerprint = (*checkpoint)->fingerprint();
+  } else {
+    report.error = checkpoint.status().message();
+  }
+  for (const std::string& bytes : mpi.all_gather(encode(report))) {
+    ASSIGN_OR_RETURN(reports->emplace_back(), decode_rank_report(bytes));
+  }
+  RETURN_IF_ERROR(compare(spec, *reports));
+  return checkpoint;
 }
 
 uint64_t mix(uint64_t hash, std::string_view bytes) {  // FNV-1a
@@ -71,11 +109,28 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
   return executor.record_decode_steps();
 }
 
-Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, MpiSession& mpi) {
-  return Communicator::create(
-      config,
-      {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
-       .barrier = [&] { mpi.barrier(); }});
+// Through shared memory where all ranks have the same, else over sockets.
+Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, const ReplicaSpec& spec,
+                                                 const std::vector<RankReport>& reports, MpiSession& mpi) {
+  if (std::ranges::all_of(reports, [&](const RankReport& report) { return report.host == reports[0].host; })) {
+    return Communicator::create(
+        config,
+        {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
+         .barrier = [&] { mpi.barrier(); }});
+  }
+  ASSIGN_OR_RETURN(const PortRange ports, parse_port_range(spec.ports));
+  NodesConfig nodes{.network = spec.network,
+                    .ports = ports,
+                    .hosts = {},
+                    .names = {},
+                    .lost = end_without_peer,
+                    .all_gather = [&](const std::string& bytes) { return mpi.all_gather(bytes); },
+                    .barrier = [&] { mpi.barrier(); }};
+  for (size_t rank = 0; rank < reports.size(); ++rank) {
+    nodes.hosts.push_back(reports[rank].host);
+    nodes.names.push_back(name_of_rank(spec, static_cast<int>(rank)));
+  }
+  return connect_nodes(config, std::move(nodes));
 }
 
 Result<SipKey> parse_cache_key(std::string_view hex) {
@@ -140,10 +195,12 @@ Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const Repli
 }
 
 DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
-  return {.index = spec.first_device + rank,
+  const int device = spec.places.empty() ? spec.first_device + rank : spec.places[static_cast<size_t>(rank)].device;
+  const int place = spec.places.empty() ? rank : device;  // among the ranks of the node
+  return {.index = device,
           .threads = spec.threads,
           .pin_threads = spec.first_core >= 0,
-          .first_core = spec.first_core + rank * spec.threads};
+          .first_core = spec.first_core + place * spec.threads};
 }
 
 Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_blocks, const ModelDescription& model,
@@ -168,17 +225,10 @@ Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_bl
 
 Status run(const char* spec_path) {
   const auto started = std::chrono::steady_clock::now();
-  ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path));
   ASSIGN_OR_RETURN(const std::unique_ptr<MpiSession> mpi, MpiSession::start());
-  if (mpi->size() != spec.ranks()) {
-    return invalid_argument("mpirun started " + std::to_string(mpi->size()) + " ranks where the plan has " +
-                            std::to_string(spec.ranks()));
-  }
-  if (!mpi->one_node()) {
-    return unsupported("the ranks of a replica must share one node's memory in this version: place it on one node");
-  }
-  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                   Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
+  ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path, *mpi));
+  std::vector<RankReport> reports;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, preflight(spec, *mpi, &reports));
   ASSIGN_OR_RETURN(
       const std::vector<ShardPlan> shards,
       plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
@@ -186,7 +236,7 @@ Status run(const char* spec_path) {
   const ShardPlan& shard = shards[static_cast<size_t>(mpi->rank())];
   const CommunicatorConfig ranks{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
                                  .pp_rank = shard.pp_rank, .spin = spec.spin};
-  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, *mpi));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> communicator, join_ranks(ranks, spec, reports, *mpi));
   ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, ops->open(device_config(spec, mpi->rank())));
   const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
