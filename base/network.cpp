@@ -18,6 +18,7 @@ namespace skein {
 namespace {
 
 constexpr int kBacklog = 512;
+constexpr int kPortsMin = 32;
 
 std::string text_of(in_addr address) {
   char text[INET_ADDRSTRLEN];
@@ -117,6 +118,10 @@ Result<PortRange> parse_port_range(std::string_view text) {
   if (dash == text.size() || !whole_number(text.substr(0, dash), 65535, &range.first) ||
       !whole_number(text.substr(dash + 1), 65535, &range.last) || range.first < 1 || range.last < range.first) {
     return invalid_argument("\"" + std::string(text) + "\" is no range of ports: write FIRST-LAST, as in 7310-7809, or 0");
+  }
+  if (range.last - range.first + 1 < kPortsMin) {
+    return invalid_argument("the ports " + std::string(text) + " are too few: give " + std::to_string(kPortsMin) +
+                            " at least, 10 for each replica of a node and 4 for each rank");
   }
   return range;
 }

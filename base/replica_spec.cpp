@@ -48,7 +48,10 @@ void each_field(Spec& spec, Visit visit) {
 Json field_to_json(const std::vector<RankPlace>& places) {
   Json json = Json::array();
   for (const RankPlace& place : places) {
-    json.push_back(Json::object().set("node", place.node).set("device", place.device));
+    Json entry = Json::object();
+    entry.set("node", place.node);
+    entry.set("device", place.device);
+    json.push_back(std::move(entry));
   }
   return json;
 }

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "base/json.h"
 #include "base/log.h"
@@ -118,7 +119,8 @@ Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& confi
         {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
          .barrier = [&] { mpi.barrier(); }});
   }
-  ASSIGN_OR_RETURN(const PortRange ports, parse_port_range(spec.ports));
+  ASSIGN_OR_RETURN(PortRange ports, parse_port_range(spec.ports));
+  if (ports.first != 0) ports.first += (ports.last - ports.first + 1) / 2;  // the first half is mpirun's and orted's
   NodesConfig nodes{.network = spec.network,
                     .ports = ports,
                     .hosts = {},
@@ -131,6 +133,22 @@ Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& confi
     nodes.names.push_back(name_of_rank(spec, static_cast<int>(rank)));
   }
   return connect_nodes(config, std::move(nodes));
+}
+
+Result<std::unique_ptr<MessageSocket>> connect_to_coordinator(const ReplicaSpec& spec) {
+  std::optional<ConnectKeys> keys;
+  if (!spec.coordinator_key.empty()) {
+    keys.emplace();
+    ASSIGN_OR_RETURN(keys->own, read_key_file(spec.key_file));
+    keys->server_public_key = spec.coordinator_key;
+  }
+  return MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch), keys);
+}
+
+std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  const bool one_host = std::ranges::all_of(reports, [&](const RankReport& r) { return r.host == reports[0].host; });
+  if (spec.device == "cuda" && reports.size() > 1) return "NCCL";
+  return one_host ? "shared memory" : "TCP over " + spec.network;
 }
 
 Result<SipKey> parse_cache_key(std::string_view hex) {
@@ -256,8 +274,7 @@ Status run(const char* spec_path) {
   mpi->barrier();
   if (mpi->rank() != 0) return serve_plans(*executor, *communicator, answers);
 
-  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
-                   MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
+  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, connect_to_coordinator(spec));
   const uint64_t numerics = numerics_id(spec, *checkpoint, *ops);
   ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
                    make_batcher(spec, executor->kv_blocks(), checkpoint->description(), numerics));
@@ -271,7 +288,8 @@ Status run(const char* spec_path) {
                 .slots = static_cast<uint32_t>(spec.slots),
                 .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
-                .load_seconds = load_time.count()});
+                .load_seconds = load_time.count(),
+                .transport = transport_of(spec, reports)});
   RETURN_IF_ERROR(serve_plans(*executor, *communicator, answers));
   leader.join();
   return {};

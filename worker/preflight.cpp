@@ -77,14 +77,14 @@ RankReport look_around() {
 }
 
 std::string encode(const RankReport& report) {
-  return Json::object()
-      .set("build", report.build)
-      .set("host", report.host)
-      .set("fingerprint", std::to_string(report.fingerprint))
-      .set("memory_free", report.memory_free)
-      .set("clock_ms", report.clock_ms)
-      .set("error", report.error)
-      .dump();
+  Json json = Json::object();
+  json.set("build", report.build);
+  json.set("host", report.host);
+  json.set("fingerprint", std::to_string(report.fingerprint));
+  json.set("memory_free", report.memory_free);
+  json.set("clock_ms", report.clock_ms);
+  json.set("error", report.error);
+  return json.dump();
 }
 
 Result<RankReport> decode_rank_report(std::string_view bytes) {
