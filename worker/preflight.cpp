@@ -5,20 +5,20 @@
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <map>
 
 #include "base/json.h"
-#include "model/mapped_file.h"
 
 namespace skein {
 namespace {
 
-constexpr size_t kProcBytesMax = 1 << 20;
 constexpr int64_t kClockMsMax = 10'000;  // ranks read theirs within a step of each other, on a busy machine within seconds
 
 std::string proc_file(const char* path) {
-  const Result<std::string> text = read_file(path, kProcBytesMax);
-  return text.ok() ? *text : std::string();
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 int64_t memory_available() {

@@ -73,7 +73,7 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     replica->since_ms = now_ms;
     replica->was_ready = true;
     replica->registration = *registration;
-    send_to_nodes(*replica, LaunchReady{launch}, actions);
+    if (config_.own_agents) send_to_nodes(*replica, LaunchReady{launch}, actions);
     actions->push_back(ReplicaReady{replica->spec.replica, std::move(*registration)});
   } else if (const auto* status = std::get_if<ReplicaStatus>(&frame)) {
     replica->status = *status;

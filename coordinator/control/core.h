@@ -86,6 +86,8 @@ class Core {
     std::string end_reason;    // kEnding
     int64_t launched_ms = 0;   // of the launch
     int64_t asked_ms = 0;      // kEnding: when its agents were last asked to end it
+    std::optional<int64_t> share_ended_ms;  // of a node that is not the first
+    std::string share_reason;
     bool adopted = false;      // the launch was another coordinator's
   };
 
@@ -134,6 +136,7 @@ class Core {
   void start_daemon(StartDaemon start, const std::string& from, Actions* actions);
   void launch_ended(const std::string& node, const LaunchEnded& ended, int64_t now_ms, Actions* actions);
   void check_nodes(int64_t now_ms, Actions* actions);
+  void check_shares(Replica& replica, int64_t now_ms, Actions* actions);
   void wait_for_nodes(const Replica& replica, int64_t now_ms, Actions* actions);
   bool can_launch(const Replica& replica) const;
   void launch(Replica& replica, int64_t now_ms, Actions* actions);

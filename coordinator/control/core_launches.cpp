@@ -17,6 +17,8 @@ std::vector<NodeShare> shares_of(const ReplicaSpec& spec) {
   return node_shares(spec);
 }
 
+std::string first_node(const ReplicaSpec& spec) { return spec.places.empty() ? kThisMachine : spec.places[0].node; }
+
 // Equal for specifications that a running replica satisfies alike: all but what each launch fills in.
 std::string identity_of(ReplicaSpec spec) {
   spec.launch = 0;
@@ -51,7 +53,7 @@ void Core::agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Act
     start_daemon(std::move(*start), peer, actions);
   } else if (auto* started = std::get_if<DaemonStarted>(&frame)) {
     const Replica* replica = find_launch(started->launch);
-    const NodeTable::Node* owner = replica == nullptr ? nullptr : nodes_.find(shares_of(replica->spec)[0].node);
+    const NodeTable::Node* owner = replica == nullptr ? nullptr : nodes_.find(first_node(replica->spec));
     if (owner != nullptr) actions->push_back(SendToAgent{owner->peer, std::move(*started)});
   } else if (const auto* ended = std::get_if<LaunchEnded>(&frame)) {
     node->launches.erase(ended->launch);
@@ -98,13 +100,14 @@ void Core::start_daemon(StartDaemon start, const std::string& from, Actions* act
 void Core::launch_ended(const std::string& node, const LaunchEnded& ended, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(ended.launch);
   if (replica == nullptr) return;
-  std::string reason = replica->state == ReplicaState::kEnding ? replica->end_reason : ended.reason;
-  if (reason.empty()) reason = "it ended with status " + std::to_string(ended.exit_status);
-  if (node == shares_of(replica->spec)[0].node) {
+  if (node == first_node(replica->spec)) {
+    std::string reason = replica->state == ReplicaState::kEnding ? replica->end_reason : ended.reason;
+    if (reason.empty()) reason = "it ended with status " + std::to_string(ended.exit_status);
     lost(*replica, reason, now_ms, actions);
-  } else if (replica->state != ReplicaState::kEnding) {
-    // The first node's mpirun will see it, too; but not where the network between them is gone.
-    end_launch(*replica, reason, now_ms, actions);
+  } else if (!replica->share_ended_ms) {
+    // The first node's mpirun sees it, too, and knows better why; unless the network between them is gone.
+    replica->share_ended_ms = now_ms;
+    replica->share_reason = "its ranks on " + node + " ended with status " + std::to_string(ended.exit_status);
   }
 }
 
@@ -127,6 +130,7 @@ void Core::launch(Replica& replica, int64_t now_ms, Actions* actions) {
   replica.launch = next_launch_++;
   replica.spec.launch = replica.launch;
   replica.adopted = false;
+  replica.share_ended_ms.reset();
   const std::string identity = identity_of(replica.spec);
   Launch launch{.launch = replica.launch,
                 .ranks = static_cast<uint32_t>(replica.spec.ranks()),
@@ -149,7 +153,7 @@ void Core::launch(Replica& replica, int64_t now_ms, Actions* actions) {
   replica.state = ReplicaState::kLaunching;
   replica.since_ms = replica.launched_ms = now_ms;
   ++replica.launches;
-  NodeTable::Node* owner = nodes_.find(shares_of(replica.spec)[0].node);
+  NodeTable::Node* owner = nodes_.find(first_node(replica.spec));
   owner->launches.insert(replica.launch);
   actions->push_back(SendToAgent{owner->peer, std::move(launch)});
 }
@@ -205,7 +209,7 @@ void Core::check_nodes(int64_t now_ms, Actions* actions) {
   }
   for (Replica& replica : replicas_) {
     if (replica.state == ReplicaState::kDown) continue;
-    const std::string& first = shares_of(replica.spec)[0].node;
+    const std::string first = first_node(replica.spec);
     const NodeTable::Node* owner = nodes_.find(first);
     if (owner == nullptr) {
       // Nobody can say that its processes are gone; they hold leases of their own.
@@ -234,6 +238,14 @@ void Core::wait_for_nodes(const Replica& replica, int64_t now_ms, Actions* actio
                                                            ": start `skein agent` there" + refusals});
 }
 
+// A node's share has ended, and the first node's mpirun goes on without it.
+void Core::check_shares(Replica& replica, int64_t now_ms, Actions* actions) {
+  if (!replica.share_ended_ms || now_ms - *replica.share_ended_ms <= kMissingMs) return;
+  const std::string reason = replica.share_reason;
+  end_launch(replica, reason, now_ms, actions);
+  fail_requests(replica, reason, actions);
+}
+
 void Core::tick(int64_t now_ms, Actions* actions) {
   if (started_ms_ < 0) started_ms_ = now_ms;
   check_nodes(now_ms, actions);
@@ -251,6 +263,8 @@ void Core::tick(int64_t now_ms, Actions* actions) {
         const int64_t limit_ms = replica.adopted ? config_.adopt_ms : config_.launch_timeout_ms;
         if (now_ms - replica.since_ms > limit_ms) {
           end_launch(replica, "it was not ready within " + std::to_string(limit_ms / 1000) + " s", now_ms, actions);
+        } else {
+          check_shares(replica, now_ms, actions);
         }
         break;
       }
@@ -259,6 +273,8 @@ void Core::tick(int64_t now_ms, Actions* actions) {
           const std::string reason = "it was silent for " + std::to_string(config_.lease_ms) + " ms";
           end_launch(replica, reason, now_ms, actions);
           fail_requests(replica, reason, actions);
+        } else {
+          check_shares(replica, now_ms, actions);
         }
         break;
       case ReplicaState::kEnding:
