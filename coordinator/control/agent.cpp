@@ -229,6 +229,7 @@ class Agent {
     arguments[0] = "orted";  // this node's
     Job job;
     job.id = daemon.job;
+    job.orted = true;
     RETURN_IF_ERROR(make_folder(&job));
     return start_process_of(std::move(job), std::move(arguments), {});
   }

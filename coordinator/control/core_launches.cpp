@@ -107,7 +107,8 @@ void Core::launch_ended(const std::string& node, const LaunchEnded& ended, int64
   } else if (!replica->share_ended_ms) {
     // The first node's mpirun sees it, too, and knows better why; unless the network between them is gone.
     replica->share_ended_ms = now_ms;
-    replica->share_reason = "its ranks on " + node + " ended with status " + std::to_string(ended.exit_status);
+    replica->share_reason = "its ranks on " + node + " ended" +
+                           (ended.reason.empty() ? " with status " + std::to_string(ended.exit_status) : ": " + ended.reason);
   }
 }
 

@@ -8,6 +8,7 @@ namespace skein {
 namespace {
 
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
+constexpr int kOwnPorts = 4;
 constexpr size_t kLineBytesMax = 64 << 10;
 constexpr size_t kCommandBytesMax = 64 << 10;
 
@@ -37,10 +38,11 @@ void add_nodes(const Launch& launch, const MpirunOptions& options, std::vector<s
                  "--mca", "btl_tcp_disable_family", "6", "--mca", "oob_tcp_keepalive_time", "2", "--mca", "oob_tcp_keepalive_intvl", "1",
                  "--mca", "oob_tcp_keepalive_probes", "3"});
   if (options.ports == PortRange{}) return;
-  // mpirun and orted listen at every port that they are given: each replica has two of the range's first half.
+  // mpirun and orted listen at every port that they are given, and at none that a launch has left less than a minute ago:
+  // each launch has others, of the range's first half.
   const int half = (options.ports.last - options.ports.first + 1) / 2;
-  const int own = options.ports.first + 2 * static_cast<int>(launch.replica % static_cast<uint32_t>(half / 2));
-  append(words, {"--mca", "oob_tcp_dynamic_ipv4_ports", to_string(PortRange{own, own + 1}),
+  const int own = options.ports.first + kOwnPorts * static_cast<int>(launch.launch % static_cast<uint64_t>(half / kOwnPorts));
+  append(words, {"--mca", "oob_tcp_dynamic_ipv4_ports", to_string(PortRange{own, own + kOwnPorts - 1}),
                  "--mca", "btl_tcp_port_min_v4", std::to_string(options.ports.first + half),
                  "--mca", "btl_tcp_port_range_v4", std::to_string(half)});
 }
@@ -79,7 +81,7 @@ void Job::take_line() {
 
 std::string Job::end_reason(int exit_status) const {
   if (!reason.empty() || exit_status == 0) return reason;
-  return "mpirun ended with status " + std::to_string(exit_status) +
+  return (orted ? "orted" : "mpirun") + std::string(" ended with status ") + std::to_string(exit_status) +
          (last_line.empty() ? "" : ": " + last_line.substr(0, 300));
 }
 
