@@ -28,7 +28,7 @@ struct ReplicaSpec {
   std::string load_format = "auto";  // auto, dummy
   std::string device = "cpu";        // cpu, cuda
   int first_device = 0;              // rank r runs on GPU first_device + r
-  std::vector<RankPlace> places;     // by rank, ranks of a node beside each other; empty: this machine, from first_device
+  std::vector<RankPlace> places;     // by rank, a node's beside each other; none: this machine, from first_device
   std::string network;               // with places: networks that join the nodes, "10.0.0.0/24", commas between them
   std::string ports = "0";           // of the ranks' listeners between nodes: "7310-7809"; "0": any
   int64_t rank_memory_bytes = 0;     // that each rank will take of its host or GPU; 0: not planned

@@ -29,9 +29,9 @@ struct CommunicatorConfig {
 //   sums      all-reduce within a stage, added in rank order
 //   columns   last stage: slices of the logits to tensor-parallel rank 0
 //
-// Each end of a stream belongs to one thread, named above; the rest belongs to the executor thread. On one node all of it
-// lies in a shared memory segment; between nodes it goes over sockets (comm/socket_communicator.h). Sums have the same
-// bits either way.
+// Each end of a stream belongs to one thread, named above; the rest belongs to the executor thread. On one node all of
+// it lies in a shared memory segment; between nodes it goes over sockets (comm/socket_communicator.h). Sums have the
+// same bits either way.
 class Communicator {
  public:
   // Collective over the replica: every rank calls it. `broadcast` hands rank 0's bytes to everyone, `barrier` waits for

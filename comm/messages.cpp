@@ -59,7 +59,8 @@ bool receive_parts(void* socket, int flags, std::vector<std::string>* parts, std
 // Answers ZeroMQ's question whether a key may connect, by the allow-list. Its thread ends with the context.
 class Authenticator {
  public:
-  Authenticator(void* context, AllowList allowed) : allowed_(std::move(allowed)), socket_(zmq_socket(context, ZMQ_REP)) {
+  Authenticator(void* context, AllowList allowed)
+      : allowed_(std::move(allowed)), socket_(zmq_socket(context, ZMQ_REP)) {
     CHECK(socket_ != nullptr);
     CHECK_EQ(zmq_bind(socket_, kAuthenticator), 0);
     thread_ = std::thread([this] { run(); });

@@ -36,7 +36,7 @@ class MessageSocket {
   };
 
   // ROUTER with ROUTER_MANDATORY, bound to `endpoint`: ipc:// in a private folder, or tcp:// at one address. With keys
-  // everything is encrypted (CURVE), and only peers of the allow-list get a connection; one thread more answers for that.
+  // all of it is encrypted (CURVE), and only peers of the allow-list get a connection; a thread more answers for that.
   static Result<std::unique_ptr<MessageSocket>> bind(const std::string& endpoint,
                                                      const std::optional<ListenKeys>& keys = std::nullopt);
   // DEALER that names itself `identity`. Connects when it can, and again when the connection breaks.

@@ -77,7 +77,7 @@ struct MeshOptions {
 };
 
 // Collective: connects what `links` says. By link: this rank's end, null where it has none. Listens at one interface
-// while it lasts, and takes only connections that know a token which rank 0 handed out. `lost` must outlive the sockets.
+// while it lasts, and takes only connections that know a token which rank 0 handed out. `lost` outlives the sockets.
 Result<std::vector<std::unique_ptr<RankSocket>>> connect_mesh(const MeshOptions& options, const LostPeer& lost);
 
 }  // namespace skein

@@ -111,9 +111,9 @@ class SocketCommunicator : public Communicator {
   void take(const PlannedLink& link, std::unique_ptr<RankSocket> socket) {
     const bool writes = link.ends.from == config_.world_rank();
     switch (link.stream) {
-      case Stream::kPlan: writes ? plan_writers_.push_back(std::move(socket)) : void(plans_ = std::move(socket)); break;
+      case Stream::kPlan: (writes ? plan_writers_.emplace_back() : plans_) = std::move(socket); break;
       case Stream::kResult: (writes ? result_writer_ : results_) = std::move(socket); break;
-      case Stream::kToken: writes ? token_writers_.push_back(std::move(socket)) : void(tokens_ = std::move(socket)); break;
+      case Stream::kToken: (writes ? token_writers_.emplace_back() : tokens_) = std::move(socket); break;
       case Stream::kStage: (writes ? to_next_ : from_previous_) = std::move(socket); break;
       case Stream::kGroup: {
         const int peer = writes ? link.ends.to : link.ends.from;

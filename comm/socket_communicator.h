@@ -24,8 +24,8 @@ struct NodesConfig {
   std::function<void()> barrier;
 };
 
-// A communicator of ranks on different nodes: a connection for each stream. A tensor-parallel group that shares one node's
-// memory adds there. Plain TCP: whoever can read or change packets between the nodes can read and change activations.
+// A communicator of ranks on different nodes: a connection for each stream. A tensor-parallel group that shares one
+// node's memory adds there. Plain TCP: whoever can read or change packets between the nodes can do so with activations.
 Result<std::unique_ptr<Communicator>> connect_nodes(const CommunicatorConfig& config, NodesConfig nodes);
 
 }  // namespace skein

@@ -49,8 +49,8 @@ struct Lease {};
 // Leave in order: a leader stops its ranks, an agent ends its jobs.
 struct Stop {};
 
-// To a peer that this coordinator does not know: register (again). Another `instance` is another coordinator, which knows
-// nothing of what was asked before.
+// To a peer that this coordinator does not know: register (again). Another `instance` is another coordinator, which
+// knows nothing of what was asked before.
 struct Introduce {
   uint64_t instance = 0;
 };
@@ -128,8 +128,8 @@ struct LaunchEnded {
 };
 
 using Frame = std::variant<RegisterReplica, ReplicaStatus, TokenFrame, GenerationRequest, CancelRequest, Lease, Stop,
-                           RegisterAgent, Launch, EndLaunch, LaunchEnded, Introduce, RefuseAgent, AgentStatus, StartDaemon,
-                           DaemonStarted, LaunchReady>;
+                           RegisterAgent, Launch, EndLaunch, LaunchEnded, Introduce, RefuseAgent, AgentStatus,
+                           StartDaemon, DaemonStarted, LaunchReady>;
 
 std::string encode_frame(const Frame& frame);
 // kCorrupt for bytes that are no frame, another version, or a frame whose parts contradict each other.

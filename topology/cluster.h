@@ -26,7 +26,7 @@ struct Device {
   int kind = 0;            // index into Cluster::kinds
   int numa = -1;           // -1: not known
   std::string pci;         // "0000:1b:00.0"; empty: not known
-  int nvlink_domain = -1;  // devices of one node with the same number reach each other over NVLink or NVSwitch; -1: none
+  int nvlink_domain = -1;  // devices of a node with the same number reach each other over NVLink or NVSwitch; -1: none
   int64_t memory_free = 0; // GPUs; 0: not known, all of it is meant
 };
 

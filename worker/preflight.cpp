@@ -14,7 +14,7 @@
 namespace skein {
 namespace {
 
-constexpr int64_t kClockMsMax = 10'000;  // ranks read theirs within a step of each other, on a busy machine within seconds
+constexpr int64_t kClockMsMax = 10'000;  // on a busy machine ranks read theirs some seconds apart
 
 std::string proc_file(const char* path) {
   std::ifstream file(path);

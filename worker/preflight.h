@@ -10,8 +10,8 @@
 
 namespace skein {
 
-// What a rank finds where it runs, before it loads anything. Ranks compare theirs, so that what does not fit together is
-// said in a sentence instead of found in the middle of a load, or never.
+// What a rank finds where it runs, before it loads anything. Ranks compare theirs, so that what does not fit together
+// is said in a sentence instead of found in the middle of a load, or never.
 struct RankReport {
   std::string build;
   std::string host;            // equal where ranks share memory

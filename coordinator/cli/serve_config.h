@@ -48,7 +48,7 @@ struct ServeConfig {
   std::vector<std::string> allowed_origins;
   double drain_seconds = 30;
   double startup_timeout = 600;        // seconds a replica may take to load
-  std::string listen;                  // where a cluster's agents come to: tcp://ADDRESS:PORT; empty: this machine alone
+  std::string listen;                  // where agents of several nodes come to, tcp://ADDRESS:PORT; empty: one machine
   std::string key_file;                // with listen: this coordinator's pair
   std::string allow_list;              // with listen: the agents' names and public keys
   std::string ports = "7310-7809";     // between nodes: of mpirun, orted, MPI and ranks

@@ -39,7 +39,8 @@ Result<ListenConfig> listen_config(const ServeConfig& config) {
   ASSIGN_OR_RETURN(listen.keys.allowed, read_allow_list(config.allow_list));
   for (const ReplicaShape& shape : config.shapes()) {
     for (const RankPlace& place : shape.places) {
-      const bool known = std::ranges::any_of(listen.keys.allowed, [&](const auto& e) { return e.second == place.node; });
+      const auto names_it = [&](const auto& entry) { return entry.second == place.node; };
+      const bool known = std::ranges::any_of(listen.keys.allowed, names_it);
       if (known) continue;
       return invalid_argument("the node " + place.node + " has a rank, but no key in " + config.allow_list +
                               ": add it there, or correct its name in places");

@@ -33,8 +33,8 @@ struct AgentConfig {
 // outlives it.
 Status run_agent(const AgentConfig& config);
 
-// `skein rsh HOST COMMAND...`: what mpirun starts orted on another node with. Hands the command line to this node's agent,
-// whose socket SKEIN_RSH names, and waits for its answer.
+// `skein rsh HOST COMMAND...`: what mpirun starts orted on another node with. Hands the command line to this node's
+// agent, whose socket SKEIN_RSH names, and waits for its answer.
 Status run_rsh(const std::string& host, const std::string& command);
 
 }  // namespace skein

@@ -75,6 +75,8 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     replica->registration = *registration;
     if (config_.own_agents) send_to_nodes(*replica, LaunchReady{launch}, actions);
     actions->push_back(ReplicaReady{replica->spec.replica, std::move(*registration)});
+  } else if (replica->state == ReplicaState::kLaunching && replica->adopted) {
+    actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
   } else if (const auto* status = std::get_if<ReplicaStatus>(&frame)) {
     replica->status = *status;
   } else if (auto* tokens = std::get_if<TokenFrame>(&frame)) {

@@ -38,10 +38,11 @@ void add_nodes(const Launch& launch, const MpirunOptions& options, std::vector<s
                  "--mca", "btl_tcp_disable_family", "6", "--mca", "oob_tcp_keepalive_time", "2", "--mca", "oob_tcp_keepalive_intvl", "1",
                  "--mca", "oob_tcp_keepalive_probes", "3"});
   if (options.ports == PortRange{}) return;
-  // mpirun and orted listen at every port that they are given, and at none that a launch has left less than a minute ago:
-  // each launch has others, of the range's first half.
+  // mpirun and orted listen at every port that they are given, and at none that a launch has left less than a minute
+  // ago: each launch has others, of the range's first half.
   const int half = (options.ports.last - options.ports.first + 1) / 2;
-  const int own = options.ports.first + kOwnPorts * static_cast<int>(launch.launch % static_cast<uint64_t>(half / kOwnPorts));
+  const auto turn = static_cast<int>(launch.launch % static_cast<uint64_t>(half / kOwnPorts));
+  const int own = options.ports.first + kOwnPorts * turn;
   append(words, {"--mca", "oob_tcp_dynamic_ipv4_ports", to_string(PortRange{own, own + kOwnPorts - 1}),
                  "--mca", "btl_tcp_port_min_v4", std::to_string(options.ports.first + half),
                  "--mca", "btl_tcp_port_range_v4", std::to_string(half)});
@@ -73,6 +74,10 @@ void Job::take_line() {
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, whole.data(), whole.size());
   } else if (line.find("check failed") != std::string::npos && reason.empty()) {
     reason = line;
+  } else if (line.find("has lost communication with a remote daemon") != std::string::npos && reason.empty()) {
+    reason = "mpirun lost its connection to another node: is that node, or the network to it, down?";
+  } else if (line.find("unable to complete a TCP connection") != std::string::npos && reason.empty()) {
+    reason = "the nodes cannot connect to each other: do firewalls between them let mpirun's ports through?";
   } else if (line.find_first_not_of("- \t*") != std::string::npos) {
     last_line = line;
   }

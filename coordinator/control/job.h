@@ -30,8 +30,8 @@ struct Job {
   bool ready = false;  // its replica serves
   Clock::time_point kill_at = Clock::time_point::max();
 
-  // Takes what has been written to standard error. Ranks' log lines pass through; their last words are kept; mpirun's own
-  // essays are not shown.
+  // Takes what has been written to standard error. Ranks' log lines pass through; their last words are kept; mpirun's
+  // own essays are not shown.
   void read_errors();
   // Why it ended with that status, for users; empty for success.
   std::string end_reason(int exit_status) const;
@@ -51,8 +51,8 @@ struct MpirunOptions {
 
 std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOptions& options);
 
-// The words of orted's command line as mpirun quotes it. kInvalidArgument for anything that is not orted with arguments:
-// no shell ever sees it.
+// The words of orted's command line as mpirun quotes it. kInvalidArgument for anything that is not orted with
+// arguments: no shell ever sees it.
 Result<std::vector<std::string>> parse_orted_command(std::string_view command);
 
 }  // namespace skein

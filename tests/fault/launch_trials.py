@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Faults at any moment of a launch over several nodes: tests/fault/launch_trials.py [FIRST_SEED [COUNT]]
 
-Each trial starts a coordinator for one replica over four nodes whose agents run, and at a moment that its seed chooses kills
-one process, or cuts one node, or two from each other. The launch must end in running, or in one sentence and a status
-other than 0, within a deadline, and no process of it may be left: not even on a node that is still cut off.
+Each trial starts a coordinator for one replica over four nodes whose agents run, and at a moment that its seed chooses
+kills one process, or cuts one node, or two from each other. The launch must end in running, or in one sentence and a
+status other than 0, within a deadline, and no process of it may be left: not even on a node that is still cut off.
 Prints a line for each trial, and exits with 1 if one failed.
 """
 

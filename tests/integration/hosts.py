@@ -1,5 +1,5 @@
-"""Namespaces as hosts: network, UTS, IPC, mount and PID namespaces each, with a /tmp and a /dev/shm of their own, joined by a
-bridge. Nothing passes between them but packets, and every packet can be stopped."""
+"""Namespaces as hosts: network, UTS, IPC, mount and PID namespaces each, a /tmp and a /dev/shm of their own, joined
+by a bridge. Nothing passes between them but packets, and any of them can be stopped."""
 
 import ctypes
 import http.client

@@ -67,9 +67,12 @@ void with_ranks(Transport transport, int tp_size, int pp_size,
   std::vector<std::thread> ranks;
   for (int rank = 0; rank < world; ++rank) {
     ranks.emplace_back([&, rank] {
-      const auto communicator =
-          join(transport, {.tp_size = tp_size, .pp_size = pp_size, .tp_rank = rank % tp_size, .pp_rank = rank / tp_size},
-               meeting, [](const std::string& what) { ADD_FAILURE() << what; std::abort(); });
+      const CommunicatorConfig config{
+          .tp_size = tp_size, .pp_size = pp_size, .tp_rank = rank % tp_size, .pp_rank = rank / tp_size};
+      const auto communicator = join(transport, config, meeting, [](const std::string& what) {
+        ADD_FAILURE() << what;
+        std::abort();
+      });
       ASSERT_TRUE(communicator.ok()) << communicator.status().message();
       body(**communicator, rank % tp_size, rank / tp_size);
       meeting.barrier();
