@@ -1,6 +1,7 @@
 #include "base/replica_spec.h"
 
 #include <limits>
+#include <set>
 
 namespace skein {
 namespace {
@@ -13,11 +14,17 @@ void each_field(Spec& spec, Visit visit) {
   visit("replica", spec.replica, 0, kIntMax);
   visit("launch", spec.launch, 0, kExactMax);
   visit("coordinator", spec.coordinator, 0, 0);
+  visit("coordinator_key", spec.coordinator_key, 0, 0);
+  visit("key_file", spec.key_file, 0, 0);
   visit("lease_seconds", spec.lease_seconds, 0.1, 86400);
   visit("model", spec.model, 0, 0);
   visit("load_format", spec.load_format, 0, 0);
   visit("device", spec.device, 0, 0);
   visit("first_device", spec.first_device, 0, 1023);
+  visit("places", spec.places, 0, 0);
+  visit("network", spec.network, 0, 0);
+  visit("ports", spec.ports, 0, 0);
+  visit("rank_memory_bytes", spec.rank_memory_bytes, 0, kExactMax);
   visit("dtype", spec.dtype, 0, 0);
   visit("kv_cache_dtype", spec.kv_cache_dtype, 0, 0);
   visit("tensor_parallel_size", spec.tensor_parallel_size, 1, 65536);
@@ -37,6 +44,17 @@ void each_field(Spec& spec, Visit visit) {
   visit("threads", spec.threads, 1, 4096);
   visit("spin", spec.spin, 0, 0);
   visit("first_core", spec.first_core, -1, kIntMax);
+}
+
+Json field_to_json(const std::vector<RankPlace>& places) {
+  Json json = Json::array();
+  for (const RankPlace& place : places) {
+    Json entry = Json::object();
+    entry.set("node", place.node);
+    entry.set("device", place.device);
+    json.push_back(std::move(entry));
+  }
+  return json;
 }
 
 template <typename T>
@@ -67,7 +85,55 @@ Status read_field(const Json& json, Number& out, double least, double most) {
   return {};
 }
 
+Status read_field(const Json& json, std::vector<RankPlace>& out, double, double) {
+  if (!json.is_array()) return invalid_argument("must be an array");
+  for (const Json& entry : json.as_array()) {
+    RankPlace place;
+    const Json* node = entry.find("node");
+    const Json* device = entry.find("device");
+    if (node == nullptr || device == nullptr || entry.as_object().size() != 2) {
+      return invalid_argument("must hold objects with \"node\" and \"device\"");
+    }
+    RETURN_IF_ERROR(read_field(*node, place.node, 0, 0).within("node"));
+    RETURN_IF_ERROR(read_field(*device, place.device, 0, 1023).within("device"));
+    out.push_back(std::move(place));
+  }
+  return {};
+}
+
 }  // namespace
+
+std::vector<NodeShare> node_shares(const ReplicaSpec& spec) {
+  std::vector<NodeShare> shares;
+  for (const RankPlace& place : spec.places) {
+    if (shares.empty() || shares.back().node != place.node) shares.push_back({.node = place.node, .ranks = 0});
+    ++shares.back().ranks;
+  }
+  return shares;
+}
+
+Status check_places(const ReplicaSpec& spec) {
+  if (spec.places.empty()) return {};
+  if (static_cast<int>(spec.places.size()) != spec.ranks()) {
+    return invalid_argument("places names " + std::to_string(spec.places.size()) + " ranks where tensor parallel " +
+                            std::to_string(spec.tensor_parallel_size) + " x pipeline parallel " +
+                            std::to_string(spec.pipeline_parallel_size) + " has " + std::to_string(spec.ranks()));
+  }
+  std::set<std::pair<std::string, int>> taken;
+  for (const RankPlace& place : spec.places) {
+    if (place.node.empty()) return invalid_argument("places has a rank without a node");
+    if (!taken.emplace(place.node, place.device).second) {
+      return invalid_argument("places puts two ranks on device " + std::to_string(place.device) + " of " + place.node);
+    }
+  }
+  std::set<std::string> nodes;
+  for (const NodeShare& share : node_shares(spec)) {
+    if (!nodes.insert(share.node).second) {
+      return invalid_argument("places must have the ranks of " + share.node + " beside each other");
+    }
+  }
+  return {};
+}
 
 Json to_json(const ReplicaSpec& spec) {
   Json json = Json::object();
@@ -93,6 +159,7 @@ Result<ReplicaSpec> parse_replica_spec(const Json& json) {
     status = read_field(*field, value, least, most).within(std::string("replica spec: \"") + key + "\"");
   });
   if (!status.ok()) return status;
+  RETURN_IF_ERROR(check_places(spec).within("replica spec"));
   if (known != json.as_object().size()) {
     return invalid_argument("the replica spec has keys that this build does not know");
   }

@@ -2,23 +2,36 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/status.h"
 
 namespace skein {
 
+// Where a rank runs.
+struct RankPlace {
+  std::string node;  // name of its agent
+  int device = 0;    // GPU of that node, in the driver's order; CPUs: index among the ranks of that node
+};
+
 // Everything a replica's ranks are told when they start: a JSON file that the agent hands to skein-worker.
 struct ReplicaSpec {
   uint32_t replica = 0;
   uint64_t launch = 0;      // which start of that replica
   std::string coordinator;  // endpoint to register at
+  std::string coordinator_key;  // its public CURVE key; empty: no encryption, for ipc:// alone
+  std::string key_file;     // with a coordinator_key: the leader's own pair, on its node
   double lease_seconds = 2; // without a sign of life for so long, the leader ends its replica
 
   std::string model;               // folder or GGUF file
   std::string load_format = "auto";  // auto, dummy
   std::string device = "cpu";        // cpu, cuda
   int first_device = 0;              // rank r runs on GPU first_device + r
+  std::vector<RankPlace> places;     // by rank, a node's beside each other; none: this machine, from first_device
+  std::string network;               // with places: networks that join the nodes, "10.0.0.0/24", commas between them
+  std::string ports = "0";           // of the ranks' listeners between nodes: "7310-7809"; "0": any
+  int64_t rank_memory_bytes = 0;     // that each rank will take of its host or GPU; 0: not planned
   std::string dtype = "auto";        // auto, float32, bfloat16, float16
   std::string kv_cache_dtype = "auto";
   int tensor_parallel_size = 1;
@@ -44,6 +57,15 @@ struct ReplicaSpec {
 
   int ranks() const { return tensor_parallel_size * pipeline_parallel_size; }
 };
+
+// How many ranks a node has of a replica; in the order of ranks. None without places.
+struct NodeShare {
+  std::string node;
+  int ranks = 0;
+};
+std::vector<NodeShare> node_shares(const ReplicaSpec& spec);
+// kInvalidArgument: not one place for each rank, a device twice, or ranks of a node apart from each other.
+Status check_places(const ReplicaSpec& spec);
 
 Json to_json(const ReplicaSpec& spec);
 // kInvalidArgument names the key that is missing, unknown or out of range.

@@ -90,137 +90,126 @@ Offsets lay_out(const CommunicatorConfig& config) {
   return offsets;
 }
 
-}  // namespace
-
-struct Communicator::State {
-  CommunicatorConfig config;
-  std::unique_ptr<SharedMemory> memory;
-  SharedStream plans, results, tokens, to_next, from_previous;
-  std::vector<SharedStream> columns;
-  ReduceArea* reduce = nullptr;
-  uint32_t reductions = 0;  // barriers passed so far
-  int spin_rounds = 0;
-
-  void attach() {
+class SharedCommunicator : public Communicator {
+ public:
+  SharedCommunicator(const CommunicatorConfig& config, std::unique_ptr<SharedMemory> memory)
+      : Communicator(config), memory_(std::move(memory)), spin_rounds_(config.spin ? kSpinRounds : 0) {
     const Offsets offsets = lay_out(config);
-    std::byte* base = memory->data();
-    spin_rounds = config.spin ? kSpinRounds : 0;
-    plans = SharedStream(base + offsets.plans, config.world_size(), kPlanBytes, spin_rounds);
-    results = SharedStream(base + offsets.results, 1, kResultBytes, 0);
+    std::byte* base = memory_->data();
+    plans_ = SharedStream(base + offsets.plans, config.world_size(), kPlanBytes, spin_rounds_);
+    results_ = SharedStream(base + offsets.results, 1, kResultBytes, 0);
     if (token_readers(config) > 0) {
-      tokens = SharedStream(base + offsets.tokens, token_readers(config), kTokenBytes, spin_rounds);
+      tokens_ = SharedStream(base + offsets.tokens, token_readers(config), kTokenBytes, spin_rounds_);
     }
     const auto stage = [&](int from) {
       const size_t index = static_cast<size_t>(from * config.tp_size + config.tp_rank);
-      return SharedStream(base + offsets.stages[index], 1, kStageBytes, spin_rounds);
+      return SharedStream(base + offsets.stages[index], 1, kStageBytes, spin_rounds_);
     };
-    if (config.pp_rank + 1 < config.pp_size) to_next = stage(config.pp_rank);
-    if (config.pp_rank > 0) from_previous = stage(config.pp_rank - 1);
-    reduce = reinterpret_cast<ReduceArea*>(base + offsets.reduces[static_cast<size_t>(config.pp_rank)]);
+    if (config.pp_rank + 1 < config.pp_size) to_next_ = stage(config.pp_rank);
+    if (config.pp_rank > 0) from_previous_ = stage(config.pp_rank - 1);
+    reduce_ = reinterpret_cast<ReduceArea*>(base + offsets.reduces[static_cast<size_t>(config.pp_rank)]);
     for (const size_t offset : offsets.columns) {
-      columns.emplace_back(base + offset, 1, kColumnBytes, spin_rounds);
+      columns_.emplace_back(base + offset, 1, kColumnBytes, spin_rounds_);
     }
   }
 
+  void send_plan(std::string_view plan) override { plans_.write_message(plan); }
+  std::string receive_plan() override { return plans_.read_message(config_.world_rank()); }
+  bool plan_waits() const override { return plans_.readable(config_.world_rank()); }
+  void send_result(std::string_view result) override { results_.write_message(result); }
+  std::string receive_result() override { return results_.read_message(0); }
+
+  void send_tokens(std::string_view tokens) override {
+    if (token_readers(config_) > 0) tokens_.write_message(tokens);
+  }
+  std::string receive_tokens() override {
+    CHECK(receives_tokens());
+    return tokens_.read_message(config_.tp_rank - first_token_reader());
+  }
+
+  void send_stage(const void* data, size_t bytes) override { to_next_.write(data, bytes); }
+  void receive_stage(void* data, size_t bytes) override { from_previous_.read(0, data, bytes); }
+
+  void all_reduce(float* data, int64_t count) override {
+    if (config_.tp_size == 1) return;
+    for (int64_t done = 0; done < count; done += kReduceFloats) {
+      reduce_chunk(data + done, std::min(kReduceFloats, count - done));
+    }
+  }
+
+  void gather_columns(const float* part, int64_t rows, const int64_t* begins, float* out) override {
+    const int64_t own = begins[config_.tp_rank + 1] - begins[config_.tp_rank];
+    if (config_.tp_rank != 0) {
+      SharedStream& stream = columns_[static_cast<size_t>(config_.tp_rank - 1)];
+      stream.write(part, sizeof(float) * static_cast<size_t>(rows * own));
+      return;
+    }
+    const int64_t columns = begins[config_.tp_size];
+    for (int64_t row = 0; row < rows; ++row) {
+      std::memcpy(out + row * columns, part + row * own, sizeof(float) * static_cast<size_t>(own));
+    }
+    for (int rank = 1; rank < config_.tp_size; ++rank) {
+      const size_t bytes = sizeof(float) * static_cast<size_t>(begins[rank + 1] - begins[rank]);
+      for (int64_t row = 0; row < rows; ++row) {
+        columns_[static_cast<size_t>(rank - 1)].read(0, out + row * columns + begins[rank], bytes);
+      }
+    }
+  }
+
+ private:
   // Waits until every rank of the group has arrived.
   void meet() {
-    const uint32_t target = ++reductions;
-    const uint32_t everyone = target * static_cast<uint32_t>(config.tp_size);
-    if (reduce->arrived.fetch_add(1) + 1 == everyone) {
-      reduce->passed.store(target);
-      reduce->passed_signal.notify();
+    const uint32_t target = ++reductions_;
+    const uint32_t everyone = target * static_cast<uint32_t>(config_.tp_size);
+    if (reduce_->arrived.fetch_add(1) + 1 == everyone) {
+      reduce_->passed.store(target);
+      reduce_->passed_signal.notify();
     } else {
-      reduce->passed_signal.wait(
-          [&] { return static_cast<int32_t>(reduce->passed.load() - target) >= 0; }, spin_rounds);
+      reduce_->passed_signal.wait(
+          [&] { return static_cast<int32_t>(reduce_->passed.load() - target) >= 0; }, spin_rounds_);
     }
   }
 
   // Two buffers in turn: whoever enters the barrier of call k + 1 has read all of call k, so that nobody can
   // overwrite what another still reads.
   void reduce_chunk(float* data, int64_t count) {
-    float* area = reduce->buffers + (reductions % 2) * config.tp_size * kReduceFloats;
-    std::memcpy(area + config.tp_rank * kReduceFloats, data, sizeof(float) * static_cast<size_t>(count));
+    float* area = reduce_->buffers + (reductions_ % 2) * config_.tp_size * kReduceFloats;
+    std::memcpy(area + config_.tp_rank * kReduceFloats, data, sizeof(float) * static_cast<size_t>(count));
     meet();
     const float* first = area;
     for (int64_t i = 0; i < count; ++i) data[i] = first[i];
-    for (int rank = 1; rank < config.tp_size; ++rank) {
+    for (int rank = 1; rank < config_.tp_size; ++rank) {
       const float* part = area + rank * kReduceFloats;
       for (int64_t i = 0; i < count; ++i) data[i] += part[i];
     }
   }
+
+  const std::unique_ptr<SharedMemory> memory_;
+  const int spin_rounds_;
+  SharedStream plans_, results_, tokens_, to_next_, from_previous_;
+  std::vector<SharedStream> columns_;
+  ReduceArea* reduce_ = nullptr;
+  uint32_t reductions_ = 0;  // barriers passed so far
 };
 
-Communicator::Communicator(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Communicator::~Communicator() = default;
+}  // namespace
 
 Result<std::unique_ptr<Communicator>> Communicator::create(const CommunicatorConfig& config,
                                                            const Rendezvous& rendezvous) {
-  auto state = std::make_unique<State>();
-  state->config = config;
+  std::unique_ptr<SharedMemory> memory;
   const size_t bytes = lay_out(config).bytes;
   std::string name;
   if (config.world_rank() == 0) {
     name = segment_name();
-    ASSIGN_OR_RETURN(state->memory, SharedMemory::create(name, bytes));
+    ASSIGN_OR_RETURN(memory, SharedMemory::create(name, bytes));
   }
   name = rendezvous.broadcast(name);
   if (config.world_rank() != 0) {
-    ASSIGN_OR_RETURN(state->memory, SharedMemory::attach(name, bytes));
+    ASSIGN_OR_RETURN(memory, SharedMemory::attach(name, bytes));
   }
   rendezvous.barrier();
-  state->memory->unlink();
-  state->attach();
-  return std::unique_ptr<Communicator>(new Communicator(std::move(state)));
-}
-
-void Communicator::send_plan(std::string_view plan) { state_->plans.write_message(plan); }
-std::string Communicator::receive_plan() { return state_->plans.read_message(state_->config.world_rank()); }
-bool Communicator::plan_waits() const { return state_->plans.readable(state_->config.world_rank()); }
-void Communicator::send_result(std::string_view result) { state_->results.write_message(result); }
-std::string Communicator::receive_result() { return state_->results.read_message(0); }
-
-bool Communicator::receives_tokens() const {
-  return state_->config.pp_rank == 0 && (state_->config.pp_size > 1 || state_->config.tp_rank > 0);
-}
-
-void Communicator::send_tokens(std::string_view tokens) {
-  if (token_readers(state_->config) > 0) state_->tokens.write_message(tokens);
-}
-
-std::string Communicator::receive_tokens() {
-  CHECK(receives_tokens());
-  const int reader = state_->config.pp_size == 1 ? state_->config.tp_rank - 1 : state_->config.tp_rank;
-  return state_->tokens.read_message(reader);
-}
-
-void Communicator::send_stage(const void* data, size_t bytes) { state_->to_next.write(data, bytes); }
-void Communicator::receive_stage(void* data, size_t bytes) { state_->from_previous.read(0, data, bytes); }
-
-void Communicator::all_reduce(float* data, int64_t count) {
-  if (state_->config.tp_size == 1) return;
-  for (int64_t done = 0; done < count; done += kReduceFloats) {
-    state_->reduce_chunk(data + done, std::min(kReduceFloats, count - done));
-  }
-}
-
-void Communicator::gather_columns(const float* part, int64_t rows, const int64_t* begins, float* out) {
-  const CommunicatorConfig& config = state_->config;
-  const int64_t own = begins[config.tp_rank + 1] - begins[config.tp_rank];
-  if (config.tp_rank != 0) {
-    SharedStream& stream = state_->columns[static_cast<size_t>(config.tp_rank - 1)];
-    stream.write(part, sizeof(float) * static_cast<size_t>(rows * own));
-    return;
-  }
-  const int64_t columns = begins[config.tp_size];
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(out + row * columns, part + row * own, sizeof(float) * static_cast<size_t>(own));
-  }
-  for (int rank = 1; rank < config.tp_size; ++rank) {
-    const size_t bytes = sizeof(float) * static_cast<size_t>(begins[rank + 1] - begins[rank]);
-    for (int64_t row = 0; row < rows; ++row) {
-      state_->columns[static_cast<size_t>(rank - 1)].read(0, out + row * columns + begins[rank], bytes);
-    }
-  }
+  memory->unlink();
+  return std::unique_ptr<Communicator>(std::make_unique<SharedCommunicator>(config, std::move(memory)));
 }
 
 }  // namespace skein

@@ -2,7 +2,12 @@
 
 #include <zmq.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "base/log.h"
 
 namespace skein {
 namespace {
@@ -11,6 +16,11 @@ constexpr int kQueueFrames = 100'000;   // to replicas
 constexpr int kAnswerFrames = 1'000;    // from one replica; more wait in its leader, which joins them
 constexpr int kHeartbeatMs = 500;
 constexpr int kHeartbeatTimeoutMs = 2000;
+constexpr int kConnectTimeoutMs = 2000;
+constexpr int kReconnectMsMax = 1000;
+constexpr int kHandshakeMs = 5000;  // strangers that say nothing are dropped then
+constexpr char kAuthenticator[] = "inproc://zeromq.zap.01";  // ZAP, RFC 27: ZeroMQ asks there
+constexpr char kMonitor[] = "inproc://monitor";
 
 Status zmq_error(std::string what) {
   return unavailable(std::move(what) + ": " + zmq_strerror(zmq_errno()));
@@ -22,14 +32,98 @@ void set(void* socket, int option, int value) {
 
 }  // namespace
 
+namespace {
+
+// One message, part by part. False: nothing there (yet), or the context ends.
+bool receive_parts(void* socket, int flags, std::vector<std::string>* parts, std::string* user = nullptr) {
+  parts->clear();
+  int more = 1;
+  while (more != 0) {
+    zmq_msg_t part;
+    zmq_msg_init(&part);
+    if (zmq_msg_recv(&part, socket, flags) < 0) {
+      zmq_msg_close(&part);
+      return false;  // multi-part messages arrive whole, so this is the first part
+    }
+    parts->emplace_back(static_cast<const char*>(zmq_msg_data(&part)), zmq_msg_size(&part));
+    if (user != nullptr) {
+      const char* name = zmq_msg_gets(&part, "User-Id");
+      *user = name == nullptr ? "" : name;
+    }
+    more = zmq_msg_more(&part);
+    zmq_msg_close(&part);
+  }
+  return true;
+}
+
+// Answers ZeroMQ's question whether a key may connect, by the allow-list. Its thread ends with the context.
+class Authenticator {
+ public:
+  Authenticator(void* context, AllowList allowed)
+      : allowed_(std::move(allowed)), socket_(zmq_socket(context, ZMQ_REP)) {
+    CHECK(socket_ != nullptr);
+    CHECK_EQ(zmq_bind(socket_, kAuthenticator), 0);
+    thread_ = std::thread([this] { run(); });
+  }
+  ~Authenticator() { thread_.join(); }
+
+ private:
+  void run() {
+    std::vector<std::string> request;  // version, id, domain, address, identity, mechanism, credentials
+    while (receive_parts(socket_, 0, &request)) {
+      const std::string* user = nullptr;
+      if (request.size() == 7 && request[5] == "CURVE" && request[6].size() == 32) user = find(request[6]);
+      if (user == nullptr) {
+        log_warning("connection refused: its key is not in the allow-list",
+                    {{"address", request.size() > 3 ? request[3] : std::string()}});
+      }
+      answer({"1.0", request.size() > 1 ? request[1] : std::string(), user == nullptr ? "400" : "200",
+              user == nullptr ? "key not in the allow-list" : "OK", user == nullptr ? std::string() : *user, ""});
+    }
+    zmq_close(socket_);
+  }
+
+  const std::string* find(const std::string& key) const {
+    char text[41];
+    zmq_z85_encode(text, reinterpret_cast<const uint8_t*>(key.data()), key.size());
+    const auto found = allowed_.find(text);
+    return found == allowed_.end() ? nullptr : &found->second;
+  }
+
+  void answer(const std::vector<std::string>& parts) {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      zmq_send(socket_, parts[i].data(), parts[i].size(), i + 1 < parts.size() ? ZMQ_SNDMORE : 0);
+    }
+  }
+
+  const AllowList allowed_;
+  void* socket_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+KeyPair make_key_pair() {
+  char public_key[41];
+  char secret_key[41];
+  CHECK_EQ(zmq_curve_keypair(public_key, secret_key), 0);  // fails in a libzmq without CURVE alone
+  return {.public_key = public_key, .secret_key = secret_key};
+}
+
 struct MessageSocket::State {
   void* context = nullptr;
   void* socket = nullptr;
+  void* monitor = nullptr;
   bool router = false;
+  std::unique_ptr<Authenticator> authenticator;
 
   ~State() {
+    if (monitor != nullptr) zmq_close(monitor);
     if (socket != nullptr) zmq_close(socket);
-    if (context != nullptr) zmq_ctx_term(context);
+    if (context == nullptr) return;
+    zmq_ctx_shutdown(context);
+    authenticator.reset();
+    zmq_ctx_term(context);
   }
 
   static std::unique_ptr<State> make(int type) {
@@ -44,28 +138,54 @@ struct MessageSocket::State {
     set(state->socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
     set(state->socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
     set(state->socket, ZMQ_HEARTBEAT_TTL, kHeartbeatTimeoutMs);
+    set(state->socket, ZMQ_CONNECT_TIMEOUT, kConnectTimeoutMs);
+    set(state->socket, ZMQ_RECONNECT_IVL_MAX, kReconnectMsMax);
+    set(state->socket, ZMQ_HANDSHAKE_IVL, kHandshakeMs);
     const int64_t bytes_max = kFrameBytesMax;
     CHECK_EQ(zmq_setsockopt(state->socket, ZMQ_MAXMSGSIZE, &bytes_max, sizeof bytes_max), 0);
     return state;
+  }
+
+  void set_key(int option, const std::string& key) {
+    CHECK_EQ(zmq_setsockopt(socket, option, key.c_str(), key.size() + 1), 0);
+  }
+
+  void listen_with(const ListenKeys& keys) {
+    authenticator = std::make_unique<Authenticator>(context, keys.allowed);
+    set(socket, ZMQ_CURVE_SERVER, 1);
+    set_key(ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
+  }
+
+  void connect_with(const ConnectKeys& keys) {
+    set_key(ZMQ_CURVE_SERVERKEY, keys.server_public_key);
+    set_key(ZMQ_CURVE_PUBLICKEY, keys.own.public_key);
+    set_key(ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
+    CHECK_EQ(zmq_socket_monitor(socket, kMonitor, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH), 0);
+    monitor = zmq_socket(context, ZMQ_PAIR);
+    set(monitor, ZMQ_LINGER, 0);
+    CHECK_EQ(zmq_connect(monitor, kMonitor), 0);
   }
 };
 
 MessageSocket::MessageSocket(std::unique_ptr<State> state) : state_(std::move(state)) {}
 MessageSocket::~MessageSocket() = default;
 
-Result<std::unique_ptr<MessageSocket>> MessageSocket::bind(const std::string& endpoint) {
+Result<std::unique_ptr<MessageSocket>> MessageSocket::bind(const std::string& endpoint,
+                                                           const std::optional<ListenKeys>& keys) {
   auto state = State::make(ZMQ_ROUTER);
   set(state->socket, ZMQ_ROUTER_MANDATORY, 1);
+  if (keys) state->listen_with(*keys);
   if (zmq_bind(state->socket, endpoint.c_str()) != 0) {
     return zmq_error("cannot listen for replicas at " + endpoint);
   }
   return std::unique_ptr<MessageSocket>(new MessageSocket(std::move(state)));
 }
 
-Result<std::unique_ptr<MessageSocket>> MessageSocket::connect(const std::string& endpoint,
-                                                              const std::string& identity) {
+Result<std::unique_ptr<MessageSocket>> MessageSocket::connect(const std::string& endpoint, const std::string& identity,
+                                                              const std::optional<ConnectKeys>& keys) {
   auto state = State::make(ZMQ_DEALER);
   CHECK_EQ(zmq_setsockopt(state->socket, ZMQ_ROUTING_ID, identity.data(), identity.size()), 0);
+  if (keys) state->connect_with(*keys);
   if (zmq_connect(state->socket, endpoint.c_str()) != 0) {
     return zmq_error("cannot connect to the coordinator at " + endpoint);
   }
@@ -89,27 +209,26 @@ Status MessageSocket::send(std::string_view peer, const Frame& frame) {
 }
 
 std::optional<MessageSocket::Received> MessageSocket::receive() {
-  std::string peer;
-  std::string body;
-  int parts = 0;
-  int more = 1;
-  while (more != 0) {
-    zmq_msg_t part;
-    zmq_msg_init(&part);
-    if (zmq_msg_recv(&part, state_->socket, ZMQ_DONTWAIT) < 0) {
-      zmq_msg_close(&part);
-      return std::nullopt;  // multi-part messages arrive whole, so this is the first part
-    }
-    const std::string_view bytes(static_cast<const char*>(zmq_msg_data(&part)), zmq_msg_size(&part));
-    (state_->router && parts == 0 ? peer : body) = bytes;
-    ++parts;
-    more = zmq_msg_more(&part);
-    zmq_msg_close(&part);
+  std::vector<std::string> parts;
+  std::string user;
+  if (!receive_parts(state_->socket, ZMQ_DONTWAIT, &parts, &user)) return std::nullopt;
+  const size_t expected = state_->router ? 2 : 1;
+  std::string peer = state_->router ? parts[0] : std::string();
+  if (parts.size() != expected) {
+    return Received{peer, user, corrupt("a message has " + std::to_string(parts.size()) + " parts")};
   }
-  if (parts != (state_->router ? 2 : 1)) {
-    return Received{peer, corrupt("a message has " + std::to_string(parts) + " parts")};
+  return Received{std::move(peer), std::move(user), decode_frame(parts.back())};
+}
+
+bool MessageSocket::key_refused() {
+  std::vector<std::string> event;
+  bool refused = false;
+  while (state_->monitor != nullptr && receive_parts(state_->monitor, ZMQ_DONTWAIT, &event)) {
+    uint16_t kind = 0;
+    std::memcpy(&kind, event[0].data(), std::min(sizeof kind, event[0].size()));
+    refused |= kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
   }
-  return Received{std::move(peer), decode_frame(body)};
+  return refused;
 }
 
 int MessageSocket::fd() const {

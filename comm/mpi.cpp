@@ -2,6 +2,8 @@
 
 #include <mpi.h>
 
+#include <numeric>
+
 namespace skein {
 
 Result<std::unique_ptr<MpiSession>> MpiSession::start() {
@@ -13,14 +15,6 @@ Result<std::unique_ptr<MpiSession>> MpiSession::start() {
   auto session = std::unique_ptr<MpiSession>(new MpiSession());
   MPI_Comm_rank(MPI_COMM_WORLD, &session->rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &session->size_);
-  MPI_Comm node;
-  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  int local = 0;
-  MPI_Comm_size(node, &local);
-  MPI_Comm_free(&node);
-  int all_local = local == session->size_;
-  MPI_Allreduce(MPI_IN_PLACE, &all_local, 1, MPI_INT, MPI_LAND, MPI_COMM_WORLD);
-  session->one_node_ = all_local != 0;
   return session;
 }
 
@@ -41,11 +35,17 @@ std::vector<int64_t> MpiSession::all_gather(int64_t value) {
 }
 
 std::vector<std::string> MpiSession::all_gather(const std::string& bytes) {
-  const int count = static_cast<int>(bytes.size());
-  std::string all(bytes.size() * static_cast<size_t>(size_), '\0');
-  MPI_Allgather(bytes.data(), count, MPI_BYTE, all.data(), count, MPI_BYTE, MPI_COMM_WORLD);
+  const int own = static_cast<int>(bytes.size());
+  std::vector<int> sizes(static_cast<size_t>(size_));
+  MPI_Allgather(&own, 1, MPI_INT, sizes.data(), 1, MPI_INT, MPI_COMM_WORLD);
+  std::vector<int> begins(sizes.size());
+  std::exclusive_scan(sizes.begin(), sizes.end(), begins.begin(), 0);
+  std::string all(static_cast<size_t>(begins.back() + sizes.back()), '\0');
+  MPI_Allgatherv(bytes.data(), own, MPI_BYTE, all.data(), sizes.data(), begins.data(), MPI_BYTE, MPI_COMM_WORLD);
   std::vector<std::string> parts;
-  for (size_t begin = 0; begin < all.size(); begin += bytes.size()) parts.push_back(all.substr(begin, bytes.size()));
+  for (size_t rank = 0; rank < sizes.size(); ++rank) {
+    parts.push_back(all.substr(static_cast<size_t>(begins[rank]), static_cast<size_t>(sizes[rank])));
+  }
   return parts;
 }
 

@@ -7,8 +7,8 @@
 
 #include "base/status.h"
 
-// Open MPI, used by one thread per rank and only while a replica starts and ends: traffic within a node goes through
-// shared memory (comm/communicator.h), so that nobody waits inside MPI.
+// Open MPI, used by one thread per rank and only while a replica starts and ends: what ranks say while
+// they serve goes through shared memory or sockets (comm/communicator.h), so that nobody waits inside MPI.
 
 namespace skein {
 
@@ -20,13 +20,12 @@ class MpiSession {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  bool one_node() const { return one_node_; }  // every rank shares this rank's memory
 
   // Rank 0's bytes, on every rank. Collective.
   std::string broadcast(std::string bytes);
   // Every rank's value, by rank. Collective.
   std::vector<int64_t> all_gather(int64_t value);
-  // Every rank's bytes, as many of each, by rank. Collective.
+  // Every rank's bytes, by rank. Collective.
   std::vector<std::string> all_gather(const std::string& bytes);
   void barrier();
 
@@ -34,7 +33,6 @@ class MpiSession {
   MpiSession() = default;
   int rank_ = 0;
   int size_ = 1;
-  bool one_node_ = true;
 };
 
 }  // namespace skein

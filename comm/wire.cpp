@@ -38,6 +38,7 @@ void fill(const RegisterReplica& from, wire::Frame* frame) {
   to->set_kv_tokens(from.kv_tokens);
   to->set_context_max(from.context_max);
   to->set_load_seconds(from.load_seconds);
+  to->set_transport(from.transport);
 }
 
 Result<Frame> read(const wire::RegisterReplica& from) {
@@ -49,7 +50,8 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .slots = from.slots(),
                                .kv_tokens = from.kv_tokens(),
                                .context_max = from.context_max(),
-                               .load_seconds = from.load_seconds()});
+                               .load_seconds = from.load_seconds(),
+                               .transport = from.transport()});
 }
 
 void fill(const ReplicaStatus& from, wire::Frame* frame) {
@@ -199,16 +201,92 @@ void fill(const CancelRequest& from, wire::Frame* frame) {
 void fill(const Lease&, wire::Frame* frame) { frame->mutable_lease(); }
 void fill(const Stop&, wire::Frame* frame) { frame->mutable_stop(); }
 
+void fill(const AgentJob& from, wire::AgentJob* to) {
+  to->set_launch(from.launch);
+  to->set_replica(from.replica);
+  to->set_identity(from.identity);
+}
+
+AgentJob from_wire(const wire::AgentJob& from) {
+  return {.launch = from.launch(), .replica = from.replica(), .identity = from.identity()};
+}
+
 void fill(const RegisterAgent& from, wire::Frame* frame) {
-  frame->mutable_register_agent()->set_node(from.node);
-  frame->mutable_register_agent()->set_build(from.build);
+  auto* to = frame->mutable_register_agent();
+  to->set_node(from.node);
+  to->set_build(from.build);
+  to->set_instance(from.instance);
+  to->set_address(from.address);
+  to->set_network(from.network);
+  to->set_topology(from.topology);
+  for (const AgentJob& job : from.jobs) fill(job, to->add_jobs());
+}
+
+Result<Frame> read(const wire::RegisterAgent& from) {
+  RegisterAgent to{.node = from.node(),
+                   .build = from.build(),
+                   .instance = from.instance(),
+                   .address = from.address(),
+                   .network = from.network(),
+                   .topology = from.topology(),
+                   .jobs = {}};
+  for (const auto& job : from.jobs()) to.jobs.push_back(from_wire(job));
+  return Frame(std::move(to));
+}
+
+void fill(const Introduce& from, wire::Frame* frame) { frame->mutable_introduce()->set_instance(from.instance); }
+void fill(const RefuseAgent& from, wire::Frame* frame) { frame->mutable_refuse_agent()->set_reason(from.reason); }
+
+void fill(const AgentStatus& from, wire::Frame* frame) {
+  frame->mutable_agent_status()->mutable_launches()->Add(from.launches.begin(), from.launches.end());
 }
 
 void fill(const Launch& from, wire::Frame* frame) {
-  frame->mutable_launch()->set_launch(from.launch);
-  frame->mutable_launch()->set_ranks(from.ranks);
-  frame->mutable_launch()->set_spec(from.spec);
+  auto* to = frame->mutable_launch();
+  to->set_launch(from.launch);
+  to->set_ranks(from.ranks);
+  to->set_spec(from.spec);
+  to->set_replica(from.replica);
+  to->set_identity(from.identity);
+  for (const LaunchNode& node : from.nodes) {
+    auto* added = to->add_nodes();
+    added->set_node(node.node);
+    added->set_address(node.address);
+    added->set_ranks(node.ranks);
+  }
 }
+
+Result<Frame> read(const wire::Launch& from) {
+  Launch to{.launch = from.launch(),
+            .ranks = from.ranks(),
+            .spec = from.spec(),
+            .replica = from.replica(),
+            .identity = from.identity(),
+            .nodes = {}};
+  uint64_t placed = 0;
+  for (const auto& node : from.nodes()) {
+    to.nodes.push_back({.node = node.node(), .address = node.address(), .ranks = node.ranks()});
+    placed += node.ranks();
+  }
+  if (!to.nodes.empty() && placed != to.ranks) {
+    return corrupt("a launch frame places " + std::to_string(placed) + " of " + std::to_string(to.ranks) + " ranks");
+  }
+  return Frame(std::move(to));
+}
+
+void fill(const StartDaemon& from, wire::Frame* frame) {
+  fill(from.job, frame->mutable_start_daemon()->mutable_job());
+  frame->mutable_start_daemon()->set_node(from.node);
+  frame->mutable_start_daemon()->set_command(from.command);
+}
+
+void fill(const DaemonStarted& from, wire::Frame* frame) {
+  frame->mutable_daemon_started()->set_launch(from.launch);
+  frame->mutable_daemon_started()->set_node(from.node);
+  frame->mutable_daemon_started()->set_error(from.error);
+}
+
+void fill(const LaunchReady& from, wire::Frame* frame) { frame->mutable_launch_ready()->set_launch(from.launch); }
 
 void fill(const EndLaunch& from, wire::Frame* frame) {
   frame->mutable_end_launch()->set_launch(from.launch);
@@ -250,10 +328,19 @@ Result<Frame> decode_frame(std::string_view bytes) {
       return Frame(CancelRequest{message.cancel().request(), message.cancel().epoch()});
     case wire::Frame::kLease: return Frame(Lease{});
     case wire::Frame::kStop: return Frame(Stop{});
-    case wire::Frame::kRegisterAgent:
-      return Frame(RegisterAgent{message.register_agent().node(), message.register_agent().build()});
-    case wire::Frame::kLaunch:
-      return Frame(Launch{message.launch().launch(), message.launch().ranks(), message.launch().spec()});
+    case wire::Frame::kRegisterAgent: return read(message.register_agent());
+    case wire::Frame::kLaunch: return read(message.launch());
+    case wire::Frame::kIntroduce: return Frame(Introduce{message.introduce().instance()});
+    case wire::Frame::kRefuseAgent: return Frame(RefuseAgent{message.refuse_agent().reason()});
+    case wire::Frame::kAgentStatus:
+      return Frame(AgentStatus{{message.agent_status().launches().begin(), message.agent_status().launches().end()}});
+    case wire::Frame::kStartDaemon:
+      return Frame(StartDaemon{from_wire(message.start_daemon().job()), message.start_daemon().node(),
+                               message.start_daemon().command()});
+    case wire::Frame::kDaemonStarted:
+      return Frame(DaemonStarted{message.daemon_started().launch(), message.daemon_started().node(),
+                                 message.daemon_started().error()});
+    case wire::Frame::kLaunchReady: return Frame(LaunchReady{message.launch_ready().launch()});
     case wire::Frame::kEndLaunch: return Frame(EndLaunch{message.end_launch().launch()});
     case wire::Frame::kLaunchEnded:
       return Frame(LaunchEnded{message.launch_ended().launch(), message.launch_ended().exit_status(),

@@ -12,7 +12,7 @@
 
 namespace skein {
 
-inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersion = 2;
 inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
 
 struct RegisterReplica {
@@ -25,6 +25,7 @@ struct RegisterReplica {
   uint64_t kv_tokens = 0;
   uint32_t context_max = 0;
   double load_seconds = 0;
+  std::string transport = {};  // how its ranks reach each other: "shared memory", "TCP over 10.0.0.0/24"
 };
 
 struct ReplicaStatus {
@@ -44,18 +45,77 @@ struct CancelRequest {
   uint32_t epoch = 0;
 };
 
+// "Your parent is alive."
 struct Lease {};
+// Leave in order: a leader stops its ranks, an agent ends its jobs.
 struct Stop {};
+
+// To a peer that this coordinator does not know: register (again). Another `instance` is another coordinator, which
+// knows nothing of what was asked before.
+struct Introduce {
+  uint64_t instance = 0;
+};
+
+// A job, or a node's share of one, that an agent runs.
+struct AgentJob {
+  uint64_t launch = 0;
+  uint32_t replica = 0;
+  std::string identity = {};  // of the replica's specification: equal where it may be adopted
+};
 
 struct RegisterAgent {
   std::string node;
   std::string build = {};
+  uint64_t instance = 0;      // of the agent's process
+  std::string address = {};   // where its node is reached by others; empty: this machine
+  std::string network = {};   // of that address: "10.0.0.0/24"
+  std::string topology = {};  // YAML
+  std::vector<AgentJob> jobs = {};
 };
 
+// To an agent that cannot take part. It ends with that sentence.
+struct RefuseAgent {
+  std::string reason;
+};
+
+// An agent's sign of life: everything that it runs.
+struct AgentStatus {
+  std::vector<uint64_t> launches;
+};
+
+struct LaunchNode {
+  std::string node;
+  std::string address;
+  uint32_t ranks = 0;
+};
+
+// To the agent of the replica's first node: run mpirun.
 struct Launch {
   uint64_t launch = 0;
   uint32_t ranks = 0;
   std::string spec;  // base/replica_spec.h as JSON
+  uint32_t replica = 0;
+  std::string identity = {};
+  std::vector<LaunchNode> nodes = {};  // in the order of ranks; none: this machine
+};
+
+// From the first node's agent through the coordinator to another's: run what mpirun has for that node.
+struct StartDaemon {
+  AgentJob job;
+  std::string node;
+  std::string command;  // orted with its arguments, quoted as for a shell
+};
+
+// The answer, the other way.
+struct DaemonStarted {
+  uint64_t launch = 0;
+  std::string node;
+  std::string error = {};  // why not; empty: it runs
+};
+
+// The replica serves: its jobs now outlive a coordinator that is away.
+struct LaunchReady {
+  uint64_t launch = 0;
 };
 
 struct EndLaunch {
@@ -69,7 +129,8 @@ struct LaunchEnded {
 };
 
 using Frame = std::variant<RegisterReplica, ReplicaStatus, TokenFrame, GenerationRequest, CancelRequest, Lease, Stop,
-                           RegisterAgent, Launch, EndLaunch, LaunchEnded>;
+                           RegisterAgent, Launch, EndLaunch, LaunchEnded, Introduce, RefuseAgent, AgentStatus,
+                           StartDaemon, DaemonStarted, LaunchReady>;
 
 std::string encode_frame(const Frame& frame);
 // kCorrupt for bytes that are no frame, another version, or a frame whose parts contradict each other.

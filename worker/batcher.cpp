@@ -1,6 +1,7 @@
 #include "worker/batcher.h"
 
 #include <algorithm>
+#include <ranges>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -144,6 +145,12 @@ Status Batcher::submit(GenerationRequest request) {
   }
   if (sequence->score_end > 0) s.enqueue(std::move(sequence));
   return {};
+}
+
+void Batcher::cancel_all() {
+  const auto keys = std::views::keys(state_->requests);
+  const std::vector<std::pair<uint64_t, uint32_t>> all(keys.begin(), keys.end());
+  for (const auto& [request, epoch] : all) cancel(request, epoch);
 }
 
 void Batcher::cancel(uint64_t request, uint32_t epoch) {

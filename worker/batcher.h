@@ -48,6 +48,7 @@ class Batcher {
   Status submit(GenerationRequest request);
   // Ends every choice of the request with kCancelled; unknown ids and epochs are ignored.
   void cancel(uint64_t request, uint32_t epoch);
+  void cancel_all();
 
   // The next step, or nothing if no work is ready or enough steps are in flight.
   std::optional<StepPlan> plan();

@@ -29,7 +29,8 @@ int64_t milliseconds(Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
 }
 
-using Event = std::variant<GenerationRequest, CancelRequest, StepResult, Stop>;
+struct CancelAll {};  // another coordinator: nobody waits for what the one before asked for
+using Event = std::variant<GenerationRequest, CancelRequest, CancelAll, StepResult, Stop>;
 
 // Ends the process at once; mpirun then ends the other ranks. For states from which nothing here can be saved.
 [[noreturn]] void abandon(const std::string& reason) {
@@ -72,6 +73,7 @@ struct Leader::State {
   std::unique_ptr<Batcher> batcher;       // batcher thread
   Communicator& communicator;
   RegisterReplica registration;
+  uint64_t coordinator = 0;  // control thread: the instance that asked who this is; 0: none had to
 
   BoundedQueue<Event> events;
   Outbox outbox;
@@ -145,6 +147,8 @@ struct Leader::State {
       }
     } else if (const auto* cancel = std::get_if<CancelRequest>(&event)) {
       batcher->cancel(cancel->request, cancel->epoch);
+    } else if (std::holds_alternative<CancelAll>(event)) {
+      batcher->cancel_all();
     } else if (const auto* result = std::get_if<StepResult>(&event)) {
       // Only a rank that has lost its mind answers for a step that was not asked for.
       if (const Status status = batcher->complete(*result); !status.ok()) abandon(status.message());
@@ -243,11 +247,21 @@ struct Leader::State {
       }
     } else if (const auto* cancel = std::get_if<CancelRequest>(&frame)) {
       if (!events.try_push(*cancel)) abandon("the replica's queue is full of cancellations");
+    } else if (const auto* introduce = std::get_if<Introduce>(&frame)) {
+      meet(introduce->instance);
     } else if (std::holds_alternative<Stop>(frame)) {
       CHECK(events.try_push(Stop{}));
       return false;
     }
     return true;  // leases and frames for others need no answer
+  }
+
+  // A coordinator that does not know this replica: one that was started anew, where it is another than before.
+  void meet(uint64_t instance) {
+    if (coordinator != instance && !events.try_push(CancelAll{})) abandon("the replica's queue is full");
+    coordinator = instance;
+    // Where there is no room, it asks again.
+    (void)socket->send("", registration);
   }
 
   ReplicaStatus status() {

@@ -3,16 +3,19 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "base/json.h"
 #include "base/log.h"
 #include "base/replica_spec.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
+#include "comm/socket_communicator.h"
 #ifdef SKEIN_CUDA
 #include "comm/nccl_collectives.h"
 #endif
@@ -23,16 +26,53 @@
 #include "worker/executor.h"
 #include "worker/leader.h"
 #include "worker/numerics.h"
+#include "worker/preflight.h"
 
 namespace skein {
 namespace {
 
 constexpr size_t kSpecBytesMax = 1 << 20;
 
-Result<ReplicaSpec> read_spec(const char* path) {
-  ASSIGN_OR_RETURN(const std::string text, read_file(path, kSpecBytesMax));
-  ASSIGN_OR_RETURN(const Json json, parse_json(text));
-  return parse_replica_spec(json);
+// The leader's node has the file; the others hear what it says.
+Result<ReplicaSpec> read_spec(const char* path, MpiSession& mpi) {
+  std::string text;
+  if (mpi.rank() == 0) {
+    ASSIGN_OR_RETURN(text, read_file(path, kSpecBytesMax));
+  }
+  ASSIGN_OR_RETURN(const Json json, parse_json(mpi.broadcast(std::move(text))));
+  ASSIGN_OR_RETURN(ReplicaSpec spec, parse_replica_spec(json));
+  if (mpi.size() != spec.ranks()) {
+    return invalid_argument("mpirun started " + std::to_string(mpi.size()) + " ranks where the plan has " +
+                            std::to_string(spec.ranks()));
+  }
+  return spec;
+}
+
+// Ends this rank with one sentence. Nothing is taken down: threads, other ranks or a device in trouble might be waited
+// for. mpirun ends the other ranks when it sees this status.
+[[noreturn]] void end(const Status& status) {
+  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
+  std::fflush(stderr);
+  _exit(1);
+}
+
+// Opens the model and compares what every rank finds where it runs.
+Result<std::unique_ptr<Checkpoint>> preflight(const ReplicaSpec& spec, MpiSession& mpi,
+                                              std::vector<RankReport>* reports) {
+  Result<std::unique_ptr<Checkpoint>> checkpoint =
+      Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
+  mpi.barrier();
+  RankReport report = look_around();
+  if (checkpoint.ok()) {
+    report.fingerprint = (*checkpoint)->fingerprint();
+  } else {
+    report.error = checkpoint.status().message();
+  }
+  for (const std::string& bytes : mpi.all_gather(encode(report))) {
+    ASSIGN_OR_RETURN(reports->emplace_back(), decode_rank_report(bytes));
+  }
+  RETURN_IF_ERROR(compare(spec, *reports));
+  return checkpoint;
 }
 
 // A step through every rank and every weight before anybody hears that this replica is ready.
@@ -52,11 +92,45 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
   return executor.record_decode_steps();
 }
 
-Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, MpiSession& mpi) {
-  return Communicator::create(
-      config,
-      {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
-       .barrier = [&] { mpi.barrier(); }});
+// Through shared memory where all ranks have the same, else over sockets.
+Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, const ReplicaSpec& spec,
+                                                 const std::vector<RankReport>& reports, MpiSession& mpi) {
+  if (std::ranges::all_of(reports, [&](const RankReport& report) { return report.host == reports[0].host; })) {
+    return Communicator::create(
+        config,
+        {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
+         .barrier = [&] { mpi.barrier(); }});
+  }
+  ASSIGN_OR_RETURN(PortRange ports, parse_port_range(spec.ports));
+  if (ports.first != 0) ports.first += (ports.last - ports.first + 1) / 2;  // the first half is mpirun's and orted's
+  NodesConfig nodes{.network = spec.network,
+                    .ports = ports,
+                    .hosts = {},
+                    .names = {},
+                    .lost = [](const std::string& what) { end(unavailable(what)); },
+                    .all_gather = [&](const std::string& bytes) { return mpi.all_gather(bytes); },
+                    .barrier = [&] { mpi.barrier(); }};
+  for (size_t rank = 0; rank < reports.size(); ++rank) {
+    nodes.hosts.push_back(reports[rank].host);
+    nodes.names.push_back(name_of_rank(spec, static_cast<int>(rank)));
+  }
+  return connect_nodes(config, std::move(nodes));
+}
+
+Result<std::unique_ptr<MessageSocket>> connect_to_coordinator(const ReplicaSpec& spec) {
+  std::optional<ConnectKeys> keys;
+  if (!spec.coordinator_key.empty()) {
+    keys.emplace();
+    ASSIGN_OR_RETURN(keys->own, read_key_file(spec.key_file));
+    keys->server_public_key = spec.coordinator_key;
+  }
+  return MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch), keys);
+}
+
+std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  const bool one_host = std::ranges::all_of(reports, [&](const RankReport& r) { return r.host == reports[0].host; });
+  if (spec.device == "cuda" && reports.size() > 1) return "NCCL";
+  return one_host ? "shared memory" : "TCP over " + spec.network;
 }
 
 Result<const Ops*> ops_of(const ReplicaSpec& spec) {
@@ -125,19 +199,13 @@ Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const Repli
 }
 
 DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
-  return {.index = spec.first_device + rank,
+  const int device = spec.places.empty() ? spec.first_device + rank : spec.places[static_cast<size_t>(rank)].device;
+  const int place = spec.places.empty() ? rank : device;  // among the ranks of the node
+  return {.index = device,
           .threads = spec.threads,
           .pin_threads = spec.first_core >= 0,
-          .first_core = spec.first_core + rank * spec.threads,
+          .first_core = spec.first_core + place * spec.threads,
           .deterministic = spec.deterministic};
-}
-
-// Ends this rank with one sentence. Nothing is taken down: threads, other ranks or a device in trouble might be waited
-// for. mpirun ends the other ranks when it sees this status.
-[[noreturn]] void end(const Status& status) {
-  std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
-  std::fflush(stderr);
-  _exit(1);
 }
 
 // What may wait for other ranks, or for a device, when it is taken down: left alone by an error.
@@ -150,18 +218,11 @@ struct Rank {
 
 Status run(const char* spec_path, Rank& rank) {
   const auto started = std::chrono::steady_clock::now();
-  ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path));
   ASSIGN_OR_RETURN(rank.mpi, MpiSession::start());
   MpiSession& mpi = *rank.mpi;
-  if (mpi.size() != spec.ranks()) {
-    return invalid_argument("mpirun started " + std::to_string(mpi.size()) + " ranks where the plan has " +
-                            std::to_string(spec.ranks()));
-  }
-  if (!mpi.one_node()) {
-    return unsupported("the ranks of a replica must share one node's memory in this version: place it on one node");
-  }
-  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint,
-                   Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
+  ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path, mpi));
+  std::vector<RankReport> reports;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, preflight(spec, mpi, &reports));
   ASSIGN_OR_RETURN(
       const std::vector<ShardPlan> shards,
       plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
@@ -169,7 +230,7 @@ Status run(const char* spec_path, Rank& rank) {
   const ShardPlan& shard = shards[static_cast<size_t>(mpi.rank())];
   const CommunicatorConfig ranks{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
                                  .pp_rank = shard.pp_rank, .spin = spec.spin};
-  ASSIGN_OR_RETURN(rank.communicator, join_ranks(ranks, mpi));
+  ASSIGN_OR_RETURN(rank.communicator, join_ranks(ranks, spec, reports, mpi));
   Communicator& communicator = *rank.communicator;
   ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
   ASSIGN_OR_RETURN(rank.device, ops->open(device_config(spec, mpi.rank())));
@@ -197,9 +258,8 @@ Status run(const char* spec_path, Rank& rank) {
     return {};
   }
 
-  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
-                   MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
-  const uint64_t numerics = numerics_id(spec, checkpoint->fingerprint(), ops->numerics(*device));
+  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, connect_to_coordinator(spec));
+  const uint64_t numerics = numerics_id(spec, checkpoint->fingerprint(), ops->numerics(device));
   ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
                    make_batcher(spec, executor->kv_blocks(), checkpoint->description(), numerics));
   Leader leader(spec, std::move(socket), std::move(batcher), communicator);
@@ -212,7 +272,8 @@ Status run(const char* spec_path, Rank& rank) {
                 .slots = static_cast<uint32_t>(spec.slots),
                 .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
-                .load_seconds = load_time.count()});
+                .load_seconds = load_time.count(),
+                .transport = transport_of(spec, reports)});
   serve();
   leader.join();
   return {};

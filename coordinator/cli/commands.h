@@ -15,6 +15,8 @@ int plan_command(const Arguments& arguments);
 int chat_command(const Arguments& arguments);
 int bench_command(const Arguments& arguments);
 int agent_command(const Arguments& arguments);
+int keys_command(const Arguments& arguments);
+int rsh_command(const Arguments& arguments);
 
 // Prints "skein: <sentence>" to standard error and returns the exit status for it.
 int report(const class Status& status);

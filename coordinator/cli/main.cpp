@@ -4,8 +4,6 @@
 #include "base/status.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/options.h"
-#include "coordinator/cli/serve_config.h"
-#include "coordinator/control/agent.h"
 
 namespace skein {
 namespace {
@@ -22,7 +20,9 @@ constexpr Command kCommands[] = {
     {"plan", "plan MODEL [flags of serve]", "show what serve would run, and whether it fits", plan_command},
     {"chat", "chat MODEL | chat --url URL", "talk to a model or to a server", chat_command},
     {"bench", "bench offline MODEL | serve --url URL", "measure the engine without HTTP, or any server", bench_command},
-    {"agent", "agent --coordinator E --run-folder D", "start and fence this node's MPI jobs", agent_command},
+    {"agent", "agent --coordinator E --key-file F", "start and fence this node's MPI jobs", agent_command},
+    {"keys", "keys --out D NAME...", "make the keys of a coordinator and its nodes", keys_command},
+    {"rsh", "rsh HOST COMMAND...", "what mpirun reaches other nodes with; not for people", rsh_command},
 };
 
 void print_usage(FILE* out) {
@@ -36,25 +36,6 @@ void print_usage(FILE* out) {
 int report(const Status& status) {
   std::fprintf(stderr, "skein: %s\n", status.message().c_str());
   return status.code() == Code::kInvalidArgument ? 2 : 1;
-}
-
-int agent_command(const Arguments& arguments) {
-  AgentConfig config;
-  OptionTable table;
-  table.add_text("coordinator", "ENDPOINT", "ZeroMQ endpoint of the coordinator", &config.coordinator);
-  table.add_text("run-folder", "DIR", "private folder for the jobs' files", &config.run_folder);
-  table.add_real("lease-seconds", "silence of the coordinator after which every job is killed", 0.1, 86400,
-                 &config.lease_seconds);
-  table.add_text("worker", "PATH", "the skein-worker to run; default: beside this program", &config.worker);
-  std::vector<std::string> positional;
-  const Status parsed = table.parse(arguments, &positional);
-  if (!parsed.ok()) return report(parsed);
-  if (!positional.empty() || config.coordinator.empty() || config.run_folder.empty()) {
-    std::fprintf(stderr, "usage: skein agent --coordinator ENDPOINT --run-folder DIR\n%s", table.help().c_str());
-    return 2;
-  }
-  const Status status = run_agent(config);
-  return status.ok() ? 0 : report(status);
 }
 
 }  // namespace skein

@@ -1,7 +1,9 @@
 #include "coordinator/cli/serve_config.h"
 
 #include <algorithm>
+#include <charconv>
 
+#include "base/network.h"
 #include "base/yaml.h"
 #include "model/mapped_file.h"
 
@@ -31,6 +33,43 @@ Result<std::string> scalar_text(const Yaml& value) {
   return text;
 }
 
+// "node-a:0"
+Result<RankPlace> parse_place(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  RankPlace place;
+  const char* begin = text.data() + std::min(colon, text.size() - 1) + 1;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(begin, end, place.device);
+  if (colon == std::string::npos || colon == 0 || error != std::errc() || stop != end || place.device < 0 ||
+      place.device > 1023) {
+    return invalid_argument("\"" + text + "\" is no place of a rank: write NODE:DEVICE, as in node-a:0");
+  }
+  place.node = text.substr(0, colon);
+  return place;
+}
+
+Result<std::vector<RankPlace>> read_places(const Yaml& value) {
+  if (value.kind != Yaml::Kind::kList) return invalid_argument("places must be a list with NODE:DEVICE for each rank");
+  std::vector<RankPlace> places;
+  for (const Yaml& item : value.list) {
+    if (item.kind != Yaml::Kind::kScalar || item.scalar.empty()) {
+      return invalid_argument("places must be a list with NODE:DEVICE for each rank");
+    }
+    ASSIGN_OR_RETURN(places.emplace_back(), parse_place(item.scalar));
+  }
+  return places;
+}
+
+Status check_shape(const ReplicaShape& shape) {
+  if (shape.places.empty()) return {};
+  if (shape.count != 1) return invalid_argument("a replica with places is one: write it again for another");
+  ReplicaSpec spec;
+  spec.tensor_parallel_size = shape.tensor_parallel_size;
+  spec.pipeline_parallel_size = shape.pipeline_parallel_size;
+  spec.places = shape.places;
+  return check_places(spec);
+}
+
 Status read_replicas(const Yaml& value, const std::string& path, std::vector<ReplicaShape>* shapes) {
   if (value.kind != Yaml::Kind::kList || value.list.empty()) {
     return at_line(invalid_argument("replicas must be a list of shapes"), path, value.line);
@@ -46,12 +85,47 @@ Status read_replicas(const Yaml& value, const std::string& path, std::vector<Rep
     table.add_integer("pipeline-parallel-size", "", 1, 1024, &shape.pipeline_parallel_size);
     table.add_integer("count", "", 1, 1024, &shape.count);
     for (const Yaml::Member& member : item.map) {
+      if (member.key == "places") {
+        Result<std::vector<RankPlace>> places = read_places(member.value);
+        if (!places.ok()) return at_line(places.status(), path, member.line);
+        shape.places = std::move(*places);
+        continue;
+      }
       if (member.value.kind != Yaml::Kind::kScalar) {
         return at_line(invalid_argument(member.key + " must be a number"), path, member.line);
       }
       RETURN_IF_ERROR(at_line(table.apply(flag_name(member.key), member.value.scalar, ""), path, member.line));
     }
-    shapes->push_back(shape);
+    RETURN_IF_ERROR(at_line(check_shape(shape), path, item.line));
+    shapes->push_back(std::move(shape));
+  }
+  return {};
+}
+
+// What a cluster needs, and one machine does not have.
+Status check_cluster(const ServeConfig& config) {
+  const std::vector<ReplicaShape> shapes = config.shapes();
+  const bool placed = std::ranges::any_of(shapes, [](const ReplicaShape& shape) { return !shape.places.empty(); });
+  if (!config.clustered()) {
+    if (placed) return invalid_argument("places name a cluster's nodes: give listen, too, for their agents to come to");
+    return {};
+  }
+  for (const std::string_view all : {"*", "0.0.0.0", "[::]"}) {
+    if (config.listen.starts_with("tcp://" + std::string(all) + ":")) {
+      return invalid_argument("listen " + config.listen + " is every interface: name the one between the nodes, by address or name");
+    }
+  }
+  const size_t colon = config.listen.rfind(':');
+  if (!config.listen.starts_with("tcp://") || colon < 7 || colon + 1 == config.listen.size()) {
+    return invalid_argument("listen must be tcp://ADDRESS:PORT or tcp://INTERFACE:PORT, not " + config.listen);
+  }
+  if (config.key_file.empty() || config.allow_list.empty()) {
+    return invalid_argument("listen needs key-file and allow-list; `skein keys` makes both");
+  }
+  RETURN_IF_ERROR(parse_port_range(config.ports).status());
+  for (const ReplicaShape& shape : shapes) {
+    if (!shape.places.empty()) continue;
+    return invalid_argument("with listen each replica needs places: a list with NODE:DEVICE for each rank");
   }
   return {};
 }
@@ -122,6 +196,13 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_real("drain-seconds", "how long running requests may go on after SIGTERM", 0, 86400,
                   &config->drain_seconds);
   table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
+  table->add_text("listen", "E", "serve with the agents of several nodes, which come to tcp://ADDRESS:PORT",
+                  &config->listen);
+  table->add_text("key-file", "F", "with listen: this coordinator's keys, of `skein keys`", &config->key_file);
+  table->add_text("allow-list", "F", "with listen: names and public keys of the agents", &config->allow_list);
+  table->add_text("ports", "FIRST-LAST", "ports of ranks and MPI between nodes; 0: any", &config->ports);
+  table->add_real("orphan-timeout", "with listen: seconds that replicas live on without a coordinator", 1, 86400,
+                  &config->orphan_timeout);
   table->add_text("config", "F", "YAML file with these settings", &config->config);
 }
 
@@ -143,6 +224,7 @@ Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments
     return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
   }
   if (!positional.empty()) config.model = positional[0];
+  RETURN_IF_ERROR(check_cluster(config));
   if (config.model.empty()) {
     return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/replica_spec.h"
 #include "base/status.h"
 #include "coordinator/cli/options.h"
 
@@ -15,6 +16,7 @@ struct ReplicaShape {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
   int count = 1;
+  std::vector<RankPlace> places = {};  // by rank, of a cluster's nodes; none: this machine
 };
 
 // Everything `skein serve` can be told, by flags or in one YAML file with the same names.
@@ -47,9 +49,15 @@ struct ServeConfig {
   std::vector<std::string> allowed_origins;
   double drain_seconds = 30;
   double startup_timeout = 600;        // seconds a replica may take to load
+  std::string listen;                  // where agents of several nodes come to, tcp://ADDRESS:PORT; empty: one machine
+  std::string key_file;                // with listen: this coordinator's pair
+  std::string allow_list;              // with listen: the agents' names and public keys
+  std::string ports = "7310-7809";     // between nodes: of mpirun, orted, MPI and ranks
+  double orphan_timeout = 600;         // seconds that replicas of a cluster live on without a coordinator
   std::string config;
 
   std::vector<ReplicaShape> shapes() const;
+  bool clustered() const { return !listen.empty(); }
 };
 
 void add_serve_options(OptionTable* table, ServeConfig* config);

@@ -14,6 +14,8 @@ constexpr int64_t kMemoryReserve = int64_t{512} << 20;  // for the system and th
 // What a rank's GPU takes after its pages have been sized: recorded steps, and what libraries load late.
 constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
 
+constexpr int64_t kUnknownMemory = int64_t{1} << 50;
+
 #ifdef SKEIN_CUDA
 constexpr bool kBuiltWithCuda = true;
 #else
@@ -26,6 +28,7 @@ bool is_one_of(const std::string& value, std::initializer_list<const char*> choi
 
 // "cpu" or "cuda".
 Result<std::string> choose_device(const ServeConfig& config, const Machine& machine) {
+  if (config.clustered() && config.device != "cuda") return std::string("cpu");
   if (config.device == "auto") {
     if (!kBuiltWithCuda || machine.gpus.empty()) return std::string("cpu");
     return std::string(std::ranges::all_of(machine.gpus, &Gpu::supported) ? "cuda" : "cpu");
@@ -34,11 +37,11 @@ Result<std::string> choose_device(const ServeConfig& config, const Machine& mach
   if (!kBuiltWithCuda) {
     return unsupported("this build has no CUDA backend: use --device cpu, or build it with scripts/build cuda");
   }
-  if (machine.gpus.empty()) {
+  if (machine.gpus.empty() && !config.clustered()) {
     return unsupported("no NVIDIA GPU with a driver was found on this machine: use --device cpu");
   }
   for (const Gpu& gpu : machine.gpus) {
-    if (gpu.supported()) continue;
+    if (gpu.supported() || config.clustered()) continue;
     return unsupported("the GPU " + gpu.name + " has compute capability " + std::to_string(gpu.compute_major) + "." +
                        std::to_string(gpu.compute_minor) +
                        ", and the CUDA backend needs 9.0 (H100, H200, GH200): use --device cpu");
@@ -112,6 +115,16 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
 
   ReplicaSpec& spec = replica.spec;
+  int ranks_here = all_ranks;  // that share the machine of a rank
+  spec.places = shape.places;
+  if (config.clustered()) {
+    ranks_here = std::ranges::max(node_shares(spec), {}, &NodeShare::ranks).ranks;
+    spec.ports = config.ports;
+    for (const RankMemory& rank : replica.memory.ranks) {
+      const int64_t pages = rank.kv_per_token * replica.memory.kv_blocks * request.block_tokens;
+      spec.rank_memory_bytes = gpu ? 0 : std::max(spec.rank_memory_bytes, rank.weights + rank.activations + pages);
+    }
+  }
   const int cores = plan.machine.cores;
   spec.model = std::filesystem::absolute(plan.model.path).string();
   spec.load_format = config.load_format;
@@ -131,8 +144,8 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   spec.prefix_caching = !config.no_prefix_caching;
   if (gpu) spec.timings_path = timings_path();
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
-                                             : std::max(1, cores / all_ranks);
-  spec.spin = gpu || spec.threads * all_ranks <= cores;
+                                             : std::max(1, cores / ranks_here);
+  spec.spin = gpu || spec.threads * ranks_here <= cores;
   return replica;
 }
 
@@ -157,7 +170,13 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
     count += shape.count;
   }
   int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
-  if (plan.config.device == "cuda") {
+  if (plan.config.device == "cuda" && config.clustered()) {
+    if (!config.kv_cache_memory_bytes) {
+      return invalid_argument("with listen and device cuda, give kv-cache-memory-bytes: this machine does not know how "
+                              "much memory the nodes' GPUs have");
+    }
+    memory_bytes = kUnknownMemory;  // each rank finds out before it loads
+  } else if (plan.config.device == "cuda") {
     ASSIGN_OR_RETURN(memory_bytes, gpu_memory(config, plan.machine, all_ranks));
   }
   for (const ReplicaShape& shape : config.shapes()) {
@@ -202,7 +221,9 @@ std::string describe(const ServePlan& plan) {
         << tokens / plan.context_max << " requests of full length\n";
     for (size_t rank = 0; rank < replica.shards.size(); ++rank) {
       const ShardPlan& shard = replica.shards[rank];
-      out << "  rank " << rank << "  layers " << range_text(shard.layers) << ", heads " << range_text(shard.q_heads)
+      out << "  rank " << rank;
+      if (!spec.places.empty()) out << " on " << spec.places[rank].node << ":" << spec.places[rank].device;
+      out << "  layers " << range_text(shard.layers) << ", heads " << range_text(shard.q_heads)
           << ", KV heads " << range_text(shard.kv_heads) << ", weights "
           << readable_bytes(replica.memory.ranks[rank].weights) << "\n";
     }
@@ -214,7 +235,7 @@ std::string describe(const ServePlan& plan) {
   out << "\n";
   int threads = 0;
   for (const PlannedReplica& replica : plan.replicas) threads += replica.spec.threads * replica.spec.ranks();
-  if (threads > plan.machine.cores && plan.config.device == "cpu") {
+  if (threads > plan.machine.cores && plan.config.device == "cpu" && !plan.config.clustered()) {
     out << "note      " << threads << " rank threads share " << plan.machine.cores << " cores\n";
   }
   return out.str();

@@ -1,5 +1,7 @@
 #include "coordinator/cli/server.h"
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "coordinator/api/api.h"
 #include "coordinator/cli/metrics.h"
@@ -31,8 +33,27 @@ Result<HttpConfig> http_config(const ServeConfig& config) {
   return http;
 }
 
-ClusterConfig cluster_config(const ServePlan& plan) {
+Result<ListenConfig> listen_config(const ServeConfig& config) {
+  ListenConfig listen{.endpoint = config.listen, .keys = {}, .orphan_seconds = config.orphan_timeout};
+  ASSIGN_OR_RETURN(listen.keys.own, read_key_file(config.key_file));
+  ASSIGN_OR_RETURN(listen.keys.allowed, read_allow_list(config.allow_list));
+  for (const ReplicaShape& shape : config.shapes()) {
+    for (const RankPlace& place : shape.places) {
+      const auto names_it = [&](const auto& entry) { return entry.second == place.node; };
+      const bool known = std::ranges::any_of(listen.keys.allowed, names_it);
+      if (known) continue;
+      return invalid_argument("the node " + place.node + " has a rank, but no key in " + config.allow_list +
+                              ": add it there, or correct its name in places");
+    }
+  }
+  return listen;
+}
+
+Result<ClusterConfig> cluster_config(const ServePlan& plan) {
   ClusterConfig config;
+  if (plan.config.clustered()) {
+    ASSIGN_OR_RETURN(config.listen, listen_config(plan.config));
+  }
   for (const PlannedReplica& replica : plan.replicas) config.core.replicas.push_back(replica.spec);
   config.core.waiting_max = plan.config.max_waiting_requests;
   config.core.launch_timeout_ms = static_cast<int64_t>(plan.config.startup_timeout * 1000);
@@ -60,8 +81,9 @@ struct Server::State {
       : loop(loop), plan(plan), events(std::move(events)), model(std::move(model)), metrics(this->model.name) {}
 
   Status open(HttpConfig config) {
+    ASSIGN_OR_RETURN(ClusterConfig replicas, cluster_config(plan));
     ASSIGN_OR_RETURN(cluster,
-                     Cluster::start(loop, cluster_config(plan),
+                     Cluster::start(loop, std::move(replicas),
                                     {.ready = [this](const ReplicaReady& ready) { on_ready(ready); },
                                      .lost = [this](const ReplicaLost& lost) { on_lost(lost); },
                                      .failed = [this](const std::string& reason) { end(unavailable(reason)); }}));
@@ -81,6 +103,7 @@ struct Server::State {
     metrics.replica_ready(ready.replica, replica.load_seconds);
     log_info("replica ready", {{"replica", int64_t{ready.replica}},
                                {"ranks", int64_t{replica.ranks}},
+                               {"transport", replica.transport},
                                {"load_seconds", replica.load_seconds},
                                {"kv_tokens", replica.kv_tokens},
                                {"context_max", int64_t{replica.context_max}}});

@@ -3,13 +3,17 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -18,54 +22,38 @@
 
 #include "base/lease_watch.h"
 #include "base/log.h"
+#include "base/network.h"
 #include "base/replica_spec.h"
-#include "comm/messages.h"
+#include "coordinator/control/job.h"
 #include "coordinator/control/process.h"
+#include "coordinator/control/rsh.h"
 
 namespace skein {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr auto kKillAfter = std::chrono::milliseconds(1500);
-constexpr size_t kLineBytesMax = 64 << 10;
+constexpr auto kComplainPeriod = std::chrono::seconds(30);
+constexpr double kComplainSeconds = 5;  // without an answer of the coordinator
 
 int64_t now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
 }
 
-// One mpirun with its ranks.
-struct Job {
-  uint64_t launch = 0;
-  pid_t pid = -1;
-  int error_fd = -1;
-  std::string folder;  // what mpirun and its ranks write; goes with the job
-  std::string line;    // unfinished
-  std::string reason;  // the first sentence of a rank that failed
-  std::string last_line;
-  Clock::time_point kill_at = Clock::time_point::max();
-};
-
-std::vector<std::string> mpirun_arguments(const std::string& worker, uint32_t ranks, const std::string& folder,
-                                          const std::string& spec_path) {
-  return {"mpirun", "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none",
-          // One node: no sockets for data, the loopback interface for mpirun's own.
-          "--mca", "pml", "ob1", "--mca", "btl", "self,vader", "--mca", "btl_vader_single_copy_mechanism", "none",
-          // Not in /dev/shm, where ranks that are killed would leave their segments for ever.
-          "--mca", "btl_vader_backing_directory", folder,
-          "--mca", "plm", "isolated", "--mca", "oob_tcp_if_include", "lo",
-          // Ranks that wait for each other while they start must not eat the cores of those that load.
-          "--mca", "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0",
-          worker, spec_path};
+uint64_t random_number() {
+  uint64_t number = 0;
+  CHECK_EQ(getrandom(&number, sizeof number, 0), static_cast<ssize_t>(sizeof number));
+  return number;
 }
 
 class Agent {
  public:
-  Agent(const AgentConfig& config, std::unique_ptr<MessageSocket> socket)
+  Agent(const AgentConfig& config, RegisterAgent registration, std::unique_ptr<MessageSocket> socket)
       : config_(config),
         worker_(config.worker.empty() ? program_folder() + "/skein-worker" : config.worker),
+        registration_(std::move(registration)),
         socket_(std::move(socket)) {}
 
   Status run() {
@@ -74,97 +62,236 @@ class Agent {
     for (const int number : {SIGCHLD, SIGTERM, SIGINT}) sigaddset(&signals, number);
     sigprocmask(SIG_BLOCK, &signals, nullptr);
     signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    send(RegisterAgent{.node = "local", .build = SKEIN_BUILD});
+    prctl(PR_SET_CHILD_SUBREAPER, 1);  // ranks whose mpirun or orted was killed become ours to end
+    introduce();
     lease_.heard(now_ms());
     next_sign_ = Clock::now() + kSignPeriod;
+    next_complaint_ = Clock::now();
     while (!(stopping_ && jobs_.empty())) {
       turn();
       wait();
     }
-    if (orphaned_) {
+    if (orphaned_ || config_.node) {
       std::error_code ignored;  // nobody is left to tell
       std::filesystem::remove_all(config_.run_folder, ignored);
     }
-    return {};
+    return outcome_;
   }
 
  private:
+  struct Asked {  // a `skein rsh` that waits
+    int fd = -1;
+    uint64_t launch = 0;
+    std::string node;
+  };
+
   void turn() {
     while (std::optional<MessageSocket::Received> received = socket_->receive()) {
       lease_.heard(now_ms());
       if (received->frame.ok()) take(std::move(*received->frame));
     }
-    for (auto& [launch, job] : jobs_) read_errors(job);
+    for (auto& [launch, job] : jobs_) job.read_errors();
+    for (auto& [launch, listener] : listeners_) take_requests(launch, *listener);
     reap();
     const Clock::time_point now = Clock::now();
     for (auto& [launch, job] : jobs_) {
       if (now >= job.kill_at) kill(-job.pid, SIGKILL);
     }
     if (now >= next_sign_) {
-      send(Lease{});
+      send(status());
       next_sign_ = now + kSignPeriod;
     }
-    if (static_cast<double>(lease_.silent_ms(now_ms())) > config_.lease_seconds * 1000 && !stopping_) {
+    watch_lease(now);
+  }
+
+  void watch_lease(Clock::time_point now) {
+    const double silent = static_cast<double>(lease_.silent_ms(now_ms())) / 1000;
+    if (!config_.node) {
+      if (silent <= config_.lease_seconds || stopping_) return;
       log_warning("agent: the coordinator is gone; ending its jobs");
       orphaned_ = true;
-      end_all(SIGKILL);
+      return end_all(SIGKILL);
+    }
+    if (socket_->key_refused() && !stopping_) {
+      outcome_ = invalid_argument("the coordinator at " + config_.coordinator + " refused the key of " + config_.name +
+                                  ": add \"" + config_.name + " " + config_.node->keys.own.public_key +
+                                  "\" to its allow-list");
+      return end_all(SIGTERM);
+    }
+    for (auto& [launch, job] : jobs_) {
+      const double lease = job.ready ? config_.node->orphan_seconds : config_.lease_seconds;
+      if (silent <= lease || job.kill_at != Clock::time_point::max()) continue;
+      log_warning("agent: no coordinator for the job's lease; ending it", {{"launch", job.id.launch}});
+      end_job(job, SIGKILL);
+    }
+    if (silent > kComplainSeconds && now >= next_complaint_) {
+      next_complaint_ = now + kComplainPeriod;
+      log_warning("agent: no answer from the coordinator; does it run there, and is that its public key?",
+                  {{"coordinator", config_.coordinator}, {"public_key", config_.node->keys.server_public_key}});
     }
   }
 
   void wait() {
-    std::vector<pollfd> fds{{socket_->fd(), POLLIN, 0}, {signal_fd_, POLLIN, 0}};
+    std::vector<int> readable{socket_->fd(), signal_fd_};
     for (const auto& [launch, job] : jobs_) {
-      if (job.error_fd >= 0) fds.push_back({job.error_fd, POLLIN, 0});
+      if (job.error_fd >= 0) readable.push_back(job.error_fd);
     }
+    for (const auto& [launch, listener] : listeners_) listener->add_to(&readable);
+    std::vector<pollfd> fds;
+    for (const int fd : readable) fds.push_back({fd, POLLIN, 0});
     // Sends and receives of this turn may have consumed the socket's edge; a short sleep bounds what that can cost.
     poll(fds.data(), fds.size(), 50);
     signalfd_siginfo info;
     while (read(signal_fd_, &info, sizeof info) == sizeof info) {
       if (info.ssi_signo == SIGCHLD) continue;
-      orphaned_ |= getppid() != parent_;  // the kernel's word that the coordinator ended
+      orphaned_ |= !config_.node && getppid() != parent_;  // the kernel's word that the coordinator ended
       end_all(orphaned_ ? SIGKILL : SIGTERM);
     }
   }
 
   void send(const Frame& frame) {
     const Status status = socket_->send("", frame);
-    if (!status.ok()) log_warning("agent: frame dropped", {{"cause", status.message()}});
+    // A full queue is what a coordinator that is away leaves; what it needs is said again when it is back.
+    if (status.ok() || (config_.node && status.code() == Code::kResourceExhausted)) return;
+    log_warning("agent: frame dropped", {{"cause", status.message()}});
+  }
+
+  void introduce() {
+    registration_.jobs.clear();
+    for (const auto& [launch, job] : jobs_) registration_.jobs.push_back(job.id);
+    send(registration_);
+  }
+
+  AgentStatus status() const {
+    AgentStatus status;
+    for (const auto& [launch, job] : jobs_) status.launches.push_back(launch);
+    return status;
   }
 
   void take(Frame frame) {
     if (const auto* launch = std::get_if<Launch>(&frame)) {
       const Status status = start(*launch);
       if (!status.ok()) send(LaunchEnded{.launch = launch->launch, .exit_status = 127, .reason = status.message()});
+    } else if (const auto* daemon = std::get_if<StartDaemon>(&frame)) {
+      send(DaemonStarted{daemon->job.launch, daemon->node, start_daemon(*daemon).message()});
+    } else if (const auto* started = std::get_if<DaemonStarted>(&frame)) {
+      answer_rsh(*started);
+    } else if (const auto* ready = std::get_if<LaunchReady>(&frame)) {
+      if (const auto job = jobs_.find(ready->launch); job != jobs_.end()) job->second.ready = true;
     } else if (const auto* end = std::get_if<EndLaunch>(&frame)) {
       if (const auto job = jobs_.find(end->launch); job != jobs_.end()) end_job(job->second, SIGTERM);
+    } else if (std::holds_alternative<Introduce>(frame)) {
+      introduce();
+    } else if (const auto* refusal = std::get_if<RefuseAgent>(&frame)) {
+      outcome_ = unavailable(refusal->reason);
+      end_all(SIGTERM);
     } else if (std::holds_alternative<Stop>(frame)) {
       end_all(0);  // the leaders were asked to leave, too: give them the time
     }
   }
 
   Status start(const Launch& launch) {
-    if (stopping_) return unavailable("the agent is stopping");
     Job job;
-    job.launch = launch.launch;
-    job.folder = config_.run_folder + "/replica-" + std::to_string(launch.launch);
-    if (mkdir(job.folder.c_str(), 0700) != 0) {
-      return unavailable("cannot make the folder " + job.folder + ": " + std::strerror(errno));
-    }
+    job.id = {.launch = launch.launch, .replica = launch.replica, .identity = launch.identity};
+    job.nodes = launch.nodes;
+    RETURN_IF_ERROR(make_folder(&job));
     const std::string spec_path = job.folder + "/spec.json";
-    RETURN_IF_ERROR(write_private_file(spec_path, launch.spec));
-    ChildOptions options{.arguments = mpirun_arguments(worker_, launch.ranks, job.folder, spec_path),
-                         .environment = {{"TMPDIR", job.folder}, {"OMP_NUM_THREADS", "1"}},
-                         .capture_error = true};
+    ASSIGN_OR_RETURN(const Json json, parse_json(launch.spec));
+    ASSIGN_OR_RETURN(ReplicaSpec spec, parse_replica_spec(json));
+    if (config_.node) {
+      spec.coordinator = config_.coordinator;
+      spec.coordinator_key = config_.node->keys.server_public_key;
+      spec.key_file = config_.node->key_file;
+    }
+    RETURN_IF_ERROR(write_private_file(spec_path, to_json(spec).dump()));
+    ASSIGN_OR_RETURN(const PortRange ports, parse_port_range(spec.ports));
+    std::map<std::string, std::string> environment;
+    if (launch.nodes.size() > 1) {
+      const std::string path = job.folder + "/rsh";
+      ASSIGN_OR_RETURN(listeners_[launch.launch], RshListener::listen(path));
+      environment[kRshVariable] = path;
+    }
+    const Status status = start_process_of(
+        std::move(job),
+        mpirun_arguments(launch, {.worker = worker_,
+                                  .rsh = program_folder() + "/skein rsh",
+                                  .folder = config_.run_folder + "/replica-" + std::to_string(launch.launch),
+                                  .spec_path = spec_path,
+                                  .ports = ports,
+                                  .networks = spec.network}),
+        std::move(environment));
+    if (!status.ok()) listeners_.erase(launch.launch);
+    return status;
+  }
+
+  Status start_daemon(const StartDaemon& daemon) {
+    ASSIGN_OR_RETURN(std::vector<std::string> arguments, parse_orted_command(daemon.command));
+    arguments[0] = "orted";  // this node's
+    Job job;
+    job.id = daemon.job;
+    job.orted = true;
+    RETURN_IF_ERROR(make_folder(&job));
+    return start_process_of(std::move(job), std::move(arguments), {});
+  }
+
+  Status make_folder(Job* job) {
+    if (stopping_) return unavailable("the agent is stopping");
+    if (jobs_.contains(job->id.launch)) return unavailable("the agent of " + config_.name + " runs that launch already");
+    const std::string folder = config_.run_folder + "/replica-" + std::to_string(job->id.launch);
+    if (mkdir(folder.c_str(), 0700) != 0) {
+      return unavailable("cannot make the folder " + folder + ": " + std::strerror(errno));
+    }
+    job->folder = folder;
+    return {};
+  }
+
+  Status start_process_of(Job job, std::vector<std::string> arguments, std::map<std::string, std::string> environment) {
+    ChildOptions options{
+        .arguments = std::move(arguments), .environment = std::move(environment), .capture_error = true};
+    options.environment["TMPDIR"] = job.folder;
+    options.environment["OMP_NUM_THREADS"] = "1";
     if (geteuid() == 0) {
       // Containers run as root; mpirun asks to be told so.
       options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
       options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
     }
-    ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
-    job.pid = child.pid;
-    job.error_fd = child.error_fd;
-    jobs_.emplace(job.launch, std::move(job));
+    const Result<ChildProcess> child = start_process(options);
+    if (!child.ok()) {
+      std::error_code ignored;  // what stays goes with the run folder
+      std::filesystem::remove_all(job.folder, ignored);
+      return child.status();
+    }
+    job.pid = child->pid;
+    job.error_fd = child->error_fd;
+    const uint64_t launch = job.id.launch;
+    jobs_.emplace(launch, std::move(job));
     return {};
+  }
+
+  // What mpirun has for other nodes goes to the coordinator, which knows their agents.
+  void take_requests(uint64_t launch, RshListener& listener) {
+    while (std::optional<RshRequest> request = listener.take()) {
+      const Job& job = jobs_.at(launch);
+      const auto node = std::ranges::find(job.nodes, request->host, &LaunchNode::address);
+      if (node == job.nodes.end()) {
+        RshListener::answer(request->fd, "the launch has no node at " + request->host);
+        continue;
+      }
+      asked_.push_back({.fd = request->fd, .launch = launch, .node = node->node});
+      send(StartDaemon{.job = job.id, .node = node->node, .command = std::move(request->command)});
+    }
+  }
+
+  void answer_rsh(const DaemonStarted& started) {
+    std::erase_if(asked_, [&](const Asked& asked) {
+      if (asked.launch != started.launch || asked.node != started.node) return false;
+      RshListener::answer(asked.fd, started.error);
+      return true;
+    });
+    const auto job = jobs_.find(started.launch);
+    if (job != jobs_.end() && !started.error.empty() && job->second.reason.empty()) {
+      job->second.reason = "cannot start on " + started.node + ": " + started.error;
+    }
   }
 
   void end_job(Job& job, int signal_number) {
@@ -177,77 +304,116 @@ class Agent {
     for (auto& [launch, job] : jobs_) end_job(job, signal_number);
   }
 
-  void read_errors(Job& job) {
-    char buffer[4096];
-    ssize_t bytes = 0;
-    while (job.error_fd >= 0 && (bytes = read(job.error_fd, buffer, sizeof buffer)) > 0) {
-      for (const char c : std::string_view(buffer, static_cast<size_t>(bytes))) {
-        if (c == '\n' || job.line.size() >= kLineBytesMax) take_line(job);
-        if (c != '\n') job.line += c;
-      }
-    }
-    if (bytes == 0 && job.error_fd >= 0) {
-      take_line(job);
-      close(job.error_fd);
-      job.error_fd = -1;
-    }
-  }
-
-  // Ranks' log lines pass through; their last words are kept; mpirun's own essays are not shown.
-  void take_line(Job& job) {
-    if (job.line.starts_with(kReasonPrefix)) {
-      if (job.reason.empty()) job.reason = job.line.substr(kReasonPrefix.size());
-    } else if (job.line.starts_with("{\"time\"")) {
-      const std::string line = job.line + "\n";
-      [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
-    } else if (job.line.find("check failed") != std::string::npos && job.reason.empty()) {
-      job.reason = job.line;
-    } else if (job.line.find_first_not_of("- \t*") != std::string::npos) {
-      job.last_line = job.line;
-    }
-    job.line.clear();
-  }
-
   void reap() {
     int status = 0;
     pid_t pid = 0;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
       const auto entry = std::ranges::find_if(jobs_, [&](const auto& item) { return item.second.pid == pid; });
-      if (entry == jobs_.end()) continue;
-      Job& job = entry->second;
-      kill(-pid, SIGKILL);  // whatever of its group is left
-      read_errors(job);
-      if (job.error_fd >= 0) close(job.error_fd);
-      std::error_code ignored;  // what stays goes with the run folder
-      std::filesystem::remove_all(job.folder, ignored);
-      const int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-      std::string reason = job.reason;
-      if (reason.empty() && code != 0) {
-        reason = "mpirun ended with status " + std::to_string(code) +
-                 (job.last_line.empty() ? "" : ": " + job.last_line.substr(0, 300));
-      }
-      send(LaunchEnded{.launch = job.launch, .exit_status = code, .reason = std::move(reason)});
-      jobs_.erase(entry);
+      if (entry != jobs_.end()) end_of(entry, status);
+      kill_strays();
+    }
+  }
+
+  void end_of(std::map<uint64_t, Job>::iterator entry, int status) {
+    Job& job = entry->second;
+    const uint64_t launch = job.id.launch;
+    kill(-job.pid, SIGKILL);  // whatever of its group is left
+    job.read_errors();
+    if (job.error_fd >= 0) close(job.error_fd);
+    std::erase_if(asked_, [&](const Asked& asked) {
+      if (asked.launch == launch) RshListener::answer(asked.fd, "the launch has ended");
+      return asked.launch == launch;
+    });
+    listeners_.erase(launch);
+    std::error_code ignored;  // what stays goes with the run folder
+    std::filesystem::remove_all(job.folder, ignored);
+    const int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    if (config_.node) {
+      log_info("agent: job ended", {{"launch", launch}, {"status", code}, {"last_words", job.last_line.substr(0, 300)}});
+    }
+    send(LaunchEnded{.launch = launch, .exit_status = code, .reason = job.end_reason(code)});
+    jobs_.erase(entry);
+  }
+
+  // Children that are no job were left by one that ended.
+  void kill_strays() {
+    for (const pid_t child : children()) {
+      const bool known = std::ranges::any_of(jobs_, [&](const auto& item) { return item.second.pid == child; });
+      if (!known) kill(child, SIGKILL);
     }
   }
 
   const AgentConfig config_;
   const std::string worker_;
+  RegisterAgent registration_;
   std::unique_ptr<MessageSocket> socket_;
   std::map<uint64_t, Job> jobs_;
+  std::map<uint64_t, std::unique_ptr<RshListener>> listeners_;  // of jobs over several nodes
+  std::vector<Asked> asked_;
   const pid_t parent_ = getppid();
   int signal_fd_ = -1;
   bool stopping_ = false;
   bool orphaned_ = false;  // the coordinator went without a word: its folder is ours to remove
+  Status outcome_;
   LeaseWatch lease_;  // of the coordinator
   Clock::time_point next_sign_;
+  Clock::time_point next_complaint_;
 };
+
+// Held while the process lives; a name of the network namespace, so that no file stays behind.
+Status claim_host() {
+  constexpr std::string_view kName = "skein-agent";
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  kName.copy(address.sun_path + 1, kName.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + kName.size());
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return {};
+  close(fd);
+  return unavailable("another `skein agent` runs on this host, and one serves all its devices: end it first");
+}
+
+// "tcp://head:7300" -> "head"
+Result<std::string> host_of(const std::string& endpoint) {
+  constexpr std::string_view kScheme = "tcp://";
+  const size_t colon = endpoint.rfind(':');
+  if (!endpoint.starts_with(kScheme) || colon <= kScheme.size()) {
+    return invalid_argument("\"" + endpoint + "\" is no address of a coordinator: write tcp://HOST:PORT");
+  }
+  return endpoint.substr(kScheme.size(), colon - kScheme.size());
+}
+
+Status run_node_agent(AgentConfig config) {
+  NodeAgentConfig& node = *config.node;
+  ASSIGN_OR_RETURN(const std::string host, host_of(config.coordinator));
+  Result<Interface> interface = node.interface.empty() ? interface_towards(host) : find_interface(node.interface);
+  if (!interface.ok()) return interface.status();
+  RETURN_IF_ERROR(claim_host());
+  if (config.run_folder.empty()) {
+    ASSIGN_OR_RETURN(config.run_folder, make_private_folder());
+  }
+  RegisterAgent registration{.node = config.name,
+                             .build = SKEIN_BUILD,
+                             .instance = random_number(),
+                             .address = interface->address,
+                             .network = interface->network(),
+                             .topology = node.topology ? node.topology() : std::string(),
+                             .jobs = {}};
+  const std::string identity = "agent-" + config.name + "-" + std::to_string(registration.instance);
+  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
+                   MessageSocket::connect(config.coordinator, identity, node.keys));
+  log_info("agent: started", {{"node", config.name}, {"address", interface->address}, {"coordinator", config.coordinator}});
+  return Agent(config, std::move(registration), std::move(socket)).run();
+}
 
 }  // namespace
 
 Status run_agent(const AgentConfig& config) {
-  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, MessageSocket::connect(config.coordinator, "agent"));
-  return Agent(config, std::move(socket)).run();
+  if (config.node) return run_node_agent(config);
+  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
+                   MessageSocket::connect(config.coordinator, "agent-" + config.name));
+  RegisterAgent registration{.node = config.name, .build = SKEIN_BUILD};
+  return Agent(config, std::move(registration), std::move(socket)).run();
 }
 
 }  // namespace skein

@@ -11,7 +11,6 @@
 #include <unordered_map>
 
 #include "base/log.h"
-#include "comm/messages.h"
 #include "coordinator/control/process.h"
 #include "coordinator/http/loop.h"
 
@@ -23,12 +22,19 @@ constexpr int64_t kSignMs = 250;
 constexpr int64_t kStopMs = 4000;  // then whatever is left is killed
 constexpr int kFramesPerTurn = 64;
 
-constexpr std::string_view kAgentPeer = "agent";
+constexpr std::string_view kOwnAgentPeer = "agent-local";
+constexpr std::string_view kAgentPrefix = "agent-";
+constexpr int64_t kGiveUpMs = 3000;  // after kStopMs: agents that do not answer hold leases
 constexpr std::string_view kReplicaPrefix = "replica-";
 
 int64_t now_ms() {
   using std::chrono::milliseconds, std::chrono::steady_clock;
   return std::chrono::duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
+int64_t unix_ms() {
+  using std::chrono::milliseconds, std::chrono::system_clock;
+  return std::chrono::duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
 }
 
 std::string random_hex_key() {
@@ -60,6 +66,7 @@ struct Cluster::State {
   pid_t agent = -1;
   int64_t next_sign_ms = 0;
   int64_t stop_at_ms = 0;   // 0: not stopping
+  bool pressed = false;     // stopping: everyone was told to end
   int64_t drain_until_ms = 0;
   std::function<void()> drained, stopped;
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
@@ -79,17 +86,35 @@ struct Cluster::State {
   }
 
   Status open() {
-    ASSIGN_OR_RETURN(folder, make_private_folder());
-    const std::string endpoint = "ipc://" + folder + "/coordinator";
-    ASSIGN_OR_RETURN(socket, MessageSocket::bind(endpoint));
     CoreConfig core_config = config.core;
     const std::string cache_key = random_hex_key();
+    std::string endpoint;
+    if (config.listen) {
+      endpoint = config.listen->endpoint;
+      ASSIGN_OR_RETURN(socket, MessageSocket::bind(endpoint, config.listen->keys));
+      core_config.own_agents = true;
+      CHECK_EQ(getrandom(&core_config.instance, sizeof core_config.instance, 0),
+               static_cast<ssize_t>(sizeof core_config.instance));
+      core_config.first_launch = static_cast<uint64_t>(unix_ms());
+      core_config.first_request = core_config.first_launch << 20;  // more than any coordinator serves in a millisecond
+    } else {
+      ASSIGN_OR_RETURN(folder, make_private_folder());
+      endpoint = "ipc://" + folder + "/coordinator";
+      ASSIGN_OR_RETURN(socket, MessageSocket::bind(endpoint));
+    }
     for (ReplicaSpec& spec : core_config.replicas) {
       spec.coordinator = endpoint;
-      spec.lease_seconds = config.lease_seconds;
+      spec.lease_seconds = config.listen ? config.listen->orphan_seconds : config.lease_seconds;
       spec.cache_key = cache_key;
     }
     core = std::make_unique<Core>(std::move(core_config));
+    if (!config.listen) RETURN_IF_ERROR(start_agent(endpoint));
+    loop.watch_readable(socket->fd(), [this] { pump(); });
+    schedule_tick();
+    return {};
+  }
+
+  Status start_agent(const std::string& endpoint) {
     char lease[32] = {};
     std::to_chars(lease, lease + sizeof lease - 1, config.lease_seconds);
     ASSIGN_OR_RETURN(const ChildProcess child,
@@ -99,8 +124,6 @@ struct Cluster::State {
                                     .capture_error = false,
                                     .death_signal = SIGTERM}));  // it has jobs to end first
     agent = child.pid;
-    loop.watch_readable(socket->fd(), [this] { pump(); });
-    schedule_tick();
     return {};
   }
 
@@ -124,12 +147,26 @@ struct Cluster::State {
     perform(std::move(actions));
     pump();
     if (drained && (core->requests() == 0 || now >= drain_until_ms)) std::exchange(drained, nullptr)();
-    if (stop_at_ms != 0 && agent > 0 && now >= stop_at_ms) kill(-agent, SIGKILL);
+    if (stop_at_ms != 0) press_on(now);
+  }
+
+  // While stopping: whoever has not left in time is ended.
+  void press_on(int64_t now) {
+    if (!config.listen) {
+      if (agent > 0 && now >= stop_at_ms) kill(-agent, SIGKILL);
+      return;
+    }
+    if (now >= stop_at_ms && !std::exchange(pressed, true)) {
+      Actions actions;
+      core->end_all(now, &actions);
+      perform(std::move(actions));
+    }
+    if (stopped && (core->all_down() || now >= stop_at_ms + kGiveUpMs)) loop.post(std::exchange(stopped, nullptr));
   }
 
   void sign() {
     // A peer that is not connected hears nothing, and its own lease tells it so.
-    (void)socket->send(kAgentPeer, Lease{});
+    for (const auto& [name, node] : core->nodes().all()) (void)socket->send(node.peer, Lease{});
     for (const Core::Replica& replica : core->replicas()) {
       if (replica.state == Core::ReplicaState::kReady) (void)socket->send(replica_peer(replica.launch), Lease{});
     }
@@ -174,12 +211,9 @@ struct Cluster::State {
       return;
     }
     Actions actions;
-    if (received.peer == kAgentPeer) {
-      if (std::holds_alternative<RegisterAgent>(*received.frame)) {
-        core->agent_registered(now, &actions);
-      } else {
-        core->agent_frame(std::move(*received.frame), now, &actions);
-      }
+    if (received.peer.starts_with(kAgentPrefix)) {
+      if (config.listen && !is_whom_its_key_says(received)) return;
+      core->agent_frame(received.peer, std::move(*received.frame), now, &actions);
     } else if (received.peer.starts_with(kReplicaPrefix)) {
       uint64_t launch = 0;
       const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
@@ -187,6 +221,14 @@ struct Cluster::State {
       core->replica_frame(launch, std::move(*received.frame), now, &actions);
     }
     perform(std::move(actions));
+  }
+
+  bool is_whom_its_key_says(const MessageSocket::Received& received) {
+    const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
+    if (registration == nullptr || registration->node == received.user) return true;
+    (void)socket->send(received.peer, RefuseAgent{"the key of " + received.user + " cannot register " +
+                                                  registration->node + ": give each node the key of its name"});
+    return false;
   }
 
   void perform_later(Actions actions) {
@@ -211,8 +253,8 @@ struct Cluster::State {
   }
 
   void perform(SendToAgent& send, Actions*) {
-    const Status status = socket->send(kAgentPeer, send.frame);
-    if (!status.ok()) log_error("the agent cannot be reached", {{"cause", status.message()}});
+    const Status status = socket->send(send.peer, send.frame);
+    if (!status.ok()) log_error("an agent cannot be reached", {{"agent", send.peer}, {"cause", status.message()}});
   }
 
   void perform(DeliverFrame& deliver, Actions*) {
@@ -285,11 +327,12 @@ void Cluster::stop(std::function<void()> done) {
   Actions actions;
   state_->core->stop(&actions);
   state_->perform(std::move(actions));
+  if (state_->config.listen) return;  // tick() sees when they have left
   if (state_->agent <= 0) {
     state_->loop.post(std::exchange(state_->stopped, nullptr));
     return;
   }
-  (void)state_->socket->send(kAgentPeer, Stop{});  // an agent that is not there has ended, which tick() sees
+  (void)state_->socket->send(kOwnAgentPeer, Stop{});  // an agent that is not there has ended, which tick() sees
 }
 
 }  // namespace skein

@@ -2,9 +2,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
+#include "comm/messages.h"
 #include "coordinator/control/core.h"
 #include "coordinator/engine.h"
 
@@ -12,9 +14,17 @@ namespace skein {
 
 class Loop;
 
+// Where agents of several nodes find this coordinator.
+struct ListenConfig {
+  std::string endpoint;  // "tcp://10.0.0.1:7300": one address, never *
+  ListenKeys keys;
+  double orphan_seconds = 600;  // that replicas live on without a coordinator
+};
+
 struct ClusterConfig {
   CoreConfig core;
-  double lease_seconds = 2;
+  double lease_seconds = 2;            // of this machine's agent and its replicas
+  std::optional<ListenConfig> listen;  // none: this machine alone, with an agent of its own
 };
 
 // What the outside hears about replicas. Called on the loop thread.
@@ -24,11 +34,12 @@ struct ClusterEvents {
   std::function<void(const std::string& reason)> failed;  // the server cannot come up: stop() and say why
 };
 
-// Drives the Core with a real socket, an agent process and a clock; the Engine that the API talks to. Owns its agent,
-// which owns the replicas: nothing outlives this process by more than the lease. Loop thread only.
+// Drives the Core with a real socket, agents and a clock; the Engine that the API talks to. On one machine it owns its
+// agent, which owns the replicas: nothing outlives this process by more than the lease. In a cluster agents come to it,
+// and their replicas wait for the next coordinator. Loop thread only.
 class Cluster : public Engine {
  public:
-  // Starts the agent, which launches every replica.
+  // Starts the agent, or listens for agents; they launch every replica.
   static Result<std::unique_ptr<Cluster>> start(Loop& loop, ClusterConfig config, ClusterEvents events);
   ~Cluster() override;
 

@@ -6,7 +6,8 @@
 
 namespace skein {
 
-Core::Core(CoreConfig config) : config_(std::move(config)) {
+Core::Core(CoreConfig config)
+    : config_(std::move(config)), next_request_(config_.first_request), next_launch_(config_.first_launch) {
   for (const ReplicaSpec& spec : config_.replicas) {
     Replica replica;
     replica.spec = spec;
@@ -25,63 +26,15 @@ bool Core::all_were_ready() const {
   return std::ranges::all_of(replicas_, [](const Replica& r) { return r.was_ready; });
 }
 
+bool Core::all_down() const {
+  return std::ranges::all_of(replicas_, [](const Replica& r) { return r.state == ReplicaState::kDown; });
+}
+
 Core::Replica* Core::find_launch(uint64_t launch) {
   for (Replica& replica : replicas_) {
     if (replica.launch == launch && replica.state != ReplicaState::kDown) return &replica;
   }
   return nullptr;
-}
-
-void Core::agent_registered(int64_t now_ms, Actions* actions) {
-  agent_here_ = true;
-  tick(now_ms, actions);
-}
-
-void Core::agent_lost(int64_t now_ms, const std::string& reason, Actions* actions) {
-  agent_here_ = false;
-  for (Replica& replica : replicas_) {
-    if (replica.state != ReplicaState::kDown) lost(replica, reason, now_ms, actions);
-  }
-}
-
-void Core::launch(Replica& replica, int64_t now_ms, Actions* actions) {
-  replica.launch = next_launch_++;
-  replica.spec.launch = replica.launch;
-  replica.state = ReplicaState::kLaunching;
-  replica.since_ms = now_ms;
-  ++replica.launches;
-  actions->push_back(SendToAgent{Launch{.launch = replica.launch,
-                                        .ranks = static_cast<uint32_t>(replica.spec.ranks()),
-                                        .spec = to_json(replica.spec).dump()}});
-}
-
-void Core::end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions) {
-  replica.state = ReplicaState::kEnding;
-  replica.since_ms = now_ms;
-  replica.end_reason = reason;
-  actions->push_back(SendToAgent{EndLaunch{replica.launch}});
-}
-
-// The launch is over and its processes are gone.
-void Core::lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions) {
-  const bool served = replica.registration.launch == replica.launch;
-  if (served && now_ms - replica.since_ms >= config_.healthy_ms) replica.backoff_ms = config_.backoff_min_ms;
-  replica.state = ReplicaState::kDown;
-  replica.since_ms = now_ms;
-  replica.launch_at_ms = now_ms + replica.backoff_ms;
-  replica.status = {};
-  const int requests = fail_requests(replica, reason, actions);
-  replica.charge = 0;
-  replica.requests = 0;
-  if (!replica.was_ready && !draining_) {
-    actions->push_back(StartFailed{replica.spec.replica, reason});
-  } else {
-    actions->push_back(ReplicaLost{.replica = replica.spec.replica,
-                                   .reason = reason,
-                                   .retry_in_ms = replica.backoff_ms,
-                                   .requests = requests});
-  }
-  replica.backoff_ms = std::min(2 * replica.backoff_ms, config_.backoff_max_ms);
 }
 
 int Core::fail_requests(const Replica& replica, const std::string& reason, Actions* actions) {
@@ -109,7 +62,10 @@ int Core::fail_requests(const Replica& replica, const std::string& reason, Actio
 
 void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(launch);
-  if (replica == nullptr) return;  // an older launch
+  if (replica == nullptr) {  // an older launch, or one that this coordinator may be about to adopt
+    if (config_.own_agents) actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
+    return;
+  }
   replica->lease.heard(now_ms);
   if (auto* registration = std::get_if<RegisterReplica>(&frame)) {
     if (replica->state != ReplicaState::kLaunching) return;
@@ -117,7 +73,10 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     replica->since_ms = now_ms;
     replica->was_ready = true;
     replica->registration = *registration;
+    if (config_.own_agents) send_to_nodes(*replica, LaunchReady{launch}, actions);
     actions->push_back(ReplicaReady{replica->spec.replica, std::move(*registration)});
+  } else if (replica->state == ReplicaState::kLaunching && replica->adopted) {
+    actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
   } else if (const auto* status = std::get_if<ReplicaStatus>(&frame)) {
     replica->status = *status;
   } else if (auto* tokens = std::get_if<TokenFrame>(&frame)) {
@@ -151,46 +110,11 @@ void Core::forget(std::unordered_map<uint64_t, Request>::iterator request) {
   requests_.erase(request);
 }
 
-void Core::agent_frame(Frame frame, int64_t now_ms, Actions* actions) {
-  const auto* ended = std::get_if<LaunchEnded>(&frame);
-  if (ended == nullptr) return;
-  Replica* replica = find_launch(ended->launch);
-  if (replica == nullptr) return;
-  std::string reason = replica->state == ReplicaState::kEnding ? replica->end_reason : ended->reason;
-  if (reason.empty()) reason = "it ended with status " + std::to_string(ended->exit_status);
-  lost(*replica, reason, now_ms, actions);
-}
-
 void Core::send_failed(uint64_t launch, const std::string& reason, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(launch);
   if (replica == nullptr || replica->state != ReplicaState::kReady) return;
   end_launch(*replica, reason, now_ms, actions);
   fail_requests(*replica, reason, actions);
-}
-
-void Core::tick(int64_t now_ms, Actions* actions) {
-  for (Replica& replica : replicas_) {
-    switch (replica.state) {
-      case ReplicaState::kDown:
-        if (agent_here_ && !draining_ && now_ms >= replica.launch_at_ms) launch(replica, now_ms, actions);
-        break;
-      case ReplicaState::kLaunching:
-        if (now_ms - replica.since_ms > config_.launch_timeout_ms) {
-          end_launch(replica,
-                     "it was not ready within " + std::to_string(config_.launch_timeout_ms / 1000) + " s", now_ms,
-                     actions);
-        }
-        break;
-      case ReplicaState::kReady:
-        if (replica.lease.silent_ms(now_ms) > config_.lease_ms) {
-          const std::string reason = "it was silent for " + std::to_string(config_.lease_ms) + " ms";
-          end_launch(replica, reason, now_ms, actions);
-          fail_requests(replica, reason, actions);
-        }
-        break;
-      case ReplicaState::kEnding: break;
-    }
-  }
 }
 
 Result<uint64_t> Core::submit(GenerationRequest request, Actions* actions) {
@@ -247,8 +171,14 @@ void Core::stop(Actions* actions) {
     if (replica.state == ReplicaState::kReady) {
       actions->push_back(SendToReplica{replica.launch, Stop{}});
     } else if (replica.state == ReplicaState::kLaunching) {
-      actions->push_back(SendToAgent{EndLaunch{replica.launch}});
+      send_to_nodes(replica, EndLaunch{replica.launch}, actions);
     }
+  }
+}
+
+void Core::end_all(int64_t now_ms, Actions* actions) {
+  for (Replica& replica : replicas_) {
+    if (replica.state != ReplicaState::kDown) end_launch(replica, "the server is stopping", now_ms, actions);
   }
 }
 

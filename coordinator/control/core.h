@@ -14,6 +14,7 @@
 #include "base/request.h"
 #include "base/status.h"
 #include "comm/wire.h"
+#include "coordinator/control/nodes.h"
 
 // The coordinator's state: requests, replicas, launches. A deterministic state machine: events and the time come in,
 // actions come out; sockets, processes and clocks belong to the caller (coordinator/control/cluster.h).
@@ -28,6 +29,12 @@ struct CoreConfig {
   int64_t backoff_min_ms = 500;       // before a lost replica is launched again; doubles
   int64_t backoff_max_ms = 30'000;
   int64_t healthy_ms = 60'000;        // served so long: back-off starts over
+  // Agents are daemons of their own: a silent one is lost, and what runs when this coordinator starts is adopted.
+  bool own_agents = false;
+  int64_t adopt_ms = 10'000;  // that the leader of a running replica has to register
+  uint64_t instance = 0;      // of this coordinator
+  uint64_t first_launch = 1;   // above every earlier coordinator's
+  uint64_t first_request = 1;  // the same
 };
 
 // What the caller is to do, in order.
@@ -36,6 +43,7 @@ struct SendToReplica {
   Frame frame;
 };
 struct SendToAgent {
+  std::string peer;  // coordinator/control/nodes.h
   Frame frame;
 };
 struct DeliverFrame {
@@ -76,15 +84,19 @@ class Core {
     RegisterReplica registration;
     ReplicaStatus status;
     std::string end_reason;    // kEnding
+    int64_t launched_ms = 0;   // of the launch
+    int64_t asked_ms = 0;      // kEnding: when its agents were last asked to end it
+    std::optional<int64_t> share_ended_ms;  // of a node that is not the first
+    std::string share_reason;
+    bool adopted = false;      // the launch was another coordinator's
   };
 
   explicit Core(CoreConfig config);
 
   // Events. Each appends to *actions.
-  void agent_registered(int64_t now_ms, Actions* actions);
-  void agent_lost(int64_t now_ms, const std::string& reason, Actions* actions);
+  void agent_lost(int64_t now_ms, const std::string& reason, Actions* actions);  // of this machine
   void replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions);
-  void agent_frame(Frame frame, int64_t now_ms, Actions* actions);
+  void agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Actions* actions);
   // A frame could not be delivered to that replica.
   void send_failed(uint64_t launch, const std::string& reason, int64_t now_ms, Actions* actions);
   // Call at least every 100 ms.
@@ -96,14 +108,17 @@ class Core {
   void cancel(uint64_t id, Actions* actions);
   // Nothing new is admitted or launched from now on.
   void drain();
-  // Asks every replica to leave.
+  // Asks every replica to leave; end_all(): those that did not are ended.
   void stop(Actions* actions);
+  void end_all(int64_t now_ms, Actions* actions);
 
   const std::vector<Replica>& replicas() const { return replicas_; }
   size_t requests() const { return requests_.size(); }
   bool draining() const { return draining_; }
   int ready() const;
   bool all_were_ready() const;
+  bool all_down() const;
+  const NodeTable& nodes() const { return nodes_; }
 
  private:
   struct Request {
@@ -116,7 +131,16 @@ class Core {
 
   Replica* find_launch(uint64_t launch);
   void take(TokenFrame frame, Replica& replica, Actions* actions);
+  void agent_registered(const std::string& peer, RegisterAgent registration, int64_t now_ms, Actions* actions);
+  void adopt(const AgentJob& job, int64_t now_ms);
+  void start_daemon(StartDaemon start, const std::string& from, Actions* actions);
+  void launch_ended(const std::string& node, const LaunchEnded& ended, int64_t now_ms, Actions* actions);
+  void check_nodes(int64_t now_ms, Actions* actions);
+  void check_shares(Replica& replica, int64_t now_ms, Actions* actions);
+  void wait_for_nodes(const Replica& replica, int64_t now_ms, Actions* actions);
+  bool can_launch(const Replica& replica) const;
   void launch(Replica& replica, int64_t now_ms, Actions* actions);
+  void send_to_nodes(const Replica& replica, const Frame& frame, Actions* actions);
   void end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
   void lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
   int fail_requests(const Replica& replica, const std::string& reason, Actions* actions);
@@ -126,9 +150,10 @@ class Core {
   std::vector<Replica> replicas_;
   std::unordered_map<uint64_t, Request> requests_;
   size_t turn_ = 0;  // the replica that goes first among equals
-  uint64_t next_request_ = 1;
-  uint64_t next_launch_ = 1;
-  bool agent_here_ = false;
+  uint64_t next_request_;
+  uint64_t next_launch_;
+  NodeTable nodes_;
+  int64_t started_ms_ = -1;  // first tick
   bool draining_ = false;
 };
 

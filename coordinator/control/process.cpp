@@ -9,7 +9,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
 
 extern char** environ;
 
@@ -102,6 +106,26 @@ Result<ChildProcess> start_process(const ChildOptions& options) {
   }
   if (error_pipe[0] >= 0) fcntl(error_pipe[0], F_SETFL, O_NONBLOCK);
   return ChildProcess{.pid = pid, .error_fd = error_pipe[0]};
+}
+
+std::vector<pid_t> children() {
+  std::vector<pid_t> found;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", ignored)) {
+    const std::string name = entry.path().filename();
+    pid_t pid = 0;
+    if (std::from_chars(name.data(), name.data() + name.size(), pid).ptr != name.data() + name.size()) continue;
+    // PID (NAME) STATE PARENT ...; the name may hold anything.
+    std::ifstream file(entry.path() / "stat");
+    std::string text;
+    std::getline(file, text, '\0');
+    const size_t name_end = text.rfind(')');
+    if (name_end == std::string::npos || name_end + 4 >= text.size()) continue;
+    pid_t parent = 0;
+    std::from_chars(text.data() + name_end + 4, text.data() + text.size(), parent);
+    if (parent == getpid()) found.push_back(pid);
+  }
+  return found;
 }
 
 std::string program_folder() {

@@ -53,13 +53,13 @@ def make_long_model(folder):
 
 
 def wait_for(condition, what, seconds=EXIT_S):
-    """The first true value of condition(); AssertionError names `what` after `seconds`."""
+    """The first true value of condition(); AssertionError names `what`, or what it returns, after `seconds`."""
     until = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
+        assert time.monotonic() < until, f"not within {seconds} s: {what() if callable(what) else what}"
         time.sleep(0.02)
 
 
@@ -77,7 +77,7 @@ class Process:
     def role(self):
         name = os.path.basename(self.arguments[0])
         if name == "skein":
-            return "agent" if self.arguments[1:2] == ["agent"] else "coordinator"
+            return {"agent": "agent", "rsh": "rsh"}.get("".join(self.arguments[1:2]), "coordinator")
         return {"skein-worker": "rank", "mpirun": "mpirun"}.get(name, name)
 
     @property

@@ -25,7 +25,7 @@ MAY_INCLUDE = {
 
 # Areas of which the coordinator sees a part only.
 COORDINATOR_SEES = {
-    "comm": ["comm/messages.h", "comm/wire.h"],
+    "comm": ["comm/keys.h", "comm/messages.h", "comm/wire.h"],
     "kvcache": ["kvcache/prefix_hash.h", "kvcache/siphash.h"],
 }
 

@@ -17,6 +17,9 @@ ReplicaSpec full_spec() {
   spec.deterministic = true;
   spec.spin = false;
   spec.first_core = -1;
+  spec.tensor_parallel_size = 2;
+  spec.places = {{.node = "node-a", .device = 0}, {.node = "node-b", .device = 3}};
+  spec.network = "10.0.0.0/24";
   return spec;
 }
 
@@ -29,6 +32,36 @@ TEST(ReplicaSpec, SurvivesJson) {
   EXPECT_EQ(back->model, "/models/a b");
   EXPECT_TRUE(back->deterministic);
   EXPECT_FALSE(back->spin);
+  ASSERT_EQ(back->places.size(), 2u);
+  EXPECT_EQ(back->places[1].node, "node-b");
+  EXPECT_EQ(back->places[1].device, 3);
+}
+
+TEST(ReplicaSpec, CountsTheRanksOfEachNode) {
+  ReplicaSpec spec;
+  spec.tensor_parallel_size = 3;
+  spec.places = {{"b", 0}, {"b", 1}, {"a", 0}};
+  const std::vector<NodeShare> shares = node_shares(spec);
+  ASSERT_EQ(shares.size(), 2u);
+  EXPECT_EQ(shares[0].node, "b");
+  EXPECT_EQ(shares[0].ranks, 2);
+  EXPECT_EQ(shares[1].node, "a");
+  EXPECT_EQ(shares[1].ranks, 1);
+}
+
+TEST(ReplicaSpec, RefusesPlacesThatCannotBe) {
+  const auto error = [](std::vector<RankPlace> places) {
+    ReplicaSpec spec;
+    spec.tensor_parallel_size = 3;
+    spec.places = std::move(places);
+    return check_places(spec).message();
+  };
+  EXPECT_EQ(error({}), "");
+  EXPECT_EQ(error({{"a", 0}, {"a", 1}, {"b", 0}}), "");
+  EXPECT_NE(error({{"a", 0}, {"b", 0}}).find("names 2 ranks"), std::string::npos);
+  EXPECT_NE(error({{"a", 0}, {"a", 0}, {"b", 0}}).find("two ranks on device 0 of a"), std::string::npos);
+  EXPECT_NE(error({{"a", 0}, {"b", 0}, {"a", 1}}).find("beside each other"), std::string::npos);
+  EXPECT_NE(error({{"a", 0}, {"", 0}, {"b", 1}}).find("without a node"), std::string::npos);
 }
 
 TEST(ReplicaSpec, NamesWhatIsWrong) {
@@ -44,6 +77,9 @@ TEST(ReplicaSpec, NamesWhatIsWrong) {
   EXPECT_NE(error([](Json& json) { json.set("colour", "red"); }).find("does not know"), std::string::npos);
   EXPECT_NE(error([](Json& json) { json.as_object().erase(json.as_object().begin()); }).find("missing"),
             std::string::npos);
+  EXPECT_NE(error([](Json& json) { json.set("places", "a"); }).find("places"),
+            std::string::npos);
+  EXPECT_NE(error([](Json& json) { json.set("tensor_parallel_size", 4); }).find("places"), std::string::npos);
   EXPECT_FALSE(parse_replica_spec(Json("x")).ok());
 }
 

@@ -7,6 +7,8 @@
 namespace skein {
 namespace {
 
+constexpr char kAgent[] = "agent-local";
+
 template <typename T>
 std::vector<T> of_kind(const Actions& actions) {
   std::vector<T> found;
@@ -52,7 +54,7 @@ class CoreTest : public ::testing::Test {
     for (ReplicaSpec& spec : config.replicas) spec.context_max = 100;
     Core core(config);
     Actions actions;
-    core.agent_registered(0, &actions);
+    core.agent_frame(kAgent, RegisterAgent{.node = kThisMachine, .build = SKEIN_BUILD}, 0, &actions);
     for (int i = 1; i <= replicas; ++i) register_replica(core, static_cast<uint64_t>(i), 0);
     return core;
   }
@@ -71,7 +73,7 @@ TEST_F(CoreTest, LaunchesEveryReplicaOnceTheAgentIsThere) {
   Actions actions;
   core.tick(0, &actions);
   EXPECT_TRUE(actions.empty());
-  core.agent_registered(0, &actions);
+  core.agent_frame(kAgent, RegisterAgent{.node = kThisMachine, .build = SKEIN_BUILD}, 0, &actions);
   EXPECT_EQ(of_kind<SendToAgent>(actions).size(), 2u);
   EXPECT_EQ(core.ready(), 0);
   EXPECT_EQ(of_kind<ReplicaReady>(register_replica(core, 1, 5)).size(), 1u);
@@ -140,7 +142,7 @@ TEST_F(CoreTest, ALostReplicaEndsItsRequestsAndComesBackWithBackOff) {
   const uint64_t first = *core.submit(request(3, 10, 2), &actions);
   ASSERT_TRUE(core.submit(request(50), &actions).ok());
   Actions lost;
-  core.agent_frame(LaunchEnded{.launch = 1, .exit_status = 137, .reason = "killed"}, 1000, &lost);
+  core.agent_frame(kAgent, LaunchEnded{.launch = 1, .exit_status = 137, .reason = "killed"}, 1000, &lost);
   const auto ends = of_kind<DeliverFrame>(lost);
   ASSERT_EQ(ends.size(), 2u) << "one for each choice";
   for (const DeliverFrame& end : ends) {
@@ -163,7 +165,7 @@ TEST_F(CoreTest, ALostReplicaEndsItsRequestsAndComesBackWithBackOff) {
     ASSERT_GT(launch, 2u);
     now += delay;
     Actions ended;
-    core.agent_frame(LaunchEnded{.launch = launch, .exit_status = 1, .reason = "again"}, now, &ended);
+    core.agent_frame(kAgent, LaunchEnded{.launch = launch, .exit_status = 1, .reason = "again"}, now, &ended);
     delay = std::min<int64_t>(2 * delay, 30'000);
   }
 }
@@ -171,18 +173,18 @@ TEST_F(CoreTest, ALostReplicaEndsItsRequestsAndComesBackWithBackOff) {
 TEST_F(CoreTest, BackOffStartsOverAfterAHealthyTime) {
   Core core = make(1);
   Actions actions;
-  core.agent_frame(LaunchEnded{.launch = 1, .exit_status = 1, .reason = "x"}, 100, &actions);
+  core.agent_frame(kAgent, LaunchEnded{.launch = 1, .exit_status = 1, .reason = "x"}, 100, &actions);
   core.tick(600, &actions);
   register_replica(core, 2, 600);
   Actions lost;
-  core.agent_frame(LaunchEnded{.launch = 2, .exit_status = 1, .reason = "x"}, 60'600, &lost);
+  core.agent_frame(kAgent, LaunchEnded{.launch = 2, .exit_status = 1, .reason = "x"}, 60'600, &lost);
   EXPECT_EQ(of_kind<ReplicaLost>(lost).at(0).retry_in_ms, 500);
 }
 
 TEST_F(CoreTest, FramesOfAnOlderLaunchAreStale) {
   Core core = make(1);
   Actions actions;
-  core.agent_frame(LaunchEnded{.launch = 1, .exit_status = 1, .reason = "x"}, 100, &actions);
+  core.agent_frame(kAgent, LaunchEnded{.launch = 1, .exit_status = 1, .reason = "x"}, 100, &actions);
   core.tick(600, &actions);
   EXPECT_TRUE(register_replica(core, 1, 700).empty());
   EXPECT_EQ(core.ready(), 0);
@@ -220,8 +222,8 @@ TEST_F(CoreTest, FailingBeforeTheFirstReadyEndsTheStart) {
   config.replicas.resize(1);
   Core core(config);
   Actions actions;
-  core.agent_registered(0, &actions);
-  core.agent_frame(LaunchEnded{.launch = 1, .exit_status = 1, .reason = "a tensor is missing"}, 10, &actions);
+  core.agent_frame(kAgent, RegisterAgent{.node = kThisMachine, .build = SKEIN_BUILD}, 0, &actions);
+  core.agent_frame(kAgent, LaunchEnded{.launch = 1, .exit_status = 1, .reason = "a tensor is missing"}, 10, &actions);
   const auto failed = of_kind<StartFailed>(actions);
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].reason, "a tensor is missing");

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/network.h"
+#include "base/status.h"
+#include "comm/wire.h"
+#include "coordinator/control/process.h"
+
+namespace skein {
+
+// One mpirun with its ranks, or one orted: a node's share of another agent's mpirun. Single-owner: the agent.
+struct Job {
+  using Clock = std::chrono::steady_clock;
+
+  AgentJob id;
+  std::vector<LaunchNode> nodes;  // of an mpirun over several nodes; none: of this one alone, or an orted
+  pid_t pid = -1;
+  int error_fd = -1;
+  std::string folder;  // what the job and its ranks write; goes with the job
+  std::string line;    // unfinished
+  std::string reason;  // the first sentence of a rank that failed
+  std::string last_line;
+  bool orted = false;
+  bool ready = false;  // its replica serves
+  Clock::time_point kill_at = Clock::time_point::max();
+
+  // Takes what has been written to standard error. Ranks' log lines pass through; their last words are kept; mpirun's
+  // own essays are not shown.
+  void read_errors();
+  // Why it ended with that status, for users; empty for success.
+  std::string end_reason(int exit_status) const;
+
+ private:
+  void take_line();
+};
+
+struct MpirunOptions {
+  std::string worker;     // path of skein-worker
+  std::string rsh;        // command that mpirun starts orted on other nodes with
+  std::string folder;     // of the job
+  std::string spec_path;
+  PortRange ports;        // for mpirun, orted and MPI between nodes
+  std::string networks;   // that join the nodes
+};
+
+std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOptions& options);
+
+// The words of orted's command line as mpirun quotes it. kInvalidArgument for anything that is not orted with
+// arguments: no shell ever sees it.
+Result<std::vector<std::string>> parse_orted_command(std::string_view command);
+
+}  // namespace skein

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/lease_watch.h"
+#include "comm/wire.h"
+
+namespace skein {
+
+inline constexpr char kThisMachine[] = "local";  // the node of replicas without places
+
+// The agents that are here, one a node. Deterministic: no clock, no I/O. Single-owner.
+class NodeTable {
+ public:
+  struct Node {
+    RegisterAgent registration;
+    std::string peer;  // its socket's identity
+    LeaseWatch lease;
+    std::set<uint64_t> launches;  // that it runs, or was asked to
+  };
+
+  // Why that agent cannot take part; nothing if it can, and is here now. The same process may register again.
+  std::optional<std::string> admit(const std::string& peer, RegisterAgent registration, int64_t now_ms);
+  // A node of which nothing was heard for so long is forgotten; returns their names.
+  std::vector<std::string> forget_silent(int64_t now_ms, int64_t lease_ms);
+  void forget_all() { nodes_.clear(); }
+
+  Node* find(const std::string& node);
+  const Node* find(const std::string& node) const { return const_cast<NodeTable*>(this)->find(node); }
+  // By its socket; null for one that has not registered.
+  Node* of_peer(const std::string& peer);
+  const std::map<std::string, Node>& all() const { return nodes_; }
+  // Why a node that asked was refused last; empty: it was not.
+  std::string refusal(const std::string& node) const;
+
+ private:
+  std::map<std::string, Node> nodes_;
+  std::map<std::string, std::string> refusals_;
+};
+
+}  // namespace skein

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace skein {
+
+// The hardware graph: every node of a cluster, its devices, and what joins them. Filled by discovery or from a cluster
+// file; the cost model and the planner read nothing else about hardware.
+
+// What one kind of device can do, sustained. Zero: not known or none.
+struct DeviceKind {
+  std::string name;            // as the driver says it: "NVIDIA H200"; of a CPU core, the processor's name
+  bool gpu = true;             // false: a core of a CPU; a node's cores share its memory and its read rate
+  int64_t memory_bytes = 0;    // of one GPU
+  double read_bytes_per_s = 0; // one GPU; of cores, the whole node
+  double bf16_flops = 0;       // one GPU; of cores, one core in float32
+  double fp8_flops = 0;
+  double nvlink_bytes_per_s = 0;  // one direction, to all peers together
+  double pcie_bytes_per_s = 0;    // one direction, to the host
+};
+
+struct Device {
+  int kind = 0;            // index into Cluster::kinds
+  int numa = -1;           // -1: not known
+  std::string pci;         // "0000:1b:00.0"; empty: not known
+  int nvlink_domain = -1;  // devices of a node with the same number reach each other over NVLink or NVSwitch; -1: none
+  int64_t memory_free = 0; // GPUs; 0: not known, all of it is meant
+};
+
+enum class NetworkKind : uint8_t { kInfiniBand, kRoce, kTcp };
+
+struct Nic {
+  std::string name;               // "mlx5_0", "eth0"
+  NetworkKind network = NetworkKind::kTcp;
+  double bytes_per_s = 0;         // one direction
+  int numa = -1;
+  int rail = -1;                  // NICs of different nodes with the same rail meet in one switch; -1: no rails
+  std::vector<int> devices;       // that it is nearest to (same PCIe switch or socket)
+  bool up = true;
+};
+
+struct Node {
+  std::string name;
+  std::string rack;      // failure domain; nodes of a rack meet in one leaf switch
+  int cores = 0;
+  int64_t memory_bytes = 0;
+  std::vector<Device> devices;
+  std::vector<Nic> nics;
+};
+
+// What lies between nodes.
+struct Fabric {
+  double latency_us = 0;         // one way between NICs of a rack; 0: not known
+  double rack_latency_us = 0;    // added between racks
+  double oversubscription = 1;   // bandwidth within a rack over bandwidth per node between racks
+};
+
+struct Cluster {
+  std::string name;
+  std::vector<DeviceKind> kinds;
+  std::vector<Node> nodes;
+  Fabric fabric;
+};
+
+struct DeviceId {
+  int node = 0;
+  int device = 0;
+  bool operator==(const DeviceId&) const = default;
+  auto operator<=>(const DeviceId&) const = default;
+};
+
+enum class LinkKind : uint8_t { kSelf, kNvlink, kPcie, kSocket, kMemory, kInfiniBand, kRoce, kTcp };
+
+// The best way from one device to another.
+struct Path {
+  LinkKind link = LinkKind::kSelf;  // its slowest part; kSocket: PCIe across sockets; kMemory: cores of one node
+  double bytes_per_s = 0;
+  double latency_us = 0;
+  bool same_rail = true;
+  bool same_rack = true;
+};
+
+// nullopt: nothing joins them.
+std::optional<Path> path_between(const Cluster& cluster, DeviceId from, DeviceId to);
+
+const char* name(LinkKind link);  // "NVLink", "PCIe", ...
+
+}  // namespace skein

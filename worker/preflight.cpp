@@ -1,0 +1,145 @@
+#include "worker/preflight.h"
+
+#include <sys/stat.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+
+#include "base/json.h"
+
+namespace skein {
+namespace {
+
+constexpr int64_t kClockMsMax = 10'000;  // on a busy machine ranks read theirs some seconds apart
+
+std::string proc_file(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+int64_t memory_available() {
+  constexpr std::string_view kKey = "MemAvailable:";
+  const std::string text = proc_file("/proc/meminfo");
+  size_t at = text.find(kKey);
+  if (at == std::string::npos) return 0;
+  at = text.find_first_not_of(' ', at + kKey.size());
+  int64_t kilobytes = 0;
+  std::from_chars(text.data() + at, text.data() + text.size(), kilobytes);
+  return kilobytes << 10;
+}
+
+// Of one kernel, and of one mount of the memory that ranks would share.
+std::string host_identity() {
+  struct stat shared {};
+  stat("/dev/shm", &shared);
+  std::string boot = proc_file("/proc/sys/kernel/random/boot_id");
+  if (!boot.empty() && boot.back() == '\n') boot.pop_back();
+  return boot + "/" + std::to_string(shared.st_dev) + "/" + std::to_string(shared.st_ino);
+}
+
+std::string gigabytes(int64_t bytes) {
+  const int64_t tenths = bytes / 100'000'000;
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " GB";
+}
+
+Status failure(std::string message) { return Status(Code::kUnavailable, std::move(message), Scope::kReplica); }
+
+Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  std::map<std::string, int> ranks_of;
+  for (const RankReport& report : reports) ++ranks_of[report.host];
+  for (size_t rank = 0; rank < reports.size(); ++rank) {
+    const int ranks = ranks_of[reports[rank].host];
+    const int64_t needed = ranks * spec.rank_memory_bytes;
+    if (reports[rank].memory_free >= needed) continue;
+    return Status(Code::kResourceExhausted,
+                  "the machine of " + name_of_rank(spec, static_cast<int>(rank)) + " has " +
+                      gigabytes(reports[rank].memory_free) + " of memory free where its " + std::to_string(ranks) +
+                      " ranks need " + gigabytes(needed) + ": lower kv-cache-memory-bytes, or place fewer ranks there",
+                  Scope::kReplica);
+  }
+  return {};
+}
+
+}  // namespace
+
+RankReport look_around() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return {.build = SKEIN_BUILD,
+          .host = host_identity(),
+          .fingerprint = 0,
+          .memory_free = memory_available(),
+          .clock_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
+          .error = {}};
+}
+
+std::string encode(const RankReport& report) {
+  Json json = Json::object();
+  json.set("build", report.build);
+  json.set("host", report.host);
+  json.set("fingerprint", std::to_string(report.fingerprint));
+  json.set("memory_free", report.memory_free);
+  json.set("clock_ms", report.clock_ms);
+  json.set("error", report.error);
+  return json.dump();
+}
+
+Result<RankReport> decode_rank_report(std::string_view bytes) {
+  const Result<Json> json = parse_json(bytes);
+  RankReport report;
+  bool good = json.ok();
+  const auto text = [&](const char* key, std::string* to) {
+    const Json* field = good ? json->find(key) : nullptr;
+    good = field != nullptr && field->is_string();
+    if (good) *to = field->as_string();
+  };
+  const auto number = [&](const char* key, int64_t* to) {
+    const Json* field = good ? json->find(key) : nullptr;
+    good = field != nullptr && field->is_int();
+    if (good) *to = field->as_int();
+  };
+  std::string fingerprint;
+  text("build", &report.build);
+  text("host", &report.host);
+  text("fingerprint", &fingerprint);
+  text("error", &report.error);
+  number("memory_free", &report.memory_free);
+  number("clock_ms", &report.clock_ms);
+  std::from_chars(fingerprint.data(), fingerprint.data() + fingerprint.size(), report.fingerprint);
+  if (!good) return corrupt("a rank's report is of another build");
+  return report;
+}
+
+std::string name_of_rank(const ReplicaSpec& spec, int rank) {
+  const std::string name = "rank " + std::to_string(rank);
+  return spec.places.empty() ? name : name + " on " + spec.places[static_cast<size_t>(rank)].node;
+}
+
+Status compare(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  const RankReport& first = reports[0];
+  for (size_t i = 0; i < reports.size(); ++i) {
+    const RankReport& report = reports[i];
+    const std::string name = name_of_rank(spec, static_cast<int>(i));
+    if (!report.error.empty()) return failure(spec.places.empty() ? report.error : name + ": " + report.error);
+    if (report.build != first.build) {
+      return failure(name + " runs Skein " + report.build + " and " + name_of_rank(spec, 0) + " " + first.build +
+                     ": install the same version on every node");
+    }
+    if (report.fingerprint != first.fingerprint) {
+      return failure("the model's files of " + name + " differ from those of " + name_of_rank(spec, 0) + ": copy " +
+                     spec.model + " to every node anew");
+    }
+    const int64_t ahead_ms = report.clock_ms - first.clock_ms;
+    if (std::abs(ahead_ms) > kClockMsMax) {
+      return failure("the clock of " + name + " is " + std::to_string(std::abs(ahead_ms) / 1000) + " s " +
+                     (ahead_ms > 0 ? "ahead of" : "behind") + " that of " + name_of_rank(spec, 0) +
+                     ": synchronise the nodes' clocks, with chrony or the like");
+    }
+  }
+  return compare_memory(spec, reports);
+}
+
+}  // namespace skein

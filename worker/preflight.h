@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/replica_spec.h"
+#include "base/status.h"
+
+namespace skein {
+
+// What a rank finds where it runs, before it loads anything. Ranks compare theirs, so that what does not fit together
+// is said in a sentence instead of found in the middle of a load, or never.
+struct RankReport {
+  std::string build;
+  std::string host;            // equal where ranks share memory
+  uint64_t fingerprint = 0;    // of the model: headers, sizes, a few bytes of every tensor
+  int64_t memory_free = 0;     // of the host
+  int64_t clock_ms = 0;        // since 1970, read when everyone reads theirs
+  std::string error;           // why it cannot open the model or its device; empty: it can
+};
+
+// Of this process's machine; the caller adds fingerprint and error.
+RankReport look_around();
+
+std::string encode(const RankReport& report);
+// kCorrupt: from another build.
+Result<RankReport> decode_rank_report(std::string_view bytes);
+
+// By rank. kOk: they fit together. Else one sentence that names rank and node, the same on every rank.
+Status compare(const ReplicaSpec& spec, const std::vector<RankReport>& reports);
+
+// "rank 2 on node-c"; without places "rank 2".
+std::string name_of_rank(const ReplicaSpec& spec, int rank);
+
+}  // namespace skein
