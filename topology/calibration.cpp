@@ -27,6 +27,7 @@ void numbers_of(Calibrated& device, Visit visit) {
   visit("step_us", device.step_us);
   visit("sample_us", device.sample_us);
   visit("host_us", device.host_us);
+  visit("layer_launch_us", device.layer_launch_us);
   visit("request_us", device.request_us);
   visit("context_bytes", device.context_bytes);
   visit("graph_bytes", device.graph_bytes);

@@ -47,7 +47,8 @@ struct DeviceCalibration {
   double row_bytes_share = 0;     // of the read rate, what norms and activations of many tokens reach
   double step_us = 0;             // a step's embedding, final norm, sampling of one row, gaps
   double sample_us = 0;           // each further row that is sampled
-  double host_us = 0;             // of a step, that the device waits for
+  double host_us = 0;             // from a step's end to the next one's first launch, where none is queued behind it
+  double layer_launch_us = 0;     // of the host, for a layer of a step that is not recorded
   double request_us = 0;          // from a request's arrival to its first launch, and from its token to the client
 
   // What a rank holds besides weights, activations and pages.

@@ -40,7 +40,7 @@ TEST(Calibration, SharesAreInterpolatedInLogarithms) {
 }
 
 TEST(Calibration, TimesGrowInProportionBeyondTheLastPoint) {
-  const Curve& curve = parse_calibration(kText)->links[0].all_reduce_us;
+  const Curve curve = parse_calibration(kText).value().links[0].all_reduce_us;
   EXPECT_DOUBLE_EQ(time_at(curve, 10), 4);
   EXPECT_DOUBLE_EQ(time_at(curve, 2000), 6);
   EXPECT_DOUBLE_EQ(time_at(curve, 6000), 16);
