@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <string_view>
 
+#include "base/nearest.h"
 #include "base/status.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/options.h"
