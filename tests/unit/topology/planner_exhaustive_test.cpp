@@ -9,6 +9,7 @@
 #include <random>
 
 #include "tests/unit/topology/planner_fixture.h"
+#include "topology/cluster_file.h"
 
 namespace skein {
 namespace {
@@ -115,7 +116,8 @@ class Exhaustive {
         site.next.path = *next;
       }
       for (const Path& way : {site.group.path, site.next.path}) {
-        key += " " + std::to_string(static_cast<int>(way.link)) + "/" + std::to_string(way.bytes_per_s);
+        key += " " + std::to_string(static_cast<int>(way.link)) + "/" + std::to_string(way.bytes_per_s) + "/" +
+               std::to_string(way.latency_us);
       }
       key += " " + std::to_string(device(first).kind);
       sites.push_back(site);
@@ -199,6 +201,21 @@ Cluster random_cluster(Random& random) {
   return cluster;
 }
 
+std::string describe(const Cluster& cluster, const ModelDemand& demand, const PlacementPlan& plan) {
+  std::string text = to_yaml(cluster) + std::to_string(demand.checkpoint->description().layers.size()) + " layers, " +
+                     std::to_string(demand.load.input_tokens) + " in, " + std::to_string(demand.load.output_tokens) + " out\n";
+  for (const PlacedReplica& replica : plan.replicas) {
+    text += "TP " + std::to_string(replica.tensor_parallel_size);
+    for (size_t rank = 0; rank < replica.devices.size(); ++rank) {
+      const size_t stage = rank / static_cast<size_t>(replica.tensor_parallel_size);
+      text += " n" + std::to_string(replica.devices[rank].node) + "." + std::to_string(replica.devices[rank].device) + "(" +
+              std::to_string(replica.stages[stage].layers) + ")";
+    }
+    text += ", " + std::to_string(replica.best.request_rate) + "/s\n";
+  }
+  return text;
+}
+
 TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
   const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2), test::dummy_model(5, 8, 8)};
   const Calibration nothing_measured;
@@ -225,7 +242,7 @@ TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
     }
     ++placed;
     for (const PlacedReplica& replica : plan->replicas) spanning += replica.devices.front().node != replica.devices.back().node;
-    EXPECT_NEAR(plan->models[0].outcome.request_rate_max, reference.most(), kClose * reference.most()) << "cluster " << i;
+    EXPECT_NEAR(plan->models[0].outcome.request_rate_max, reference.most(), kClose * reference.most()) << "cluster " << i << "\n" << describe(cluster, request.models[0], *plan);
 
     request.objective = Objective::kFewestDevices;
     request.models[0].load.request_rate = reference.most() * pick(random, 1, 110) / 100.0;

@@ -24,12 +24,14 @@ std::unique_ptr<Checkpoint> dummy_model(int layers, int heads, int kv_heads) {
 }
 
 DeviceKind gpu_kind(const std::string& name, int64_t model_bytes, double read_bytes_per_s) {
-  return {.name = name,
-          .memory_bytes = static_cast<int64_t>(static_cast<double>(model_bytes + kGpuReserve + kGpuLateReserve) / 0.9),
-          .read_bytes_per_s = read_bytes_per_s,
-          .bf16_flops = 200 * read_bytes_per_s,
-          .nvlink_bytes_per_s = 4e11,
-          .pcie_bytes_per_s = 5e10};
+  DeviceKind kind;
+  kind.name = name;
+  kind.memory_bytes = static_cast<int64_t>(static_cast<double>(model_bytes + kGpuReserve + kGpuLateReserve) / 0.9);
+  kind.read_bytes_per_s = read_bytes_per_s;
+  kind.bf16_flops = 200 * read_bytes_per_s;
+  kind.nvlink_bytes_per_s = 4e11;
+  kind.pcie_bytes_per_s = 5e10;
+  return kind;
 }
 
 Node gpu_node(const std::string& name, int devices, int kind, bool nvlink) {
@@ -37,9 +39,17 @@ Node gpu_node(const std::string& name, int devices, int kind, bool nvlink) {
   node.name = name;
   node.cores = 64;
   node.memory_bytes = int64_t{1} << 40;
-  Nic nic{.name = "mlx5_0", .network = NetworkKind::kInfiniBand, .bytes_per_s = 5e10, .numa = 0, .rail = 0, .devices = {}};
+  Nic nic;
+  nic.name = "mlx5_0";
+  nic.network = NetworkKind::kInfiniBand;
+  nic.bytes_per_s = 5e10;
+  nic.numa = 0;
+  nic.rail = 0;
   for (int i = 0; i < devices; ++i) {
-    node.devices.push_back({.kind = kind, .numa = 0, .pci = "", .nvlink_domain = nvlink ? 0 : -1});
+    Device& device = node.devices.emplace_back();
+    device.kind = kind;
+    device.numa = 0;
+    device.nvlink_domain = nvlink ? 0 : -1;
     nic.devices.push_back(i);
   }
   node.nics.push_back(nic);
