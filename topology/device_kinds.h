@@ -14,6 +14,9 @@ const std::vector<DeviceKind>& known_gpus();
 // nullptr: not among them.
 const DeviceKind* find_known_gpu(std::string_view name);
 
+// Times ten: 90 for an H100; 0: not among them.
+int compute_capability(std::string_view name);
+
 // One sentence that names what was probably meant, and how to describe a GPU that is not known.
 std::string unknown_gpu(std::string_view name);
 
