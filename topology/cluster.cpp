@@ -112,9 +112,10 @@ std::optional<Path> path_between(const Cluster& cluster, DeviceId from, DeviceId
     const Nic& near = a.nics[static_cast<size_t>(out)];
     const Nic& far = b.nics[static_cast<size_t>(in)];
     const Fabric& fabric = cluster.fabric;
+    const bool measured = fabric.latency_us > 0 && network != NetworkKind::kTcp;
     Path path{.link = link_of(network),
               .bytes_per_s = std::min(end_rate(cluster, x, near), end_rate(cluster, y, far)),
-              .latency_us = fabric.latency_us > 0 ? fabric.latency_us : kNetworkLatency[static_cast<size_t>(network)],
+              .latency_us = measured ? fabric.latency_us : kNetworkLatency[static_cast<size_t>(network)],
               .same_rail = near.rail == far.rail,
               .same_rack = a.rack == b.rack};
     if (!path.same_rack || !path.same_rail) {  // over the spine

@@ -32,7 +32,7 @@ struct Device {
   int kind = 0;            // index into Cluster::kinds
   int numa = -1;           // -1: not known
   std::string pci;         // "0000:1b:00.0"; empty: not known
-  int nvlink_domain = -1;  // devices of one node with the same number reach each other over NVLink or NVSwitch; -1: none
+  int nvlink_domain = -1;  // devices of a node with the same number reach each other over NVLink or NVSwitch; -1: none
   int64_t memory_free = 0; // GPUs; 0: not known, all of it is meant
   int nvlinks_up = -1;     // of the kind's nvlinks; -1: all
   int line = 0;            // of the file that describes it; 0: none
@@ -49,6 +49,7 @@ struct Nic {
   int rail = -1;                  // NICs of different nodes with the same rail meet in one switch; -1: no rails
   std::vector<int> devices;       // that it is nearest to (same PCIe switch or socket)
   bool up = true;
+  bool rate_assumed = false;      // by discovery, where the interface does not tell
   int line = 0;                   // of the file that describes it; 0: none
 };
 
@@ -65,7 +66,7 @@ struct Node {
 
 // What lies between nodes.
 struct Fabric {
-  double latency_us = 0;         // one way between NICs of a rack; 0: not known
+  double latency_us = 0;         // one way between InfiniBand or RoCE NICs of a rack; 0: not known
   double rack_latency_us = 0;    // added between racks
   double oversubscription = 1;   // bandwidth within a rack over bandwidth per node between racks
 };

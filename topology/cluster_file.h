@@ -19,5 +19,6 @@ Result<Cluster> read_cluster_file(const std::string& path);
 // What parse_cluster() reads, as JSON (which is YAML, too). Nodes that differ in name and rack only share a template.
 Json to_json(const Cluster& cluster);
 std::string to_yaml(const Cluster& cluster);
+Json body_json(const Cluster& cluster, const Node& node);  // what a node has, besides its name and rack
 
 }  // namespace skein

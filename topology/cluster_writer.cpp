@@ -80,26 +80,6 @@ Json nic_json(const Nic& nic) {
   return json;
 }
 
-// What a node has, besides its name and rack. Equal devices beside each other are counted.
-Json body_json(const Cluster& cluster, const Node& node) {
-  Json json = Json::object();
-  json.set("cores", node.cores);
-  json.set("memory_gib", gib(node.memory_bytes));
-  Json devices = Json::array();
-  for (size_t i = 0; i < node.devices.size();) {
-    Json device = device_json(cluster, node.devices[i]);
-    int count = 1;
-    for (++i; i < node.devices.size() && device_json(cluster, node.devices[i]) == device; ++i) ++count;
-    if (count > 1) device.set("count", count);
-    devices.push_back(std::move(device));
-  }
-  if (!node.devices.empty()) json.set("devices", std::move(devices));
-  Json nics = Json::array();
-  for (const Nic& nic : node.nics) nics.push_back(nic_json(nic));
-  if (!node.nics.empty()) json.set("nics", std::move(nics));
-  return json;
-}
-
 void append(Json* to, const Json& members) {
   for (const auto& [key, value] : members.as_object()) to->set(key, value);
 }
@@ -169,6 +149,26 @@ void block(const Json& json, const std::string& indent, std::string* out) {
 }
 
 }  // namespace
+
+// Equal devices beside each other are counted.
+Json body_json(const Cluster& cluster, const Node& node) {
+  Json json = Json::object();
+  json.set("cores", node.cores);
+  json.set("memory_gib", gib(node.memory_bytes));
+  Json devices = Json::array();
+  for (size_t i = 0; i < node.devices.size();) {
+    Json device = device_json(cluster, node.devices[i]);
+    int count = 1;
+    for (++i; i < node.devices.size() && device_json(cluster, node.devices[i]) == device; ++i) ++count;
+    if (count > 1) device.set("count", count);
+    devices.push_back(std::move(device));
+  }
+  if (!node.devices.empty()) json.set("devices", std::move(devices));
+  Json nics = Json::array();
+  for (const Nic& nic : node.nics) nics.push_back(nic_json(nic));
+  if (!node.nics.empty()) json.set("nics", std::move(nics));
+  return json;
+}
 
 Json to_json(const Cluster& cluster) {
   Json json = Json::object();

@@ -101,7 +101,10 @@ void doubt_nics(const Cluster& cluster, const Node& node, std::vector<std::strin
 class Comparison {
  public:
   Comparison(const Cluster& described, int node, const Cluster& found)
-      : described_(described), said_(described.nodes[static_cast<size_t>(node)]), found_(found), seen_(found.nodes.front()) {}
+      : described_(described),
+        said_(described.nodes[static_cast<size_t>(node)]),
+        found_(found),
+        seen_(found.nodes.front()) {}
 
   std::vector<std::string> run() {
     if (said_.cores != seen_.cores) {
@@ -114,7 +117,8 @@ class Comparison {
     compare_domains();
     for (const Nic& nic : said_.nics) compare_nic(nic);
     for (const Nic& nic : seen_.nics) {
-      if (nic.up && nic.network != NetworkKind::kTcp && std::ranges::find(said_.nics, nic.name, &Nic::name) == said_.nics.end()) {
+      const bool said = std::ranges::find(said_.nics, nic.name, &Nic::name) != said_.nics.end();
+      if (nic.up && nic.network != NetworkKind::kTcp && !said) {
         differ("does not have " + nic.name + " (" + name(nic.network) + ", " + gbit(nic.bytes_per_s) + ")");
       }
     }
@@ -132,22 +136,30 @@ class Comparison {
       differ("says " + std::to_string(said_.devices.size()) + " devices; there are " +
              std::to_string(seen_.devices.size()));
     }
-    for (size_t i = 0; i < std::min(said_.devices.size(), seen_.devices.size()); ++i) {
-      const Device& said = said_.devices[i];
-      const Device& seen = seen_.devices[i];
-      const std::string what = "says that device " + std::to_string(i) + " is ";
-      const DeviceKind& kind = kind_of(described_, said);
-      const DeviceKind& there = kind_of(found_, seen);
-      if (kind.name != there.name) differ(what + "a " + kind.name + "; it is a " + there.name, said.line);
-      else if (kind.gpu && static_cast<double>(there.memory_bytes) < kMemoryShare * static_cast<double>(kind.memory_bytes)) {
-        differ(what + "one of " + gib(kind.memory_bytes) + "; it has " + gib(there.memory_bytes), said.line);
-      }
-      if (said.numa >= 0 && seen.numa >= 0 && said.numa != seen.numa) {
-        differ(what + "on NUMA node " + std::to_string(said.numa) + "; it is on " + std::to_string(seen.numa), said.line);
-      }
-      if (!said.pci.empty() && !seen.pci.empty() && said.pci != seen.pci) {
-        differ(what + "at " + said.pci + "; it is at " + seen.pci, said.line);
-      }
+    const size_t count = std::min(said_.devices.size(), seen_.devices.size());
+    for (size_t i = 0; i < count; ++i) compare_device(static_cast<int>(i), said_.devices[i], seen_.devices[i]);
+    for (const auto& [what, devices] : of_devices_) {
+      differ("says that " + std::string(devices.size() == 1 ? "device " : "devices ") + list_of(devices) + " " +
+                 what.second,
+             what.first);
+    }
+  }
+
+  void compare_device(int index, const Device& said, const Device& seen) {
+    const auto tell = [&](const std::string& what) { of_devices_[{said.line, what}].push_back(index); };
+    const DeviceKind& kind = kind_of(described_, said);
+    const DeviceKind& there = kind_of(found_, seen);
+    const double memory = static_cast<double>(kind.memory_bytes);
+    if (kind.name != there.name) {
+      tell("should be " + kind.name + "; found " + there.name);
+    } else if (kind.gpu && static_cast<double>(there.memory_bytes) < kMemoryShare * memory) {
+      tell("should have " + gib(kind.memory_bytes) + "; found " + gib(there.memory_bytes));
+    }
+    if (said.numa >= 0 && seen.numa >= 0 && said.numa != seen.numa) {
+      tell("should be on NUMA node " + std::to_string(said.numa) + "; found on " + std::to_string(seen.numa));
+    }
+    if (!said.pci.empty() && !seen.pci.empty() && said.pci != seen.pci) {
+      tell("should be at " + said.pci + "; found at " + seen.pci);
     }
   }
 
@@ -155,7 +167,8 @@ class Comparison {
   void compare_domains() {
     std::map<int, std::vector<int>> said;  // by domain
     for (size_t i = 0; i < std::min(said_.devices.size(), seen_.devices.size()); ++i) {
-      if (said_.devices[i].nvlink_domain >= 0) said[said_.devices[i].nvlink_domain].push_back(static_cast<int>(i));
+      const bool same = kind_of(described_, said_.devices[i]).name == kind_of(found_, seen_.devices[i]).name;
+      if (same && said_.devices[i].nvlink_domain >= 0) said[said_.devices[i].nvlink_domain].push_back(static_cast<int>(i));
     }
     for (const auto& [domain, members] : said) {
       std::map<int, std::vector<int>> parts;
@@ -166,7 +179,9 @@ class Comparison {
       if (parts.size() == 1) continue;
       std::string text;
       for (const auto& [seen, part] : parts) text += (text.empty() ? "[" : " [") + list_of(part) + "]";
-      differ("says that NVLink joins devices " + list_of(members) + "; it joins them as " + text,
+      const bool none = parts.size() == members.size();
+      differ("says that NVLink joins devices " + list_of(members) +
+                 (none ? "; it joins none of them" : "; it joins them as " + text),
              said_.devices[static_cast<size_t>(members.front())].line);
     }
   }
@@ -185,7 +200,7 @@ class Comparison {
     if (said.network != seen->network) {
       differ(what + name(said.network) + "; it is " + name(seen->network), said.line);
     }
-    if (seen->up && seen->bytes_per_s < kRateShare * said.bytes_per_s) {
+    if (seen->up && !seen->rate_assumed && seen->bytes_per_s < kRateShare * said.bytes_per_s) {
       differ(what + "at " + gbit(said.bytes_per_s) + "; its link runs at " + gbit(seen->bytes_per_s), said.line);
     }
     if (said.numa >= 0 && seen->numa >= 0 && said.numa != seen->numa) {
@@ -201,6 +216,7 @@ class Comparison {
   const Node& said_;
   const Cluster& found_;
   const Node& seen_;
+  std::map<std::pair<int, std::string>, std::vector<int>> of_devices_;  // by line and what is wrong
   std::vector<std::string> found_differences_;
 };
 

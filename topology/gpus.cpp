@@ -115,15 +115,17 @@ class Nvml {
     }
     NvmlFabric fabric{};
     if (fabric_ != nullptr && fabric_(device, &fabric) == kNvmlSuccess && fabric.state >= kFabricStarting) {
-      gpu->fabric = fabric.state < kFabricCompleted         ? NvSwitchFabric::kStarting
+      gpu->fabric = fabric.state < kFabricCompleted  ? NvSwitchFabric::kStarting
                     : fabric.status == kNvmlSuccess ? NvSwitchFabric::kReady
-                                                            : NvSwitchFabric::kFailed;
+                                                    : NvSwitchFabric::kFailed;
     }
     unsigned value = 0;
     if (pcie_generation_ != nullptr && pcie_generation_(device, &value) == kNvmlSuccess) {
       gpu->pcie_generation = static_cast<int>(value);
     }
-    if (pcie_lanes_ != nullptr && pcie_lanes_(device, &value) == kNvmlSuccess) gpu->pcie_lanes = static_cast<int>(value);
+    if (pcie_lanes_ != nullptr && pcie_lanes_(device, &value) == kNvmlSuccess) {
+      gpu->pcie_lanes = static_cast<int>(value);
+    }
   }
 
   void ask_peers(const std::vector<NvmlDevice>& devices, std::vector<Gpu>* gpus) const {

@@ -92,7 +92,7 @@ class Finder {
     nic.name = name;
     const int64_t mbit = sysfs_.integer("class/net/" + name + "/speed").value_or(-1);
     nic.up = is_up(name);
-    // Virtual machines' interfaces do not tell; 10 Gb/s is what clouds give at least.
+    nic.rate_assumed = nic.up && mbit <= 0;  // those of virtual machines; 10 Gb/s is what clouds give at least
     nic.bytes_per_s = (mbit > 0 ? static_cast<double>(mbit) : nic.up ? 10'000 : 0) * 1e6 / 8;
     place(device, &nic);
     nics_.push_back(std::move(nic));

@@ -8,9 +8,9 @@
 
 namespace skein {
 
-// Reads the members of a YAML map one by one, and refuses what nobody asked for. Everywhere in its texts `<4>` stands for
-// a counter: 4, 5, 6... for the things that `count` makes of the map; `<04>` pads with zeros, `<4/8>` advances with every
-// eighth. The first error stays and is what finish() returns, with its line. Single-owner.
+// Reads the members of a YAML map one by one, and refuses what nobody asked for. Everywhere in its texts `<4>` stands
+// for a counter: 4, 5, 6... for the things that `count` makes of the map; `<04>` pads with zeros, `<4/8>` advances with
+// every eighth. The first error stays and is what finish() returns, with its line. Single-owner.
 class YamlFields {
  public:
   // `what` names the map in errors: "a node". `index`: of the thing that is made, from 0.

@@ -24,6 +24,7 @@
 #include "model/shard.h"
 #include "worker/executor.h"
 #include "worker/leader.h"
+#include "worker/probe.h"
 
 namespace skein {
 namespace {
@@ -233,11 +234,12 @@ Status run(const char* spec_path) {
 int main(int argc, char** argv) {
   // Whoever started this rank owns it: mpirun's end is its end.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (argc != 2) {
-    std::fprintf(stderr, "skein-worker: usage: skein-worker SPEC.json, under mpirun; people start `skein serve`\n");
+  const bool probing = argc == 3 && std::string_view(argv[1]) == "--probe";
+  if (argc != 2 && !probing) {
+    std::fprintf(stderr, "skein-worker: usage: skein-worker [--probe] SPEC.json, under mpirun; people start `skein serve`\n");
     return 2;
   }
-  const skein::Status status = skein::run(argv[1]);
+  const skein::Status status = probing ? skein::run_probe(argv[2]) : skein::run(argv[1]);
   if (status.ok()) return 0;
   std::fprintf(stderr, "skein-worker: %s\n", status.message().c_str());
   std::fflush(stderr);
