@@ -5,9 +5,9 @@
 
 #include "base/check.h"
 
-// Assumptions: all requests are alike; they arrive at random (Poisson) and prompts are read in the order of arrival; the
-// engine is never idle while somebody waits; decodes go into every step and prompts fill what room is left, in chunks of
-// at most step_tokens_max tokens.
+// Assumptions: all requests are alike; they arrive at random (Poisson) and prompts are read in the order of arrival;
+// the engine is never idle while somebody waits; decodes go into every step and prompts fill what room is left, in
+// chunks of at most step_tokens_max tokens.
 //
 // With b sequences running, s(b) is the time of a step without prompts, and x(b) the device time that the chunks of one
 // prompt add to the steps they share. Every request costs x and its share of `output` steps, so
