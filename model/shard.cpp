@@ -122,6 +122,26 @@ Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& d, int tp_siz
   return plans;
 }
 
+Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& d, int tp_size,
+                                           const std::vector<int>& stage_layers) {
+  const int pp_size = static_cast<int>(stage_layers.size());
+  ASSIGN_OR_RETURN(std::vector<ShardPlan> plans, plan_shards(d, tp_size, pp_size));
+  int begin = 0;
+  for (int stage = 0; stage < pp_size; ++stage) {
+    const int layers = stage_layers[static_cast<size_t>(stage)];
+    if (layers < 1) return invalid_argument("stage " + std::to_string(stage) + " has no layers; give it one or more");
+    for (int rank = 0; rank < tp_size; ++rank) {
+      plans[static_cast<size_t>(stage * tp_size + rank)].layers = {begin, begin + layers};
+    }
+    begin += layers;
+  }
+  if (begin != static_cast<int>(d.layers.size())) {
+    return invalid_argument("the stages have " + std::to_string(begin) + " layers in all and the model has " +
+                            std::to_string(d.layers.size()));
+  }
+  return plans;
+}
+
 Status check_shard_formats(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards) {
   const ModelDescription& d = checkpoint.description();
   const CutBlocks blocks = cut_blocks(checkpoint);

@@ -35,6 +35,9 @@ struct ShardPlan {
 // stage, which also carries the logits. kInvalidArgument says which degrees the model can take.
 Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description, int tp_size,
                                            int pp_size);
+// The same with so many layers on each stage. kInvalidArgument if they are not all of the model's, or a stage has none.
+Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description, int tp_size,
+                                           const std::vector<int>& stage_layers);
 
 // Weights in blocks of 32 can be cut between blocks only: kUnsupported if a rank's columns of an
 // output or down projection do not begin and end at one, with the tensor-parallel degrees that

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "base/status.h"
 
 namespace skein {
 
@@ -20,6 +23,9 @@ struct DeviceKind {
   double fp8_flops = 0;
   double nvlink_bytes_per_s = 0;  // one direction, to all peers together
   double pcie_bytes_per_s = 0;    // one direction, to the host
+  int nvlinks = 0;                // that nvlink_bytes_per_s is the sum of
+  std::string source;             // where the figures come from
+  int line = 0;                   // of the file that describes it; 0: none
 };
 
 struct Device {
@@ -28,6 +34,9 @@ struct Device {
   std::string pci;         // "0000:1b:00.0"; empty: not known
   int nvlink_domain = -1;  // devices of a node with the same number reach each other over NVLink or NVSwitch; -1: none
   int64_t memory_free = 0; // GPUs; 0: not known, all of it is meant
+  int nvlinks_up = -1;     // of the kind's nvlinks; -1: all
+  int line = 0;            // of the file that describes it; 0: none
+  std::array<int, 3> nics = {-1, -1, -1};  // assign_nics(): by NetworkKind, the NIC that its traffic takes; -1: none
 };
 
 enum class NetworkKind : uint8_t { kInfiniBand, kRoce, kTcp };
@@ -40,6 +49,8 @@ struct Nic {
   int rail = -1;                  // NICs of different nodes with the same rail meet in one switch; -1: no rails
   std::vector<int> devices;       // that it is nearest to (same PCIe switch or socket)
   bool up = true;
+  bool rate_assumed = false;      // by discovery, where the interface does not tell
+  int line = 0;                   // of the file that describes it; 0: none
 };
 
 struct Node {
@@ -49,11 +60,13 @@ struct Node {
   int64_t memory_bytes = 0;
   std::vector<Device> devices;
   std::vector<Nic> nics;
+  int line = 0;          // of the file that describes it; 0: none
+  bool nics_assigned = false;  // Device::nics holds
 };
 
 // What lies between nodes.
 struct Fabric {
-  double latency_us = 0;         // one way between NICs of a rack; 0: not known
+  double latency_us = 0;         // one way between InfiniBand or RoCE NICs of a rack; 0: not known
   double rack_latency_us = 0;    // added between racks
   double oversubscription = 1;   // bandwidth within a rack over bandwidth per node between racks
 };
@@ -83,9 +96,17 @@ struct Path {
   bool same_rack = true;
 };
 
-// nullopt: nothing joins them.
+// nullopt: nothing joins them. A few loads where assign_nics() has run; else the NICs of both nodes are searched.
 std::optional<Path> path_between(const Cluster& cluster, DeviceId from, DeviceId to);
 
+// Notes for every device the NIC of each network that is nearest, for path_between(). Call it again when NICs change.
+void assign_nics(Cluster* cluster);
+
+// What makes no sense: names given twice, figures that are missing or not positive, indices out of range, a device
+// that nothing joins to the others. kInvalidArgument names the node or kind, its line where it has one, and the remedy.
+Status validate(const Cluster& cluster);
+
 const char* name(LinkKind link);  // "NVLink", "PCIe", ...
+const char* name(NetworkKind network);
 
 }  // namespace skein

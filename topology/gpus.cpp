@@ -2,28 +2,61 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cctype>
+
 namespace skein {
 namespace {
 
-// The part of NVML's stable interface that is needed here (NVML API reference, "Device Queries").
+// The part of NVML's stable interface that is needed here (NVML API reference, "Device Queries", "NvLink Methods").
 using NvmlDevice = void*;
 struct NvmlMemory {
   unsigned long long total, free, used;
 };
+struct NvmlPci {
+  char legacy_bus_id[16];
+  unsigned domain, bus, device, pci_device_id, pci_subsystem_id;
+  char bus_id[32];  // "00000000:1B:00.0"
+};
+struct NvmlFabric {
+  unsigned char cluster[16];
+  int status;
+  unsigned clique;
+  unsigned char state;
+};
 constexpr int kNvmlSuccess = 0;
 constexpr unsigned kNameBytes = 96;
+constexpr unsigned kNvlinksMax = 18;
+constexpr int kPeerReadStatus = 0;    // nvmlGpuP2PCapsIndex_t
+constexpr int kPeerNvlinkStatus = 2;
+constexpr int kPeerOk = 0;
+constexpr unsigned char kFabricStarting = 1;  // nvmlGpuFabricState_t: not started, then in progress
+constexpr unsigned char kFabricCompleted = 3;
+
+// "0000:1b:00.0" for NVML's "00000000:1B:00.0".
+std::string sysfs_address(std::string bus_id) {
+  std::ranges::transform(bus_id, bus_id.begin(), [](unsigned char c) { return std::tolower(c); });
+  const size_t colon = bus_id.find(':');
+  return colon != bus_id.npos && colon > 4 ? bus_id.substr(colon - 4) : bus_id;
+}
 
 class Nvml {
  public:
-  Nvml() : library_(dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL)) {
+  explicit Nvml(const char* library) : library_(dlopen(library, RTLD_NOW | RTLD_LOCAL)) {
     if (library_ == nullptr) return;
-    load("nvmlInit_v2", &init_);
-    load("nvmlShutdown", &shutdown_);
-    load("nvmlDeviceGetCount_v2", &count_);
-    load("nvmlDeviceGetHandleByIndex_v2", &handle_);
-    load("nvmlDeviceGetName", &name_);
-    load("nvmlDeviceGetMemoryInfo", &memory_);
-    load("nvmlDeviceGetCudaComputeCapability", &capability_);
+    need("nvmlInit_v2", &init_);
+    need("nvmlShutdown", &shutdown_);
+    need("nvmlDeviceGetCount_v2", &count_);
+    need("nvmlDeviceGetHandleByIndex_v2", &handle_);
+    need("nvmlDeviceGetName", &name_);
+    need("nvmlDeviceGetMemoryInfo", &memory_);
+    need("nvmlDeviceGetCudaComputeCapability", &capability_);
+    load("nvmlDeviceGetPciInfo_v3", &pci_);
+    load("nvmlDeviceGetNvLinkState", &nvlink_state_);
+    load("nvmlDeviceGetP2PStatus", &peer_status_);
+    load("nvmlDeviceGetGpuFabricInfo", &fabric_);
+    load("nvmlDeviceGetMaxPcieLinkGeneration", &pcie_generation_);
+    load("nvmlDeviceGetMaxPcieLinkWidth", &pcie_lanes_);
     ready_ = complete_ && init_() == kNvmlSuccess;
   }
   ~Nvml() {
@@ -35,6 +68,7 @@ class Nvml {
 
   std::vector<Gpu> gpus() const {
     std::vector<Gpu> gpus;
+    std::vector<NvmlDevice> devices;
     unsigned count = 0;
     if (!ready_ || count_(&count) != kNvmlSuccess) return gpus;
     for (unsigned i = 0; i < count; ++i) {
@@ -50,8 +84,11 @@ class Nvml {
       gpu.name = name;
       gpu.memory_total = static_cast<int64_t>(memory.total);
       gpu.memory_free = static_cast<int64_t>(memory.free);
-      gpus.push_back(gpu);
+      ask_links(device, &gpu);
+      gpus.push_back(std::move(gpu));
+      devices.push_back(device);
     }
+    ask_peers(devices, &gpus);
     return gpus;
   }
 
@@ -59,7 +96,50 @@ class Nvml {
   template <typename Function>
   void load(const char* symbol, Function* out) {
     *out = reinterpret_cast<Function>(dlsym(library_, symbol));
+  }
+  template <typename Function>
+  void need(const char* symbol, Function* out) {
+    load(symbol, out);
     complete_ = complete_ && *out != nullptr;
+  }
+
+  // What an older driver or a virtual machine does not tell stays unknown.
+  void ask_links(NvmlDevice device, Gpu* gpu) const {
+    NvmlPci pci{};
+    if (pci_ != nullptr && pci_(device, &pci) == kNvmlSuccess) gpu->pci = sysfs_address(pci.bus_id);
+    for (unsigned link = 0; nvlink_state_ != nullptr && link < kNvlinksMax; ++link) {
+      int active = 0;
+      if (nvlink_state_(device, link, &active) != kNvmlSuccess) continue;
+      ++gpu->nvlinks;
+      gpu->nvlinks_up += active != 0;
+    }
+    NvmlFabric fabric{};
+    if (fabric_ != nullptr && fabric_(device, &fabric) == kNvmlSuccess && fabric.state >= kFabricStarting) {
+      gpu->fabric = fabric.state < kFabricCompleted  ? NvSwitchFabric::kStarting
+                    : fabric.status == kNvmlSuccess ? NvSwitchFabric::kReady
+                                                    : NvSwitchFabric::kFailed;
+    }
+    unsigned value = 0;
+    if (pcie_generation_ != nullptr && pcie_generation_(device, &value) == kNvmlSuccess) {
+      gpu->pcie_generation = static_cast<int>(value);
+    }
+    if (pcie_lanes_ != nullptr && pcie_lanes_(device, &value) == kNvmlSuccess) {
+      gpu->pcie_lanes = static_cast<int>(value);
+    }
+  }
+
+  void ask_peers(const std::vector<NvmlDevice>& devices, std::vector<Gpu>* gpus) const {
+    for (size_t i = 0; peer_status_ != nullptr && i < devices.size(); ++i) {
+      for (size_t j = 0; j < devices.size(); ++j) {
+        const auto can = [&](int what) {
+          int status = -1;
+          return peer_status_(devices[i], devices[j], what, &status) == kNvmlSuccess && status == kPeerOk;
+        };
+        if (i == j) continue;
+        if (can(kPeerNvlinkStatus)) (*gpus)[i].nvlink_peers.push_back(static_cast<int>(j));
+        if (can(kPeerReadStatus)) (*gpus)[i].memory_peers.push_back(static_cast<int>(j));
+      }
+    }
   }
 
   void* const library_;
@@ -72,10 +152,16 @@ class Nvml {
   int (*name_)(NvmlDevice, char*, unsigned) = nullptr;
   int (*memory_)(NvmlDevice, NvmlMemory*) = nullptr;
   int (*capability_)(NvmlDevice, int*, int*) = nullptr;
+  int (*pci_)(NvmlDevice, NvmlPci*) = nullptr;
+  int (*nvlink_state_)(NvmlDevice, unsigned, int*) = nullptr;
+  int (*peer_status_)(NvmlDevice, NvmlDevice, int, int*) = nullptr;
+  int (*fabric_)(NvmlDevice, NvmlFabric*) = nullptr;
+  int (*pcie_generation_)(NvmlDevice, unsigned*) = nullptr;
+  int (*pcie_lanes_)(NvmlDevice, unsigned*) = nullptr;
 };
 
 }  // namespace
 
-std::vector<Gpu> discover_gpus() { return Nvml().gpus(); }
+std::vector<Gpu> discover_gpus(const char* library) { return Nvml(library).gpus(); }
 
 }  // namespace skein

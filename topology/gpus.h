@@ -6,17 +6,28 @@
 
 namespace skein {
 
+// What Fabric Manager says of the NVSwitches that a GPU hangs on.
+enum class NvSwitchFabric : uint8_t { kNone, kStarting, kReady, kFailed };
+
 struct Gpu {
   std::string name;  // "NVIDIA H200"
   int64_t memory_total = 0;
   int64_t memory_free = 0;
   int compute_major = 0;
   int compute_minor = 0;
+  std::string pci;                // "0000:1b:00.0"; empty: the driver did not say
+  int nvlinks = 0;                // up or down
+  int nvlinks_up = 0;
+  std::vector<int> nvlink_peers;  // GPUs that it reaches over NVLink, as the driver says
+  std::vector<int> memory_peers;  // GPUs whose memory it can address, over whatever
+  NvSwitchFabric fabric = NvSwitchFabric::kNone;
+  int pcie_generation = 0;        // that card and slot agree on under load; 0: not known
+  int pcie_lanes = 0;
   bool supported() const { return compute_major == 9; }  // what kernels/cuda is compiled for
 };
 
 // The NVIDIA GPUs of this machine, in the driver's order; none where there is no driver. Asks the driver's management
 // library (NVML), which is loaded for the occasion: nothing here needs CUDA.
-std::vector<Gpu> discover_gpus();
+std::vector<Gpu> discover_gpus(const char* library = "libnvidia-ml.so.1");
 
 }  // namespace skein

@@ -31,19 +31,28 @@ std::optional<int64_t> read_integer(const char* path) {
   return std::nullopt;
 }
 
-int64_t available_memory() {
+struct Memory {
+  int64_t total = 0;
   int64_t available = 0;
-  std::istringstream(proc_field("/proc/meminfo", "MemAvailable")) >> available;
-  available *= 1024;
+};
+
+Memory memory_of_machine() {
+  Memory memory;
+  std::istringstream(proc_field("/proc/meminfo", "MemTotal")) >> memory.total;
+  std::istringstream(proc_field("/proc/meminfo", "MemAvailable")) >> memory.available;
+  memory.total *= 1024;
+  memory.available *= 1024;
   // The tightest of cgroup v2 and v1, where there is one.
   for (const auto& [limit_path, usage_path] :
        {std::pair{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
         std::pair{"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}}) {
     const auto limit = read_integer(limit_path);
     const auto usage = read_integer(usage_path);
-    if (limit && usage) available = std::min(available, std::max<int64_t>(*limit - *usage, 0));
+    if (!limit || !usage) continue;
+    memory.total = std::min(memory.total, *limit);
+    memory.available = std::min(memory.available, std::max<int64_t>(*limit - *usage, 0));
   }
-  return available;
+  return memory;
 }
 
 int usable_cores() {
@@ -61,11 +70,13 @@ int usable_cores() {
 
 }  // namespace
 
-Machine discover_machine() {
+Machine discover_machine(const char* nvml) {
+  const Memory memory = memory_of_machine();
   return {.cores = usable_cores(),
-          .memory_bytes = available_memory(),
+          .memory_bytes = memory.available,
+          .memory_total_bytes = memory.total,
           .processor = proc_field("/proc/cpuinfo", "model name"),
-          .gpus = discover_gpus()};
+          .gpus = discover_gpus(nvml)};
 }
 
 }  // namespace skein

@@ -12,10 +12,11 @@ namespace skein {
 struct Machine {
   int cores = 1;                 // of its affinity mask and cgroup quota
   int64_t memory_bytes = 0;      // that can be had now: MemAvailable, or what the cgroup leaves
+  int64_t memory_total_bytes = 0;  // whoever uses it
   std::string processor;         // "AMD EPYC ...", as the kernel names it
   std::vector<Gpu> gpus;
 };
 
-Machine discover_machine();
+Machine discover_machine(const char* nvml = "libnvidia-ml.so.1");
 
 }  // namespace skein

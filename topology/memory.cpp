@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kDefaultContextsHeld = 8;       // full-length requests that the default pool holds
 constexpr int64_t kDefaultPoolBytesMax = int64_t{4} << 30;
-constexpr int kCpuLogitRows = 32;               // rows of logits that a rank holds at once
+constexpr int kCpuLogitRows = 32;  // rows of logits that a rank holds at once
 constexpr int kGpuLogitRows = 512;
 constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
@@ -40,6 +40,90 @@ int64_t slice_bytes(const Checkpoint& checkpoint, WeightRole role, int layer, co
   return round_up(rows, int64_t{16}) * row_bytes(format, padded);
 }
 
+// The residual is float32; what goes from launch to launch is float32 on CPUs, bfloat16 on GPUs.
+int64_t step_bytes(const ModelDescription& model, const ShardPlan& shard, const MemoryRequest& request) {
+  const int64_t q = int64_t{shard.q_heads.size()} * model.head_dim;
+  const int64_t kv = int64_t{shard.kv_heads.size()} * model.head_dim;
+  const int64_t mlp = shard.intermediate.size();
+  const int64_t streamed = 2 * int64_t{model.hidden} + q + 2 * kv + 2 * mlp + std::max(q, mlp);
+  return request.step_tokens_max * (4 * int64_t{model.hidden} + (request.gpu ? 2 : 4) * streamed);
+}
+
+// Rotation table, the slots' tokens, block tables.
+int64_t slot_bytes(const ModelDescription& model, const MemoryRequest& request) {
+  const int64_t context = request.context_max.value_or(model.context_max);
+  const auto groups = static_cast<int64_t>(model.kv_groups.size());
+  const int64_t tables = groups * ceil_div(context, int64_t{request.block_tokens});
+  return context * model.rope.rotary_dim * 4 + 4 * int64_t{request.slots} * (context + tables);
+}
+
+// A rank's slice of the logits, or all of them where they are gathered: on GPUs of one stage straight into the first
+// rank's memory, with room for NCCL's way on each.
+int64_t logit_bytes(const ModelDescription& model, const ShardPlan& shard, const MemoryRequest& request) {
+  const int64_t rows = request.gpu ? std::min(request.slots, kGpuLogitRows) : std::min(request.slots, kCpuLogitRows);
+  const bool direct = request.gpu && shard.tp_size > 1 && shard.pp_size == 1;
+  int64_t columns = direct ? 0 : shard.vocabulary.size();
+  if (shard.tp_size > 1 && shard.tp_rank == 0) columns += model.vocabulary;
+  if (shard.tp_size > 1 && request.gpu) columns += model.vocabulary;
+  return 4 * rows * columns;
+}
+
+Status does_not_fit(const std::string& what, int64_t needed, int64_t there, const std::string& remedy) {
+  return resource_exhausted(what + " takes " + readable_bytes(needed) + " but " + readable_bytes(std::max<int64_t>(there, 0)) +
+                            " can be had; " + remedy);
+}
+
+// What the GPU of the fullest rank leaves, in tokens.
+int64_t gpu_pool_tokens(const MemoryPlan& plan, const MemoryRequest& request) {
+  int64_t tokens = INT64_MAX;
+  for (const RankMemory& rank : plan.ranks) {
+    const int64_t left = request.memory_bytes - rank.fixed();
+    tokens = std::min(tokens, std::max<int64_t>(left, 0) / std::max<int64_t>(rank.kv_per_token, 1));
+  }
+  return tokens;
+}
+
+// The pool's size in tokens, before any context is considered.
+int64_t pool_tokens(const MemoryPlan& plan, const MemoryRequest& request, int64_t left, int context) {
+  if (request.kv_bytes_per_rank) {
+    int64_t tokens = INT64_MAX;
+    for (const RankMemory& rank : plan.ranks) {
+      tokens = std::min(tokens, *request.kv_bytes_per_rank / std::max<int64_t>(rank.kv_per_token, 1));
+    }
+    return tokens;
+  }
+  if (request.gpu) return gpu_pool_tokens(plan, request);
+  const int64_t share = std::min(kDefaultPoolBytesMax, left / kDefaultPoolShare);
+  const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
+  return std::min(wanted, std::max<int64_t>(share, 0) / plan.kv_per_token());
+}
+
+}  // namespace
+
+ModelFormats formats_of(const Checkpoint& checkpoint, const MemoryRequest& request) {
+  const auto bytes_of = [&](WeightRole role, int layer) {
+    const FormatInfo& kept = info(kept_format(checkpoint.weight(role, layer).format, request));
+    return static_cast<double>(kept.block_bytes) / kept.block_elements;
+  };
+  const ModelDescription& model = checkpoint.description();
+  double bytes = 0;
+  double elements = 0;
+  for (const WeightRole role : {WeightRole::kQ, WeightRole::kK, WeightRole::kV, WeightRole::kO, WeightRole::kGate,
+                                WeightRole::kUp, WeightRole::kDown}) {
+    const WeightShape shape = weight_shape(model, role);
+    const double count = static_cast<double>(shape.rows) * static_cast<double>(shape.columns);
+    for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+      bytes += count * bytes_of(role, static_cast<int>(layer));
+      elements += count;
+    }
+  }
+  const WeightRole output = model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput;
+  return {.layer_weight = bytes / elements,
+          .output_weight = bytes_of(output, -1),
+          .kv = static_cast<double>(element_bytes(kv_format(request))),
+          .stream = request.gpu ? 2.0 : 4.0};
+}
+
 RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, const MemoryRequest& request) {
   const ModelDescription& model = checkpoint.description();
   const int64_t q = int64_t{shard.q_heads.size()} * model.head_dim;
@@ -63,46 +147,11 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
     const WeightRole role = model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput;
     memory.weights += bytes(role, -1, vocabulary, model.hidden);
   }
-  // The residual is float32; what goes from launch to launch is float32 on CPUs, bfloat16 on GPUs.
-  const int64_t streamed = 3 * int64_t{model.hidden} + q + 2 * kv + 2 * mlp + std::max(q, mlp);
-  memory.activations = request.step_tokens_max * (4 * int64_t{model.hidden} + (request.gpu ? 2 : 4) * streamed);
-  const int64_t logit_rows = request.gpu ? std::min(request.slots, kGpuLogitRows) : kCpuLogitRows;
-  if (shard.last_stage()) memory.activations += 4 * logit_rows * (vocabulary + model.vocabulary);
-  if (request.gpu) memory.activations += kGpuReserve;
+  memory.activations = step_bytes(model, shard, request) + slot_bytes(model, request);
+  if (shard.last_stage()) memory.activations += logit_bytes(model, shard, request);
+  if (request.gpu) memory.runtime = request.runtime_bytes;
   return memory;
 }
-
-Status does_not_fit(const std::string& what, int64_t needed, int64_t there, const std::string& remedy) {
-  return resource_exhausted(what + " takes " + readable_bytes(needed) + " but " + readable_bytes(std::max<int64_t>(there, 0)) +
-                            " can be had; " + remedy);
-}
-
-// What the GPU of the fullest rank leaves, in tokens.
-int64_t gpu_pool_tokens(const MemoryPlan& plan, const MemoryRequest& request) {
-  int64_t tokens = INT64_MAX;
-  for (const RankMemory& rank : plan.ranks) {
-    const int64_t left = request.memory_bytes - rank.weights - rank.activations;
-    tokens = std::min(tokens, std::max<int64_t>(left, 0) / std::max<int64_t>(rank.kv_per_token, 1));
-  }
-  return tokens;
-}
-
-// The pool's size in tokens, before any context is considered.
-int64_t pool_tokens(const MemoryPlan& plan, const MemoryRequest& request, int64_t left, int context) {
-  if (request.kv_bytes_per_rank) {
-    int64_t tokens = INT64_MAX;
-    for (const RankMemory& rank : plan.ranks) {
-      tokens = std::min(tokens, *request.kv_bytes_per_rank / std::max<int64_t>(rank.kv_per_token, 1));
-    }
-    return tokens;
-  }
-  if (request.gpu) return gpu_pool_tokens(plan, request);
-  const int64_t share = std::min(kDefaultPoolBytesMax, left / kDefaultPoolShare);
-  const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
-  return std::min(wanted, std::max<int64_t>(share, 0) / plan.kv_per_token());
-}
-
-}  // namespace
 
 int64_t MemoryPlan::weights() const {
   int64_t sum = 0;
@@ -118,7 +167,7 @@ int64_t MemoryPlan::kv_per_token() const {
 
 int64_t MemoryPlan::total(int block_tokens) const {
   int64_t sum = kv_per_token() * kv_blocks * block_tokens;
-  for (const RankMemory& rank : ranks) sum += rank.weights + rank.activations;
+  for (const RankMemory& rank : ranks) sum += rank.fixed();
   return sum;
 }
 
@@ -129,7 +178,7 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   int64_t fixed = 0;
   for (const ShardPlan& shard : shards) {
     plan.ranks.push_back(rank_memory(checkpoint, shard, request));
-    const int64_t of_rank = plan.ranks.back().weights + plan.ranks.back().activations;
+    const int64_t of_rank = plan.ranks.back().fixed();
     fixed = request.gpu ? std::max(fixed, of_rank) : fixed + of_rank;
   }
   const int64_t left = request.memory_bytes - fixed;

@@ -11,6 +11,12 @@
 
 namespace skein {
 
+// What a GPU holds beside weights, activations and pages: the CUDA context, code, libraries' working memory, recorded
+// steps. An estimate; the rank measures what is really left before it sizes its pages.
+inline constexpr int64_t kGpuReserve = int64_t{1280} << 20;
+// What a rank leaves alone when it sizes its pages: recorded steps, and what libraries load late.
+inline constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
+
 struct MemoryRequest {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
@@ -22,18 +28,29 @@ struct MemoryRequest {
   int step_tokens_max = 512;
   std::optional<int> context_max = {};             // asked for; else as much as fits, up to the model's
   std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
+  int64_t runtime_bytes = kGpuReserve;        // GPUs: RankMemory::runtime
   int64_t memory_bytes = 0;                   // what this replica may take on this node; GPUs: what each rank may
 };
 
-// What a GPU holds beside weights, activations and pages: the CUDA context, code, libraries' working memory, recorded
-// steps. An estimate; the rank measures what is really left before it sizes its pages.
-inline constexpr int64_t kGpuReserve = int64_t{1280} << 20;
-
 struct RankMemory {
   int64_t weights = 0;
-  int64_t activations = 0;  // and the state of slots; GPUs: and what CUDA and its libraries take
+  int64_t activations = 0;  // and logits, and the state of slots
+  int64_t runtime = 0;      // GPUs: what CUDA, its libraries and recorded steps take
   int64_t kv_per_token = 0;
+  int64_t fixed() const { return weights + activations + runtime; }  // all but the pages
 };
+
+// Bytes of an element, as the backend keeps it.
+struct ModelFormats {
+  double layer_weight = 2;   // mean over the layers' products
+  double output_weight = 2;
+  double kv = 2;
+  double stream = 2;         // activations from launch to launch
+};
+ModelFormats formats_of(const Checkpoint& checkpoint, const MemoryRequest& request);
+
+// By exact tensor shapes and formats.
+RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, const MemoryRequest& request);
 
 struct MemoryPlan {
   std::vector<RankMemory> ranks;

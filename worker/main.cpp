@@ -27,6 +27,7 @@
 #include "worker/leader.h"
 #include "worker/numerics.h"
 #include "worker/preflight.h"
+#include "worker/probe.h"
 
 namespace skein {
 namespace {
@@ -285,12 +286,13 @@ Status run(const char* spec_path, Rank& rank) {
 int main(int argc, char** argv) {
   // Whoever started this rank owns it: mpirun's end is its end.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (argc != 2) {
-    std::fprintf(stderr, "skein-worker: usage: skein-worker SPEC.json, under mpirun; people start `skein serve`\n");
+  const bool probing = argc == 3 && std::string_view(argv[1]) == "--probe";
+  if (argc != 2 && !probing) {
+    std::fprintf(stderr, "skein-worker: usage: skein-worker [--probe] SPEC.json, under mpirun; people start `skein serve`\n");
     return 2;
   }
   skein::Rank rank;
-  const skein::Status status = skein::run(argv[1], rank);
+  const skein::Status status = probing ? skein::run_probe(argv[2]) : skein::run(argv[1], rank);
   if (!status.ok()) skein::end(status);
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/nearest.h"
 #include "coordinator/cli/options.h"
 
 namespace skein {

@@ -14,6 +14,7 @@ int serve_command(const Arguments& arguments);
 int plan_command(const Arguments& arguments);
 int chat_command(const Arguments& arguments);
 int bench_command(const Arguments& arguments);
+int topology_command(const Arguments& arguments);
 int agent_command(const Arguments& arguments);
 int keys_command(const Arguments& arguments);
 int rsh_command(const Arguments& arguments);

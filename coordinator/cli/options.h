@@ -42,7 +42,4 @@ class OptionTable {
   std::vector<Option> options_;
 };
 
-// The candidate with the fewest edits to `word`, if it is near enough to be what was meant.
-std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates);
-
 }  // namespace skein

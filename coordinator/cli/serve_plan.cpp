@@ -11,8 +11,6 @@ namespace skein {
 namespace {
 
 constexpr int64_t kMemoryReserve = int64_t{512} << 20;  // for the system and this process
-// What a rank's GPU takes after its pages have been sized: recorded steps, and what libraries load late.
-constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
 
 constexpr int64_t kUnknownMemory = int64_t{1} << 50;
 

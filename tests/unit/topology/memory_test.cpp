@@ -35,8 +35,8 @@ TEST_F(MemoryTest, GpusHaveMemoryOfTheirOwn) {
   ASSERT_TRUE(two.ok());
   EXPECT_GT(int64_t{two->kv_blocks}, int64_t{one->kv_blocks} * 18 / 10) << "twice the memory, half the KV heads each";
   const int64_t pool = int64_t{one->kv_blocks} * 64 * one->kv_per_token();
-  EXPECT_LE(one->ranks[0].weights + one->ranks[0].activations + pool, request.memory_bytes);
-  EXPECT_GE(one->ranks[0].weights + one->ranks[0].activations + pool, request.memory_bytes - kMiB);
+  EXPECT_LE(one->ranks[0].fixed() + pool, request.memory_bytes);
+  EXPECT_GE(one->ranks[0].fixed() + pool, request.memory_bytes - kMiB);
   const auto none = plan(1, 1, {.gpu = true, .memory_bytes = kGpuReserve});
   ASSERT_FALSE(none.ok());
   EXPECT_NE(none.status().message().find("tensor-parallel-size"), std::string::npos);

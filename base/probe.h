@@ -1,0 +1,37 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/status.h"
+
+namespace skein {
+
+// What `skein-worker --probe FILE` is told, a JSON file on the node that all ranks share. One rank measures its device,
+// several what goes between them.
+struct ProbeSpec {
+  std::string device = "cpu";  // cpu, cuda
+  int first_device = 0;        // rank r is on GPU first_device + r
+  int threads = 1;             // of each rank
+  bool spin = true;            // there is a core for each thread of each rank
+  std::string output;          // file that rank 0 writes its samples to
+};
+
+// One thing that was timed. Fields without a meaning for it are 0.
+struct ProbeSample {
+  std::string what;   // read, product, decode_attention, prefill_attention, norm; all_reduce, library_all_reduce,
+                      // point_to_point, library_bytes
+  double tokens = 0;  // prefill_attention: keys that the last one sees
+  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part
+  double bytes = 0;   // moved through memory
+  double flops = 0;
+  double us = 0;
+};
+
+Json to_json(const ProbeSpec& spec);
+Result<ProbeSpec> parse_probe_spec(const Json& json);
+Json to_json(const std::vector<ProbeSample>& samples);
+Result<std::vector<ProbeSample>> parse_probe_samples(const Json& json);
+
+}  // namespace skein

@@ -1,0 +1,101 @@
+#include "topology/calibration.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace skein {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr const char* kText = R"(devices:
+  - name: "Some GPU"
+    machine: "a \"quoted\" machine"
+    commit: "abc"
+    date: "2026-11-26"
+    read_bytes_per_s: 3e12
+    flops: 7e14
+    product_tokens: [1, 64]
+    product_bytes: [1e6, 1e8]
+    product_share:
+      - [0.5, 0.9]
+      - [0.4, 0.8]
+    decode_attention_share: {x: [1e6, 1e8], y: [0.5, 0.9]}
+links:
+  - link: NVLink
+    ranks: 2
+    all_reduce_us: {x: [1000, 3000], y: [4, 8]}
+)";
+
+TEST(Calibration, SharesAreInterpolatedInLogarithms) {
+  const auto calibration = parse_calibration(kText);
+  ASSERT_TRUE(calibration.ok()) << calibration.status().message();
+  const DeviceCalibration& gpu = calibration->devices[0];
+  EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1e7), 0.7);
+  EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1), 0.5) << "below the first point";
+  EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1e12), 0.9) << "beyond the last";
+  EXPECT_DOUBLE_EQ(product_share_at(gpu, 1, 1e7), 0.7);
+  EXPECT_DOUBLE_EQ(product_share_at(gpu, 8, 1e7), 0.65) << "halfway between 1 and 64 tokens";
+  EXPECT_DOUBLE_EQ(product_share_at(gpu, 1e4, 1e9), 0.8);
+}
+
+TEST(Calibration, TimesGrowInProportionBeyondTheLastPoint) {
+  const Curve curve = parse_calibration(kText).value().links[0].all_reduce_us;
+  EXPECT_DOUBLE_EQ(time_at(curve, 10), 4);
+  EXPECT_DOUBLE_EQ(time_at(curve, 2000), 6);
+  EXPECT_DOUBLE_EQ(time_at(curve, 6000), 16);
+}
+
+TEST(Calibration, SurvivesItsText) {
+  const auto calibration = parse_calibration(kText);
+  ASSERT_TRUE(calibration.ok());
+  const std::string text = to_yaml(*calibration);
+  const auto again = parse_calibration(text);
+  ASSERT_TRUE(again.ok()) << again.status().message() << "\n" << text;
+  EXPECT_EQ(to_yaml(*again), text);
+  EXPECT_EQ(again->devices[0].source.machine, "a \"quoted\" machine");
+  EXPECT_EQ(again->devices[0].product_share, calibration->devices[0].product_share);
+  EXPECT_EQ(again->links[0].all_reduce_us.y, calibration->links[0].all_reduce_us.y);
+}
+
+TEST(Calibration, MeasuredEntriesTakeThePlaceOfTheSameOnes) {
+  Calibration shipped = *parse_calibration(kText);
+  Calibration measured;
+  measured.devices.push_back({.name = "Some GPU", .source = {}, .read_bytes_per_s = 4e12, .flops = 8e14});
+  measured.links.push_back({.link = LinkKind::kNvlink, .device = "", .source = {}, .ranks = 4});
+  shipped.replace_with(measured);
+  ASSERT_EQ(shipped.devices.size(), 1u);
+  EXPECT_EQ(shipped.find_device("Some GPU")->read_bytes_per_s, 4e12);
+  EXPECT_EQ(shipped.links.size(), 2u) << "another number of ranks is another entry";
+}
+
+struct Bad {
+  const char* text;
+  const char* message;
+};
+
+class BadCalibration : public ::testing::TestWithParam<Bad> {};
+
+TEST_P(BadCalibration, IsRefusedWithItsLine) {
+  const auto refused = parse_calibration(GetParam().text);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_THAT(refused.status().message(), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadCalibration,
+    ::testing::Values(
+        Bad{"devices:\n  - name: A\n    colour: 3\n", "line 3: a device has no key \"colour\""},
+        Bad{"devices:\n  - name: A\n    flops: 1\n", "line 2: \"A\" needs read_bytes_per_s"},
+        Bad{"devices:\n  - name: A\n    flops: -1\n", "line 3: flops must be a number that is not negative"},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, product_tokens: [1, 2]}\n", "product_share of \"A\""},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, decode_attention_share: {x: [1], y: [3]}}\n",
+            "shares above 0"},
+        Bad{"links:\n  - link: string\n", "line 2: there is no link \"string\""},
+        Bad{"links:\n  - link: NVLink\n    all_reduce_us: {x: [2, 1], y: [1, 1]}\n", "line 3: all_reduce_us.x must ascend"},
+        Bad{"links:\n  - link: NVLink\n    all_reduce_us: {x: [1, 2], y: [1]}\n", "line 3: all_reduce_us needs x and y"},
+        Bad{"links:\n  - link: NVLink\n    ranks: 1\n", "line 3: ranks must be 2 or more"},
+        Bad{"cables: []\n", "line 1: a calibration has no key \"cables\""}));
+
+}  // namespace
+}  // namespace skein

@@ -1,0 +1,266 @@
+// The planner against trying everything, on small random clusters.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "tests/unit/topology/planner_fixture.h"
+#include "topology/cluster_file.h"
+
+namespace skein {
+namespace {
+
+constexpr int kClusters = 1000;
+constexpr double kClose = 1e-6;
+
+// Every set of replicas: every subset of devices, every degree, every order of its devices over stages, every way to
+// deal out the layers. Nothing of the planner is used, only the cost and memory models that it is given.
+class Exhaustive {
+ public:
+  Exhaustive(const PlanRequest& request, bool group_over_pcie)
+      : request_(request),
+        demand_(request.models[0]),
+        cluster_(*request.cluster),
+        formats_(formats_of(*demand_.checkpoint, demand_.memory)),
+        group_over_pcie_(group_over_pcie) {
+    for (size_t n = 0; n < cluster_.nodes.size(); ++n) {
+      for (size_t d = 0; d < cluster_.nodes[n].devices.size(); ++d) {
+        devices_.push_back({.node = static_cast<int>(n), .device = static_cast<int>(d)});
+      }
+    }
+    for (const DeviceKind& kind : cluster_.kinds) {
+      DeviceCalibration ceilings;
+      ceilings.name = kind.name;
+      ceilings.read_bytes_per_s = kind.read_bytes_per_s;
+      ceilings.flops = kind.bf16_flops;
+      kinds_.push_back(ceilings);
+    }
+    search();
+  }
+
+  double most() const { return *std::ranges::max_element(rates_); }
+
+  // Devices that the rate takes; 0: it cannot be reached.
+  int fewest(double rate) const {
+    int fewest = 0;
+    for (size_t set = 1; set < rates_.size(); ++set) {
+      const int count = std::popcount(set);
+      if (rates_[set] >= rate * (1 - 1e-12) && (fewest == 0 || count < fewest)) fewest = count;
+    }
+    return fewest;
+  }
+
+ private:
+  void search() {
+    const size_t sets = size_t{1} << devices_.size();
+    std::vector<double> replica(sets, 0);
+    for (size_t set = 1; set < sets; ++set) replica[set] = best_replica(set);
+    rates_.assign(sets, 0);
+    for (size_t set = 1; set < sets; ++set) {
+      for (size_t part = set; part > 0; part = (part - 1) & set) {
+        if (replica[part] > 0) rates_[set] = std::max(rates_[set], rates_[set ^ part] + replica[part]);
+      }
+    }
+  }
+
+  double best_replica(size_t set) {
+    std::vector<int> members;
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      if (set >> i & 1) members.push_back(static_cast<int>(i));
+    }
+    double best = 0;
+    do {
+      for (size_t tp = 1; tp <= members.size(); ++tp) {
+        if (members.size() % tp == 0) best = std::max(best, rate(members, tp));
+      }
+    } while (std::ranges::next_permutation(members).found);
+    return best;
+  }
+
+  const Device& device(int i) const {
+    const DeviceId id = devices_[static_cast<size_t>(i)];
+    return cluster_.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)];
+  }
+
+  bool may_group(int a, int b) const {
+    const bool linked = device(a).nvlink_domain >= 0 || group_over_pcie_;
+    return linked && devices_[static_cast<size_t>(a)].node == devices_[static_cast<size_t>(b)].node &&
+           device(a).kind == device(b).kind && device(a).nvlink_domain == device(b).nvlink_domain;
+  }
+
+  std::optional<Path> path(int a, int b) const {
+    return path_between(cluster_, devices_[static_cast<size_t>(a)], devices_[static_cast<size_t>(b)]);
+  }
+
+  // Of ranks in that order; 0: they cannot serve.
+  double rate(const std::vector<int>& ranks, size_t tp) {
+    const size_t stages = ranks.size() / tp;
+    std::string key = std::to_string(tp);
+    std::vector<StageSite> sites;
+    for (size_t stage = 0; stage < stages; ++stage) {
+      const int first = ranks[stage * tp];
+      for (size_t rank = 1; rank < tp; ++rank) {
+        const int other = ranks[stage * tp + rank];
+        if (other < ranks[stage * tp + rank - 1] || !may_group(first, other)) return 0;
+      }
+      StageSite site{.device = &kinds_[static_cast<size_t>(device(first).kind)]};
+      site.group.ranks = static_cast<int>(tp);
+      if (tp > 1) site.group.path = *path(first, ranks[stage * tp + 1]);
+      if (stage + 1 < stages) {
+        const std::optional<Path> next = path(first, ranks[(stage + 1) * tp]);
+        if (!next) return 0;
+        site.next.path = *next;
+      }
+      for (const Path& way : {site.group.path, site.next.path}) {
+        key += " " + std::to_string(static_cast<int>(way.link)) + "/" + std::to_string(way.bytes_per_s) + "/" +
+               std::to_string(way.latency_us);
+      }
+      key += " " + std::to_string(device(first).kind);
+      sites.push_back(site);
+    }
+    const auto [at, fresh] = known_.try_emplace(key, 0.0);
+    if (fresh) at->second = best_split(sites, static_cast<int>(tp));
+    return at->second;
+  }
+
+  double best_split(const std::vector<StageSite>& sites, int tp) const {
+    double best = 0;
+    std::vector<int> layers(sites.size());
+    const std::function<void(size_t, int)> deal = [&](size_t stage, int left) {
+      if (stage + 1 == sites.size()) {
+        layers[stage] = left;
+        best = std::max(best, rate_of_split(sites, tp, layers));
+        return;
+      }
+      for (int n = 1; n <= left - static_cast<int>(sites.size() - stage) + 1; ++n) {
+        layers[stage] = n;
+        deal(stage + 1, left - n);
+      }
+    };
+    const int all = static_cast<int>(demand_.checkpoint->description().layers.size());
+    if (static_cast<int>(sites.size()) <= all) deal(0, all);
+    return best;
+  }
+
+  double rate_of_split(const std::vector<StageSite>& sites, int tp, const std::vector<int>& layers) const {
+    const auto shards = plan_shards(demand_.checkpoint->description(), tp, layers);
+    if (!shards.ok()) return 0;
+    int64_t tokens = INT64_MAX;
+    for (size_t rank = 0; rank < shards->size(); ++rank) {
+      const RankMemory memory = rank_memory(*demand_.checkpoint, (*shards)[rank], demand_.memory);
+      const std::string& name = sites[rank / static_cast<size_t>(tp)].device->name;
+      const auto kind = std::ranges::find(cluster_.kinds, name, &DeviceKind::name);
+      const auto usable = static_cast<int64_t>(request_.memory_share * static_cast<double>(kind->memory_bytes));
+      tokens = std::min(tokens, std::max<int64_t>(usable - memory.fixed() - kGpuLateReserve, 0) / memory.kv_per_token);
+    }
+    const int block = demand_.memory.block_tokens;
+    const ReplicaLimits limits{.sequences_max = demand_.memory.slots, .step_tokens_max = demand_.memory.step_tokens_max,
+                               .kv_tokens = tokens / block * block};
+    const ReplicaCost cost(demand_.checkpoint->description(), formats_, *shards, sites);
+    const auto best = best_operation(cost, demand_.load, demand_.level, limits);
+    return best ? best->request_rate : 0;
+  }
+
+  const PlanRequest& request_;
+  const ModelDemand& demand_;
+  const Cluster& cluster_;
+  const ModelFormats formats_;
+  const bool group_over_pcie_;
+  std::vector<DeviceId> devices_;
+  std::vector<DeviceCalibration> kinds_;
+  std::map<std::string, double> known_;
+  std::vector<double> rates_;  // by set of devices
+};
+
+using Random = std::mt19937;
+int pick(Random& random, int least, int most) { return std::uniform_int_distribution<int>(least, most)(random); }
+
+Cluster random_cluster(Random& random) {
+  Cluster cluster;
+  cluster.name = "random";
+  const int kinds = pick(random, 1, 2);
+  for (int kind = 0; kind < kinds; ++kind) {
+    cluster.kinds.push_back(test::gpu_kind("kind " + std::to_string(kind), int64_t{pick(random, 120, 900)} << 20,
+                                           pick(random, 5, 40) * 1e11));
+  }
+  int left = pick(random, 1, 6);
+  for (int n = 0; left > 0; ++n) {
+    const int devices = pick(random, 1, std::min(left, 4));
+    left -= devices;
+    Node node = test::gpu_node("n" + std::to_string(n), devices, pick(random, 0, kinds - 1), pick(random, 0, 2) > 0);
+    if (pick(random, 0, 4) == 0) node.devices.back().kind = pick(random, 0, kinds - 1);
+    if (pick(random, 0, 7) == 0) node.devices.back().nvlink_domain = 1;
+    if (pick(random, 0, 5) == 0) node.nics.clear();
+    node.rack = "r" + std::to_string(pick(random, 0, 1));
+    cluster.nodes.push_back(node);
+  }
+  cluster.fabric.latency_us = pick(random, 1, 10);
+  return cluster;
+}
+
+std::string describe(const Cluster& cluster, const ModelDemand& demand, const PlacementPlan& plan) {
+  std::string text = to_yaml(cluster) + std::to_string(demand.checkpoint->description().layers.size()) + " layers, " +
+                     std::to_string(demand.load.input_tokens) + " in, " + std::to_string(demand.load.output_tokens) + " out\n";
+  for (const PlacedReplica& replica : plan.replicas) {
+    text += "TP " + std::to_string(replica.tensor_parallel_size);
+    for (size_t rank = 0; rank < replica.devices.size(); ++rank) {
+      const size_t stage = rank / static_cast<size_t>(replica.tensor_parallel_size);
+      text += " n" + std::to_string(replica.devices[rank].node) + "." + std::to_string(replica.devices[rank].device) + "(" +
+              std::to_string(replica.stages[stage].layers) + ")";
+    }
+    text += ", " + std::to_string(replica.best.request_rate) + "/s\n";
+  }
+  return text;
+}
+
+TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
+  const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2),
+                                                test::dummy_model(5, 8, 8)};
+  const Calibration nothing_measured;
+  Random random(20261126);
+  int placed = 0;
+  int spanning = 0;
+  int refused = 0;
+  for (int i = 0; i < kClusters; ++i) {
+    const Cluster cluster = random_cluster(random);
+    ModelDemand demand{.name = "model", .checkpoint = models[pick(random, 0, 2)].get()};
+    demand.memory = {.gpu = true, .block_tokens = 64, .slots = pick(random, 1, 64), .step_tokens_max = 512};
+    demand.load = {.input_tokens = pick(random, 1, 2000), .output_tokens = pick(random, 1, 300)};
+    if (pick(random, 0, 2) == 0) demand.level.itl_ms = pick(random, 2, 40) * 0.1;
+    if (pick(random, 0, 3) == 0) demand.level.ttft_ms = pick(random, 5, 100);
+    PlanRequest request{.cluster = &cluster, .calibration = &nothing_measured, .models = {demand}};
+
+    const Exhaustive strict(request, false);
+    const Exhaustive reference = strict.most() > 0 ? strict : Exhaustive(request, true);
+    const auto plan = plan_placement(request);
+    ASSERT_EQ(plan.ok(), reference.most() > 0) << "cluster " << i << (plan.ok() ? "" : ": " + plan.status().message());
+    if (!plan.ok()) {
+      ++refused;
+      continue;
+    }
+    ++placed;
+    for (const PlacedReplica& replica : plan->replicas) {
+      spanning += replica.devices.front().node != replica.devices.back().node;
+    }
+    EXPECT_NEAR(plan->models[0].outcome.request_rate_max, reference.most(), kClose * reference.most())
+        << "cluster " << i << "\n" << describe(cluster, request.models[0], *plan);
+
+    request.objective = Objective::kFewestDevices;
+    request.models[0].load.request_rate = reference.most() * pick(random, 1, 110) / 100.0;
+    const int fewest = reference.fewest(request.models[0].load.request_rate);
+    const auto enough = plan_placement(request);
+    ASSERT_EQ(enough.ok(), fewest > 0) << "cluster " << i << (enough.ok() ? "" : ": " + enough.status().message());
+    const int taken = enough.ok() ? enough->models[0].outcome.devices : 0;
+    EXPECT_EQ(taken, fewest) << "cluster " << i;
+  }
+  EXPECT_GT(placed, kClusters / 2) << "most clusters must hold something, or nothing is compared";
+  EXPECT_GT(spanning, kClusters / 50);
+  EXPECT_GT(refused, kClusters / 50);
+}
+
+}  // namespace
+}  // namespace skein

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "topology/cluster.h"
+
+namespace skein {
+
+// What was measured on real machines: the cost model multiplies ceilings by these shares and looks exchanges up in
+// these curves. `skein topology --measure` and the benches write such files; configs/calibration/ holds ours.
+
+// A quantity at measured points, x ascending. Linear between points in the logarithm of x (shares) or in x (times).
+struct Curve {
+  std::vector<double> x;
+  std::vector<double> y;
+  bool empty() const { return x.empty(); }
+};
+
+// Where a figure comes from.
+struct Source {
+  std::string machine;  // "NVIDIA H200, driver 580.159"
+  std::string commit;
+  std::string date;     // "2026-11-26"
+};
+
+// One kind of device. The name is DeviceKind::name. Ceilings are those of the run that measured the shares.
+struct DeviceCalibration {
+  std::string name;
+  Source source = {};
+  double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
+  double flops = 0;             // products in the backend's arithmetic: one GPU (bfloat16), one core
+
+  // Share of max(bytes / read, flops / ceiling) that a product reaches: rows by tokens, columns by the weight's bytes.
+  std::vector<double> product_tokens = {};
+  std::vector<double> product_bytes = {};
+  std::vector<std::vector<double>> product_share = {};
+
+  Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
+  double decode_attention_us = 0; // what a launch takes besides
+  Curve prefill_attention_share = {};  // of flops, by keys that the last token sees
+  double prefill_attention_us = 0;
+
+  double layer_us = 0;            // norms, launches and gaps of a layer, one token
+  double row_bytes_share = 0;     // of the read rate, what norms and activations of many tokens reach
+  double step_us = 0;             // a step's embedding, final norm, sampling of one row, gaps
+  double sample_us = 0;           // each further row that is sampled
+  double host_us = 0;             // from a step's end to the next one's first launch, where none is queued behind it
+  double layer_launch_us = 0;     // of the host, for a layer of a step that is not recorded
+  double request_us = 0;          // from a request's arrival to its first launch, and from its token to the client
+
+  // What a rank holds besides weights, activations and pages.
+  double context_bytes = 0;       // CUDA context, code, libraries
+  double graph_bytes = 0;         // recorded steps
+};
+
+// Exchanges over one kind of link. Times in microseconds by bytes of one rank's part.
+struct LinkCalibration {
+  LinkKind link = LinkKind::kNvlink;
+  std::string device;        // name of the devices that it joins; empty: any
+  Source source = {};
+  int ranks = 2;             // of the group; point-to-point: 2
+  Curve all_reduce_us = {};
+  Curve all_gather_us = {};
+  Curve point_to_point_us = {};   // empty where ranks > 2
+  double library_bytes = 0;  // device memory that the group's communicator takes on a rank
+};
+
+struct Calibration {
+  std::vector<DeviceCalibration> devices;
+  std::vector<LinkCalibration> links;
+
+  const DeviceCalibration* find_device(std::string_view name) const;  // nullptr: none
+  // Measured entries of `measured` take the place of those for the same device, or link, device and ranks.
+  void replace_with(const Calibration& measured);
+};
+
+// At x: beyond the ends a share stays what it was there; a time stays below the first point and grows in proportion
+// beyond the last. Requires: !curve.empty().
+double share_at(const Curve& curve, double x);
+double time_at(const Curve& curve, double x);
+// What a product reaches; 1 where nothing was measured.
+double product_share_at(const DeviceCalibration& device, double tokens, double weight_bytes);
+
+// The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
+// length or do not ascend, shares outside (0, 2], negative times.
+std::string to_yaml(const Calibration& calibration);
+Result<Calibration> parse_calibration(std::string_view yaml);
+
+// What comes with this program: configs/calibration/.
+Calibration shipped_calibration();
+
+// `all` with the files of `paths` over it, later ones over earlier ones.
+Result<Calibration> read_calibrations(Calibration all, const std::vector<std::string>& paths);
+
+}  // namespace skein

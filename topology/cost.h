@@ -1,0 +1,76 @@
+#pragma once
+
+#include <vector>
+
+#include "model/shard.h"
+#include "topology/calibration.h"
+#include "topology/cluster.h"
+#include "topology/memory.h"
+
+namespace skein {
+
+// Times of a replica's steps, from what its devices and links were measured to reach. All times in microseconds.
+//
+// A launch takes the larger of its bytes over the read rate and its FLOPs over the products' ceiling, divided by the
+// share that such a launch reaches (topology/calibration.h). A step on a stage is the sum over its launches and sums;
+// stages are added up, and with a lane of requests per stage in flight the slowest stage sets the pace:
+//
+//   step = max(sum of stages and hops, lanes x slowest stage)
+
+// How a group of ranks, or two stages, reach each other.
+struct Exchange {
+  const LinkCalibration* measured = nullptr;  // nullptr: by the path's latency and rate
+  Path path = {};
+  int ranks = 2;
+};
+// The entry that fits best: same device before any, then the fewest ranks that are not fewer. nullptr: none was
+// measured.
+const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks);
+double all_reduce_us(const Exchange& exchange, double bytes);
+double send_us(const Exchange& exchange, double bytes);
+
+// Where a stage runs: all its ranks on one kind of device.
+struct StageSite {
+  const DeviceCalibration* device = nullptr;
+  bool gpu = true;
+  double cores = 1;       // of each rank; GPUs: 1
+  double read_share = 1;  // of read_bytes_per_s that a rank has to itself
+  Exchange group = {};    // among its ranks; unused with one
+  Exchange next = {};     // to the next stage; unused on the last
+};
+
+// What one lane's step does.
+struct StepLoad {
+  double decodes = 0;        // rows of one token
+  double context = 0;        // keys that each of them reads
+  double prompt_tokens = 0;
+  double prompt_keys = 0;    // keys that each of these reads, on average
+  double prompt_rows = 0;    // prompts that end in this step and are sampled
+};
+
+// Immutable.
+class ReplicaCost {
+ public:
+  // Shards by world rank; one site a stage. Requires: shards.size() = sites.size() * tensor-parallel degree.
+  ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
+              std::vector<StageSite> sites);
+
+  int stages() const { return static_cast<int>(sites_.size()); }
+  double stage_us(int stage, const StepLoad& load) const;  // its slowest rank
+  // From the start of a lane's step to that of its next one, while `lanes` lanes with the same load are in flight.
+  double step_us(const StepLoad& load, int lanes) const;
+  double request_us() const { return sites_.front().device->request_us; }
+
+ private:
+  double layer_us(const ShardPlan& shard, const StageSite& site, const StepLoad& load) const;
+  double ends_us(const ShardPlan& shard, const StageSite& site, const StepLoad& load) const;
+  double product_us(const StageSite& site, double outputs, double inputs, double tokens, double element) const;
+
+  ModelDescription model_;
+  ModelFormats formats_;
+  std::vector<ShardPlan> shards_;  // by stage; ranks with equal parts once
+  std::vector<StageSite> sites_;
+  int tp_;
+};
+
+}  // namespace skein

@@ -1,0 +1,91 @@
+#include "topology/node_types.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+
+#include "topology/cluster_file.h"
+
+namespace skein {
+namespace {
+
+std::string label_of(size_t index) {
+  std::string label(1, static_cast<char>('A' + index % 26));
+  return index < 26 ? label : label + std::to_string(index / 26);
+}
+
+}  // namespace
+
+std::vector<NodeType> node_types(const Cluster& cluster) {
+  std::map<std::string, size_t> indices;
+  std::vector<NodeType> types;
+  for (size_t i = 0; i < cluster.nodes.size(); ++i) {
+    Node plain = cluster.nodes[i];
+    for (Device& device : plain.devices) {
+      device.pci.clear();
+      device.memory_free = 0;
+    }
+    const auto [entry, fresh] = indices.emplace(body_json(cluster, plain).dump(), types.size());
+    if (fresh) types.push_back({.label = label_of(types.size()), .nodes = {}});
+    types[entry->second].nodes.push_back(static_cast<int>(i));
+  }
+  return types;
+}
+
+std::vector<RackGroup> rack_groups(const Cluster& cluster, const std::vector<NodeType>& types) {
+  std::vector<int> type_of(cluster.nodes.size());
+  for (size_t type = 0; type < types.size(); ++type) {
+    for (const int node : types[type].nodes) type_of[static_cast<size_t>(node)] = static_cast<int>(type);
+  }
+  std::vector<std::string> racks;  // in the order of their first nodes
+  std::map<std::string, std::vector<RackGroup::Share>> shares;
+  for (size_t i = 0; i < cluster.nodes.size(); ++i) {
+    const std::string& rack = cluster.nodes[i].rack;
+    std::vector<RackGroup::Share>& of_rack = shares[rack];
+    if (of_rack.empty()) racks.push_back(rack);
+    if (of_rack.empty() || of_rack.back().type != type_of[i]) of_rack.push_back({.type = type_of[i], .nodes = {}});
+    of_rack.back().nodes.push_back(static_cast<int>(i));
+  }
+  std::vector<RackGroup> groups;
+  for (const std::string& rack : racks) {
+    const auto alike = [&](const RackGroup& group) {
+      return std::ranges::equal(group.shares, shares[rack], [](const auto& a, const auto& b) {
+        return a.type == b.type && a.nodes.size() == b.nodes.size();
+      });
+    };
+    const auto group = std::ranges::find_if(groups, alike);
+    if (group != groups.end()) group->racks.push_back(rack);
+    else groups.push_back({.racks = {rack}, .shares = shares[rack]});
+  }
+  return groups;
+}
+
+std::string range_of(const std::vector<std::string>& names) {
+  if (names.size() > 2) return names.front() + " .. " + names.back() + " (" + std::to_string(names.size()) + ")";
+  return names.size() == 2 ? names[0] + ", " + names[1] : names.at(0);
+}
+
+std::string names_of(const Cluster& cluster, const std::vector<int>& nodes) {
+  std::vector<std::string> names;
+  for (const int node : nodes) names.push_back(cluster.nodes[static_cast<size_t>(node)].name);
+  return range_of(names);
+}
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  if (value >= 1000) std::snprintf(text, sizeof text, "%.0f", value);
+  return text;
+}
+
+std::string readable_rate(double bytes_per_s) {
+  return bytes_per_s >= 1e12 ? short_number(bytes_per_s / 1e12) + " TB/s" : short_number(bytes_per_s / 1e9) + " GB/s";
+}
+
+std::string readable_flops(double flops) {
+  return flops >= 1e12 ? short_number(flops / 1e12) + " TFLOP/s" : short_number(flops / 1e9) + " GFLOP/s";
+}
+
+std::string readable_gbit(double bytes_per_s) { return short_number(bytes_per_s * 8 / 1e9) + " Gb/s"; }
+
+}  // namespace skein

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "topology/shapes.h"
+
+namespace skein {
+
+// Which replicas fit beside each other into domains of free devices.
+
+// A replica and the domains that it takes devices from.
+struct Packed {
+  const Shape* shape = nullptr;  // of the book that it was packed with
+  std::vector<StageRun> runs;    // by index into Packing::domains
+};
+
+struct Packing {
+  std::vector<Domain> domains;
+  std::vector<Packed> replicas;
+  double request_rate = 0;
+  int devices = 0;
+};
+
+struct PackingGoal {
+  Objective objective = Objective::kGoodput;
+  double request_rate = 0;  // kFewestDevices: to be reached; kLatency: to be reached, 0: one replica will do
+  int tp = 0, pp = 0;       // the only shape allowed; 0: any
+};
+
+// The best packing by `goal`; none of its replicas: nothing fits. Where the rate cannot be reached, the most goodput.
+//
+// Exact where all domains together have few enough states: value(s) is the best sum for replicas that take exactly the
+// devices s, and states are visited in an order in which all parts of a state come before it. A replica enters only if
+// smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
+// nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
+// programming over devices used; what the cells leave over is put together into cells of its own.
+class Packer {
+ public:
+  Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains);
+  Packing best(const PackingGoal& goal);
+
+ private:
+  // The best with at most so many devices.
+  struct Choice {
+    int devices = 0;
+    double rate = 0;
+    std::vector<Packed> replicas;  // by index into the cell
+  };
+  using Front = std::vector<Choice>;  // ascending in both
+  using Cell = std::vector<int>;      // indices into domains
+  struct Column;
+  struct Table;
+
+  Packing most(const PackingGoal& goal);
+  Packing fewest(const PackingGoal& goal);
+  Packing lowest_latency(const PackingGoal& goal);
+
+  std::vector<Cell> cells_of(const PackingGoal& goal);
+  void cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& goal, std::vector<Cell>* cells);
+  const Front& solve(const Cell& cell, const PackingGoal& goal);
+  Front solve_anew(const Cell& cell, const PackingGoal& goal);
+  void try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best);
+  void try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left,
+                  Column* best);
+  void try_runs(const Cell& cell, int tp, const std::vector<StageRun>& runs, Column* best);
+  bool any_order_counts(const Cell& cell, const std::vector<StageRun>& runs) const;
+  static void drop_spare_cells(int devices, std::vector<Cell>* cells, std::vector<const Front*>* fronts);
+  void pack_left_over(const PackingGoal& goal, Packing* packing);
+  void add(const Cell& cell, const Choice& choice, Packing* packing) const;
+  std::string signature(const Cell& cell) const;
+  std::vector<std::string> likenesses(const Cell& cell) const;
+  int64_t states(const Cell& cell) const;
+
+  const Cluster& cluster_;
+  ShapeBook& book_;
+  std::vector<Domain> domains_;
+  double latency_max_ms_ = 0;  // of a lone request; 0: any
+  std::vector<std::string> likeness_;  // of the cell that is being solved
+  std::map<std::string, Front> fronts_;
+};
+
+}  // namespace skein

@@ -1,0 +1,153 @@
+#include "topology/service.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+
+// Assumptions: all requests are alike; they arrive at random (Poisson) and prompts are read in the order of arrival;
+// the engine is never idle while somebody waits; decodes go into every step and prompts fill what room is left, in
+// chunks of at most step_tokens_max tokens.
+//
+// With b sequences running, s(b) is the time of a step without prompts, and x(b) the device time that the chunks of one
+// prompt add to the steps they share. Every request costs x and its share of `output` steps, so
+//
+//   rate = 1 / (x + output * s / b)         ITL = b / (rate * output) = s + x * b / output
+//
+// Prompts are a single server with service time x: by Pollaczek and Khinchine with equal service times a prompt waits
+// rate * x * x / (2 * (1 - rate * x)), then half a step until the next one begins, then its own chunks' steps:
+//
+//   TTFT = request + s / 2 + rate * x^2 / (2 * (1 - rate * x)) + (sum over chunks of the steps that they share)
+
+namespace skein {
+namespace {
+
+struct Prompt {
+  double pace_us = 0;     // x: what it adds to the replica's work
+  double latency_us = 0;  // the steps that its chunks share
+};
+
+int lanes_of(const ReplicaCost& cost, double concurrency) {
+  return std::clamp(static_cast<int>(std::ceil(concurrency)), 1, cost.stages());
+}
+
+StepLoad decodes_of(const Load& load, double rows) {
+  return {.decodes = rows, .context = load.input_tokens + 0.5 * load.output_tokens};
+}
+
+// A prompt's chunks in steps shared with `rows` decodes of its lane.
+Prompt read_prompt(const ReplicaCost& cost, const Load& load, const ReplicaLimits& limits, double rows, int lanes) {
+  const double room = std::max(1.0, limits.step_tokens_max - rows);
+  Prompt prompt;
+  for (double done = 0; done < load.input_tokens;) {
+    const double tokens = std::min(room, load.input_tokens - done);
+    StepLoad step = decodes_of(load, rows);
+    const double alone = rows > 0 ? cost.step_us(step, 1) : 0;
+    std::vector<double> before;
+    for (int stage = 0; stage < cost.stages(); ++stage) before.push_back(rows > 0 ? cost.stage_us(stage, step) : 0);
+    step.prompt_tokens = tokens;
+    step.prompt_keys = done + 0.5 * (tokens + 1);
+    done += tokens;
+    step.prompt_rows = done >= load.input_tokens ? 1 : 0;
+    const double shared = cost.step_us(step, 1);
+    double slowest = 0;
+    for (int stage = 0; stage < cost.stages(); ++stage) {
+      slowest = std::max(slowest, cost.stage_us(stage, step) - before[static_cast<size_t>(stage)]);
+    }
+    // Lanes take turns on the slowest stage; with few of them nobody fills the others.
+    prompt.pace_us += std::max(slowest, (shared - alone) / lanes);
+    prompt.latency_us += shared;
+  }
+  return prompt;
+}
+
+}  // namespace
+
+Operation operate(const ReplicaCost& cost, const Load& load, const ReplicaLimits& limits, double concurrency) {
+  CHECK_GE(concurrency, 1);
+  const int lanes = lanes_of(cost, concurrency);
+  const double rows = concurrency / lanes;
+  const double step = cost.step_us(decodes_of(load, rows), lanes);
+  // A newcomer finds the others' rows.
+  const Prompt prompt = read_prompt(cost, load, limits, (concurrency - 1) / lanes, lanes);
+  const double rate = 1 / (prompt.pace_us + load.output_tokens * step / concurrency);  // per microsecond
+  const double busy = rate * prompt.pace_us;
+  const double wait = concurrency > 1 ? busy * prompt.pace_us / (2 * (1 - busy)) + step / 2 : 0;
+  Operation operation;
+  operation.concurrency = concurrency;
+  operation.request_rate = rate * 1e6;
+  operation.itl_ms = concurrency / (rate * load.output_tokens) / 1e3;
+  operation.ttft_ms = (cost.request_us() + wait + prompt.latency_us) / 1e3;
+  // Alone, a request's prompt delays nobody's tokens.
+  if (concurrency == 1) operation.itl_ms = step / 1e3;
+  operation.output_rate = operation.request_rate * load.output_tokens;
+  return operation;
+}
+
+int concurrency_max(const Load& load, const ReplicaLimits& limits) {
+  const int64_t tokens = int64_t{load.input_tokens} + load.output_tokens;
+  return static_cast<int>(std::min<int64_t>(limits.sequences_max, limits.kv_tokens / tokens));
+}
+
+std::optional<Operation> best_operation(const ReplicaCost& cost, const Load& load, const ServiceLevel& level,
+                                        const ReplicaLimits& limits) {
+  const int most = concurrency_max(load, limits);
+  std::optional<Operation> best;
+  // 1, 2, 3, 4, 5, 6, 8, 10, ...: steps of a quarter at most, and the end itself.
+  for (int concurrency = 1; concurrency <= most;) {
+    const Operation operation = operate(cost, load, limits, concurrency);
+    const bool holds = (level.ttft_ms == 0 || operation.ttft_ms <= level.ttft_ms) &&
+                       (level.itl_ms == 0 || operation.itl_ms <= level.itl_ms);
+    if (holds && (!best || operation.request_rate > best->request_rate)) best = operation;
+    if (concurrency == most) break;
+    concurrency = std::min(most, concurrency + std::max(1, concurrency / 4));
+  }
+  return best;
+}
+
+Operation operation_at(const ReplicaCost& cost, const Load& load, const ReplicaLimits& limits) {
+  Operation below = operate(cost, load, limits, 1);
+  // Less than one sequence at a time: each has the replica to itself.
+  if (below.request_rate >= load.request_rate) {
+    below.concurrency = load.request_rate / below.request_rate;
+    below.request_rate = load.request_rate;
+    below.output_rate = load.request_rate * load.output_tokens;
+    return below;
+  }
+  double low = 1;
+  double high = std::max(2, concurrency_max(load, limits));
+  for (int i = 0; i < 40; ++i) {
+    const double middle = 0.5 * (low + high);
+    (operate(cost, load, limits, middle).request_rate < load.request_rate ? low : high) = middle;
+  }
+  return operate(cost, load, limits, high);
+}
+
+Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, int input_tokens, int output_tokens) {
+  const int lanes = std::min(cost.stages(), prompts);
+  const double per_lane = static_cast<double>(prompts) / lanes;
+  double left = per_lane * input_tokens;  // prompt tokens of a lane that nobody has read
+  Burst burst;
+  double answered = 0;  // prompts of a lane that decode by now
+  double decoded = 0;
+  while (left > 0) {
+    const double tokens = std::min(left, limits.step_tokens_max - answered);
+    left -= tokens;
+    // Prompts are read one after the other; chunks that hold several of them read half a prompt's keys on average.
+    const double read = per_lane * input_tokens - left;
+    const double ended = std::floor(read / input_tokens);
+    const double keys = tokens >= input_tokens ? 0.5 * input_tokens
+                                               : std::fmod(read - tokens, input_tokens) + 0.5 * tokens;
+    const StepLoad step{.decodes = answered, .context = input_tokens + 0.5 * decoded, .prompt_tokens = tokens,
+                        .prompt_keys = keys, .prompt_rows = ended - answered};
+    burst.prefill_s += cost.step_us(step, lanes) / 1e6;
+    if (answered > 0) ++decoded;
+    answered = ended;
+  }
+  burst.prefill_s += cost.request_us() / 1e6;
+  const StepLoad step{.decodes = per_lane, .context = input_tokens + 0.5 * (output_tokens + decoded)};
+  burst.decode_step_ms = cost.step_us(step, lanes) / 1e3;
+  return burst;
+}
+
+}  // namespace skein

@@ -1,0 +1,355 @@
+#include "topology/shapes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "topology/device_kinds.h"
+
+namespace skein {
+namespace {
+
+constexpr int64_t kSystemReserve = int64_t{512} << 20;  // of a node of cores, for the system and the agent
+constexpr int64_t kEndlessTokens = int64_t{1} << 40;
+constexpr int kEndlessSequences = 1 << 14;
+// All ways to deal the layers out are tried up to that many.
+constexpr int64_t kSplitsMax = 64;
+constexpr size_t kTargetsTried = 2;  // stages that may take a layer from the slowest one
+constexpr double kNoise = 1e-9;  // relative; less is no improvement
+
+bool apart(const Device& a, const Device& b) { return a.kind != b.kind || a.nvlink_domain != b.nvlink_domain; }
+
+// Ways to put `layers` into `stages` parts of one or more; at most kSplitsMax + 1.
+int64_t count_splits(int layers, int stages) {
+  int64_t count = 1;
+  for (int i = 1; i < stages; ++i) {
+    count = count * (layers - i) / i;
+    if (count > kSplitsMax) break;
+  }
+  return count;
+}
+
+// The next one in lexicographic order; false after the last.
+bool next_split(std::vector<int>* layers) {
+  // The rightmost part but the last that can grow takes one from what is behind it; those behind start at one again.
+  for (size_t i = layers->size() - 1; i-- > 0;) {
+    int behind = 0;
+    for (size_t j = i + 1; j < layers->size(); ++j) behind += (*layers)[j];
+    if (behind == static_cast<int>(layers->size() - i) - 1) continue;
+    ++(*layers)[i];
+    for (size_t j = i + 1; j + 1 < layers->size(); ++j) (*layers)[j] = 1;
+    layers->back() = behind - 1 - static_cast<int>(layers->size() - i - 2);
+    return true;
+  }
+  return false;
+}
+
+// Fastest first, in a step of decodes as many as run at best.
+std::vector<size_t> stages_by_time(const Shape& shape, const Load& load) {
+  std::vector<std::pair<double, size_t>> times;
+  const auto stages = static_cast<double>(shape.stages.size());
+  const StepLoad step{.decodes = std::max(1.0, shape.best.concurrency / stages),
+                      .context = load.input_tokens + 0.5 * load.output_tokens};
+  for (size_t stage = 0; stage < shape.stages.size(); ++stage) {
+    times.emplace_back(shape.cost->stage_us(static_cast<int>(stage), step), stage);
+  }
+  std::ranges::sort(times);
+  std::vector<size_t> order;
+  for (const auto& [us, stage] : times) order.push_back(stage);
+  return order;
+}
+
+std::vector<int> split_by_memory(int layers, const std::vector<int64_t>& memory) {
+  int64_t memory_left = 0;
+  for (const int64_t bytes : memory) memory_left += std::max<int64_t>(bytes, 1);
+  std::vector<int> split;
+  for (size_t stage = 0; stage < memory.size(); ++stage) {
+    const int64_t bytes = std::max<int64_t>(memory[stage], 1);
+    const int stages_left = static_cast<int>(memory.size() - stage) - 1;
+    split.push_back(std::clamp(static_cast<int>(layers * bytes / memory_left), 1, layers - stages_left));
+    layers -= split.back();
+    memory_left -= bytes;
+  }
+  return split;
+}
+
+// What a rank may fill: GPUs, `share` of the memory less what others hold.
+int64_t usable_memory(const Cluster& cluster, const Node& node, const Device& device, double share) {
+  const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+  if (!kind.gpu) return node.memory_bytes - kSystemReserve;
+  const int64_t taken = device.memory_free > 0 ? kind.memory_bytes - device.memory_free : 0;
+  return static_cast<int64_t>(share * static_cast<double>(kind.memory_bytes)) - taken;
+}
+
+Path worst_path(const Cluster& cluster, const Domain& domain) {
+  Path worst;
+  for (const int device : domain.devices) {
+    const auto path = path_between(cluster, {domain.node, domain.devices[0]}, {domain.node, device});
+    if (!path || path->link == LinkKind::kSelf) continue;
+    if (worst.link == LinkKind::kSelf || path->bytes_per_s < worst.bytes_per_s) worst = *path;
+  }
+  return worst;
+}
+
+// The free devices of one node. Its cores are one device: threads share what ranks would have to exchange.
+void add_domains(const PlanRequest& request, int node_index, const std::vector<int>& taken, const Relaxed& relaxed,
+                 std::vector<Domain>* domains) {
+  const Cluster& cluster = *request.cluster;
+  const Node& node = cluster.nodes[static_cast<size_t>(node_index)];
+  const auto first = static_cast<ptrdiff_t>(domains->size());
+  for (size_t d = 0; d < node.devices.size(); ++d) {
+    const Device& device = node.devices[d];
+    const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+    const bool free = std::ranges::find(taken, static_cast<int>(d)) == taken.end() && (kind.gpu || taken.empty());
+    if (!free || !backend_runs_on(kind)) continue;
+    const int64_t memory = usable_memory(cluster, node, device, request.memory_share);
+    const auto same = std::find_if(domains->begin() + first, domains->end(), [&](const Domain& domain) {
+      return !apart(node.devices[static_cast<size_t>(domain.devices[0])], device);
+    });
+    if (same == domains->end()) {
+      domains->push_back({.node = node_index, .kind = device.kind, .devices = {static_cast<int>(d)}, .memory = memory});
+    } else if (kind.gpu) {
+      same->devices.push_back(static_cast<int>(d));
+      same->memory = std::min(same->memory, memory);
+      if (device.nvlink_domain >= 0 || relaxed.group_over_pcie) same->group_max = same->size();
+    }
+  }
+}
+
+}  // namespace
+
+bool backend_runs_on(const DeviceKind& kind) {
+  const int compute = compute_capability(kind.name);
+  return !kind.gpu || compute == 0 || compute / 10 == 9;
+}
+
+std::string path_key(const Path& path) {
+  return std::to_string(static_cast<int>(path.link)) + "," + std::to_string(path.bytes_per_s) + "," +
+         std::to_string(path.latency_us);
+}
+
+std::optional<DeviceCalibration> calibration_of(const DeviceKind& kind, const Calibration& calibration) {
+  if (const DeviceCalibration* found = calibration.find_device(kind.name)) return *found;
+  if (kind.read_bytes_per_s <= 0 || kind.bf16_flops <= 0) return std::nullopt;
+  const double ridge = kind.bf16_flops / kind.read_bytes_per_s;
+  const DeviceCalibration* nearest = nullptr;
+  const auto distance = [&](const DeviceCalibration& device) {
+    return std::abs(std::log(device.flops / device.read_bytes_per_s / ridge));
+  };
+  for (const DeviceCalibration& device : calibration.devices) {
+    const bool gpu = device.context_bytes > 0;
+    if (gpu == kind.gpu && (nearest == nullptr || distance(device) < distance(*nearest))) nearest = &device;
+  }
+  DeviceCalibration like = nearest != nullptr ? *nearest : DeviceCalibration{};
+  like.name = kind.name;
+  like.read_bytes_per_s = kind.read_bytes_per_s;
+  like.flops = kind.bf16_flops;
+  return like;
+}
+
+std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<DeviceId>& taken, const Relaxed& relaxed) {
+  const Cluster& cluster = *request.cluster;
+  std::vector<std::vector<int>> taken_of(cluster.nodes.size());
+  for (const DeviceId& id : taken) taken_of[static_cast<size_t>(id.node)].push_back(id.device);
+  std::vector<Domain> domains;
+  for (size_t n = 0; n < cluster.nodes.size(); ++n) {
+    const Node& node = cluster.nodes[n];
+    if (!request.nodes.empty() && std::ranges::find(request.nodes, node.name) == request.nodes.end()) continue;
+    add_domains(request, static_cast<int>(n), taken_of[n], relaxed, &domains);
+  }
+  for (Domain& domain : domains) {
+    const bool gpu = cluster.kinds[static_cast<size_t>(domain.kind)].gpu;
+    const size_t cores = cluster.nodes[static_cast<size_t>(domain.node)].devices.size();
+    domain.inside = worst_path(cluster, domain);
+    domain.key = std::to_string(domain.kind) + "," + std::to_string(domain.memory) + "," +
+                 std::to_string(gpu ? 0 : cores) + "," + std::to_string(domain.group_max > 1) + "," +
+                 path_key(domain.inside);
+  }
+  return domains;
+}
+
+// What a shape is worked out from, by stage.
+struct ShapeBook::Sites {
+  std::vector<StageSite> stages;
+  std::vector<int64_t> memory;   // that a rank may fill
+};
+
+ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed)
+    : request_(request),
+      demand_(request.models[static_cast<size_t>(model)]),
+      relaxed_(relaxed),
+      formats_(formats_of(*demand_.checkpoint, demand_.memory)) {}
+
+int ShapeBook::layers() const { return static_cast<int>(demand_.checkpoint->description().layers.size()); }
+
+std::vector<double> ShapeBook::latencies() const {
+  std::set<double> latencies;
+  for (const auto& [key, shape] : shapes_) {
+    if (shape) latencies.insert(shape->lone.latency_ms(demand_.load));
+  }
+  return {latencies.begin(), latencies.end()};
+}
+
+const Shape* ShapeBook::find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs) {
+  std::string key = std::to_string(tp);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
+    if (i > 0) {
+      const Domain& before = domains[static_cast<size_t>(runs[i - 1].domain)];
+      const auto path =
+          path_between(*request_.cluster, {before.node, before.devices[0]}, {domain.node, domain.devices[0]});
+      if (!path) return nullptr;
+      key += "<" + path_key(*path);
+    }
+    key += ";" + domain.key + "," + std::to_string(runs[i].stages);
+  }
+  const auto [at, fresh] = shapes_.try_emplace(key);
+  if (fresh) {
+    const std::optional<Sites> sites = sites_of(domains, tp, runs);
+    if (sites) at->second = work_out(tp, *sites);
+  }
+  return at->second ? &*at->second : nullptr;
+}
+
+const DeviceCalibration* ShapeBook::device_of(int kind) {
+  const auto [at, fresh] = devices_.try_emplace(kind);
+  if (fresh) at->second = calibration_of(request_.cluster->kinds[static_cast<size_t>(kind)], *request_.calibration);
+  return at->second ? &*at->second : nullptr;
+}
+
+std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<Domain>& domains, int tp,
+                                                    const std::vector<StageRun>& runs) {
+  const Cluster& cluster = *request_.cluster;
+  const Calibration& calibration = *request_.calibration;
+  Sites sites;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
+    const DeviceKind& kind = cluster.kinds[static_cast<size_t>(domain.kind)];
+    const DeviceCalibration* device = device_of(domain.kind);
+    if (device == nullptr) return std::nullopt;
+    const size_t cores = cluster.nodes[static_cast<size_t>(domain.node)].devices.size();
+    for (int stage = 0; stage < runs[i].stages; ++stage) {
+      Path next = domain.inside;
+      if (stage + 1 == runs[i].stages && i + 1 < runs.size()) {
+        const Domain& after = domains[static_cast<size_t>(runs[i + 1].domain)];
+        next = *path_between(cluster, {domain.node, domain.devices[0]}, {after.node, after.devices[0]});
+      }
+      sites.stages.push_back(
+          {.device = device,
+           .gpu = kind.gpu,
+           .cores = kind.gpu ? 1.0 : static_cast<double>(cores),
+           .group = {.measured = find_link(calibration, domain.inside.link, kind.name, tp),
+                     .path = domain.inside,
+                     .ranks = tp},
+           .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}});
+      sites.memory.push_back(domain.memory);
+    }
+  }
+  return sites;
+}
+
+// Layers for the stages: all ways where they are few; else the better of equal parts and parts by memory, and from
+// there layers go one by one from the slowest stage to fast ones as long as that helps.
+std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
+  const int stages = static_cast<int>(sites.stages.size());
+  const auto equal = plan_shards(demand_.checkpoint->description(), tp, stages);
+  if (!equal.ok() || !check_shard_formats(*demand_.checkpoint, *equal).ok()) return std::nullopt;
+  std::vector<int> split;
+  for (int stage = 0; stage < stages; ++stage) split.push_back((*equal)[static_cast<size_t>(stage * tp)].layers.size());
+  std::optional<Shape> best = settle(tp, split, sites);
+  const auto improves = [&](const std::vector<int>& layers) {
+    std::optional<Shape> shape = settle(tp, layers, sites);
+    if (!shape || (best && shape->best.request_rate <= best->best.request_rate * (1 + kNoise))) return false;
+    best = std::move(shape);
+    return true;
+  };
+  if (count_splits(layers(), stages) <= kSplitsMax) {
+    std::vector<int> any(static_cast<size_t>(stages), 1);
+    any.back() = layers() - stages + 1;
+    do improves(any);
+    while (next_split(&any));
+    return best;
+  }
+  const std::vector<int> by_memory = split_by_memory(layers(), sites.memory);
+  if (by_memory != split && improves(by_memory)) split = by_memory;
+  if (!best) return std::nullopt;
+  for (bool moved = true; moved;) {
+    moved = false;
+    const std::vector<size_t> slowest_last = stages_by_time(*best, demand_.load);
+    const size_t from = slowest_last.back();
+    for (size_t i = 0; i + 1 < slowest_last.size() && i < kTargetsTried && !moved && split[from] > 1; ++i) {
+      --split[from];
+      ++split[slowest_last[i]];
+      moved = improves(split);
+      if (moved) continue;
+      ++split[from];
+      --split[slowest_last[i]];
+    }
+  }
+  return best;
+}
+
+// Memory that the runtime takes besides.
+MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t stages) const {
+  MemoryRequest request = demand_.memory;
+  request.gpu = site.gpu;
+  if (site.device->context_bytes == 0) return request;  // not measured
+  double bytes = site.device->context_bytes + (stages == 1 ? site.device->graph_bytes : 0);
+  double library = 0;
+  if (tp > 1 && site.group.measured != nullptr) library = site.group.measured->library_bytes;
+  if (stages > 1 && site.next.measured != nullptr) library = std::max(library, site.next.measured->library_bytes);
+  request.runtime_bytes = static_cast<int64_t>(bytes + library);
+  return request;
+}
+
+const RankMemory& ShapeBook::memory_of(const ShardPlan& shard, const MemoryRequest& request) {
+  const std::array<int64_t, 7> key = {shard.tp_rank,    shard.tp_size,    shard.pp_size == 1, shard.last_stage(),
+                                      shard.layers.begin, shard.layers.end, request.gpu ? request.runtime_bytes : -1};
+  const auto [at, fresh] = memories_.try_emplace(key);
+  if (fresh) at->second = rank_memory(*demand_.checkpoint, shard, request);
+  return at->second;
+}
+
+std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, const Sites& sites) {
+  const ModelDescription& model = demand_.checkpoint->description();
+  const auto shards = plan_shards(model, tp, layers);
+  CHECK(shards.ok());
+  Shape shape{.tp = tp};
+  int64_t kv_tokens = kEndlessTokens;
+  const size_t stages = layers.size();
+  for (size_t stage = 0; stage < stages; ++stage) {
+    const StageSite& site = sites.stages[stage];
+    const MemoryRequest request = memory_request(site, tp, stages);
+    PlannedStage planned{.layers = layers[stage], .memory = {}};
+    if (stage + 1 < stages) planned.to_next = site.next.path.link;
+    for (int rank = 0; rank < tp; ++rank) {
+      const ShardPlan& shard = (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)];
+      const RankMemory& memory = memory_of(shard, request);
+      const int64_t left = sites.memory[stage] - memory.fixed() - (site.gpu ? kGpuLateReserve : 0);
+      if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, std::max<int64_t>(left, 0) / memory.kv_per_token);
+      if (rank == 0 || memory.fixed() > planned.memory.fixed()) planned.memory = memory;
+    }
+    shape.stages.push_back(planned);
+  }
+  shape.group_link = tp > 1 ? sites.stages[0].group.path.link : LinkKind::kSelf;
+  const int block = demand_.memory.block_tokens;
+  shape.kv_blocks = static_cast<int>(std::min<int64_t>(kv_tokens / block, INT32_MAX / block));
+  if (int64_t{shape.kv_blocks} * block < demand_.memory.context_max.value_or(0)) return std::nullopt;
+
+  shape.cost.emplace(model, formats_, *shards, sites.stages);
+  shape.limits = {.sequences_max = relaxed_.sequences ? kEndlessSequences : demand_.memory.slots,
+                  .step_tokens_max = demand_.memory.step_tokens_max,
+                  .kv_tokens = int64_t{shape.kv_blocks} * block};
+  ServiceLevel level = demand_.level;
+  if (relaxed_.ttft) level.ttft_ms = 0;
+  if (relaxed_.itl) level.itl_ms = 0;
+  const std::optional<Operation> best = best_operation(*shape.cost, demand_.load, level, shape.limits);
+  if (!best) return std::nullopt;
+  shape.best = *best;
+  shape.lone = operate(*shape.cost, demand_.load, shape.limits, 1);
+  return shape;
+}
+
+}  // namespace skein

@@ -1,0 +1,179 @@
+#include "worker/probe.h"
+
+#include <algorithm>
+#include <fstream>
+
+#include "base/json.h"
+#include "base/probe.h"
+#include "comm/collectives.h"
+#include "comm/mpi.h"
+#ifdef SKEIN_CUDA
+#include "comm/nccl_collectives.h"
+#endif
+#include "model/mapped_file.h"
+#include "worker/model_weights.h"
+#include "worker/probe_device.h"
+#include "worker/probe_timer.h"
+
+namespace skein {
+namespace {
+
+constexpr size_t kSpecBytesMax = 1 << 16;
+constexpr int64_t kExchanges[] = {1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
+constexpr int64_t kCpuExchangeMax = 4 << 20;
+constexpr int64_t kRowBytes = 8192;  // of a sum's rows: bf16, hidden 4096
+constexpr int64_t kPeerRowsMax = 8192;  // of the largest sum over peers
+
+Result<const Ops*> ops_of(const ProbeSpec& spec) {
+  if (spec.device == "cpu") return &cpu_ops();
+#ifdef SKEIN_CUDA
+  if (spec.device == "cuda") return &cuda_ops();
+#endif
+  return unsupported("this build of skein-worker cannot run on device \"" + spec.device + "\"");
+}
+
+// What goes between the ranks of a node.
+class GroupProbe {
+ public:
+  GroupProbe(const ProbeSpec& spec, const Ops& ops, Device& device, MpiSession& mpi)
+      : spec_(spec), ops_(ops), device_(device), mpi_(mpi), timer_(ops, device, mpi), arena_(ops, device) {}
+
+  Result<std::vector<ProbeSample>> run() {
+    ASSIGN_OR_RETURN(data_, arena_.allocate(kExchanges[std::size(kExchanges) - 1]));
+    RETURN_IF_ERROR(measure_sums());
+    if (mpi_.size() == 2) RETURN_IF_ERROR(measure_sends());
+    return std::move(samples_);
+  }
+
+ private:
+  bool gpu() const { return spec_.device == "cuda"; }
+  Format format() const { return ops_.stream_format; }
+
+  struct Links {
+    std::unique_ptr<Communicator> communicator;
+    std::unique_ptr<Collectives> collectives;
+  };
+
+  Result<Links> join(const CommunicatorConfig& config) {
+    Links links;
+    ASSIGN_OR_RETURN(links.communicator,
+                     Communicator::create(config, {.broadcast = [&](std::string b) { return mpi_.broadcast(std::move(b)); },
+                                                   .barrier = [&] { mpi_.barrier(); }}));
+    if (!gpu()) {
+      links.collectives = std::make_unique<SharedMemoryCollectives>(config, *links.communicator);
+      return links;
+    }
+#ifdef SKEIN_CUDA
+    ASSIGN_OR_RETURN(links.collectives,
+                     NcclCollectives::create({.ranks = config, .stream = ops_.native_stream(device_), .gathered_floats = 0,
+                                              .broadcast = [&](std::string b) { return mpi_.broadcast(std::move(b)); }}));
+#endif
+    return links;
+  }
+
+  // A library's sums, and those that steps do over peers.
+  Status measure_sums() {
+    const int ranks = mpi_.size();
+    ASSIGN_OR_RETURN(const DeviceMemory before, ops_.memory(device_));
+    ASSIGN_OR_RETURN(const Links links, join({.tp_size = ranks, .tp_rank = mpi_.rank(), .spin = spec_.spin}));
+    ASSIGN_OR_RETURN(const PeerGroup* const peers, join_peers(ranks));
+    for (const int64_t bytes : kExchanges) {
+      if (!gpu() && bytes > kCpuExchangeMax) break;
+      const int64_t count = bytes / info(format()).block_bytes;
+      ASSIGN_OR_RETURN(const double library,
+                       timer_.time_us([&](int) { links.collectives->all_reduce(data_, format(), count); }));
+      RETURN_IF_ERROR(links.collectives->status());
+      samples_.push_back({.what = "library_all_reduce", .size = double(bytes), .us = library});
+      double us = library;
+      if (peers != nullptr && peers->holds(bytes)) {
+        ASSIGN_OR_RETURN(us, timer_.time_us([&](int) { ops_.peer_sum(device_, {.x = rows_of(bytes), .group = peers}); }));
+      }
+      samples_.push_back({.what = "all_reduce", .size = double(bytes), .us = us});
+    }
+    ASSIGN_OR_RETURN(const DeviceMemory after, ops_.memory(device_));
+    const double taken = static_cast<double>(std::max<int64_t>(before.free - after.free, 0));
+    if (gpu()) samples_.push_back({.what = "library_bytes", .bytes = taken});
+    return {};
+  }
+
+  Tensor rows_of(int64_t bytes) const {
+    const int64_t rows = std::max<int64_t>(bytes / kRowBytes, 1);
+    return ops_.make_tensor(data_, format(), rows, bytes / rows / info(format()).block_bytes);
+  }
+
+  Result<const PeerGroup*> join_peers(int ranks) {
+    return ops_.join_peers(device_, {.rank = mpi_.rank(), .size = ranks, .rows = kPeerRowsMax / (ranks - 1),
+                                     .row_bytes = kRowBytes,
+                                     .all_gather = [&](const std::string& bytes) { return mpi_.all_gather(bytes); }});
+  }
+
+  // From stage to stage. On CPUs a message goes there and a few bytes come back, half of whose round trip is taken off:
+  // a chain of sends alone would not show how long one takes to wake its reader.
+  Status measure_sends() {
+    const int rank = mpi_.rank();
+    ASSIGN_OR_RETURN(const Links links, join({.pp_size = 2, .pp_rank = rank, .spin = spec_.spin}));
+    const auto send = [&](int64_t bytes) {
+      if (rank == 0) links.collectives->send_stage(data_, bytes);
+      else links.collectives->receive_stage(data_, bytes);
+    };
+    const auto round_trip = [&](int64_t bytes) {
+      send(bytes);
+      if (rank == 0) links.communicator->receive_result();
+      else links.communicator->send_result("back");
+    };
+    double back = 0;
+    if (!gpu()) {
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) { round_trip(8); }));
+      back = us / 2;
+    }
+    for (const int64_t bytes : kExchanges) {
+      if (!gpu() && bytes > kCpuExchangeMax) break;
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) {
+        if (gpu()) send(bytes);
+        else round_trip(bytes);
+      }));
+      RETURN_IF_ERROR(links.collectives->status());
+      samples_.push_back({.what = "point_to_point", .size = double(bytes), .us = std::max(us - back, back)});
+    }
+    return {};
+  }
+
+  const ProbeSpec& spec_;
+  const Ops& ops_;
+  Device& device_;
+  MpiSession& mpi_;
+  ProbeTimer timer_;
+  DeviceArena arena_;
+  void* data_ = nullptr;
+  std::vector<ProbeSample> samples_;
+};
+
+Status write_samples(const std::string& path, const std::vector<ProbeSample>& samples) {
+  std::ofstream file(path);
+  file << to_json(samples).dump() << "\n";
+  file.close();
+  return file ? Status() : Status(Code::kUnavailable, "cannot write the probe's samples to " + path, Scope::kProcess);
+}
+
+}  // namespace
+
+Status run_probe(const char* path) {
+  ASSIGN_OR_RETURN(const std::string text, read_file(path, kSpecBytesMax));
+  ASSIGN_OR_RETURN(const Json json, parse_json(text));
+  ASSIGN_OR_RETURN(const ProbeSpec spec, parse_probe_spec(json));
+  ASSIGN_OR_RETURN(const std::unique_ptr<MpiSession> mpi, MpiSession::start());
+  ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> device,
+                   ops->open({.index = spec.first_device + mpi->rank(), .threads = spec.threads}));
+  std::vector<ProbeSample> samples;
+  if (mpi->size() == 1) {
+    ProbeTimer timer(*ops, *device, *mpi);
+    ASSIGN_OR_RETURN(samples, probe_device(spec, *ops, *device, timer));
+  } else {
+    ASSIGN_OR_RETURN(samples, GroupProbe(spec, *ops, *device, *mpi).run());
+  }
+  mpi->barrier();
+  return mpi->rank() == 0 ? write_samples(spec.output, samples) : Status();
+}
+
+}  // namespace skein

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <functional>
+
+#include "comm/mpi.h"
+#include "kernels/ops.h"
+
+namespace skein {
+
+// Times launches in chains, recorded ones where the backend records. Single-owner.
+class ProbeTimer {
+ public:
+  ProbeTimer(const Ops& ops, Device& device, MpiSession& mpi) : ops_(ops), device_(device), mpi_(mpi) {}
+
+  // Microseconds of one call of `body`, which gets the call's number: the median over some chains, of the slowest rank.
+  // Collective where there are several ranks: they call body equally often.
+  Result<double> time_us(const std::function<void(int)>& body);
+
+ private:
+  Result<double> chain_us(int calls, int replays, const std::function<void(int)>& body);
+  double slowest(double us);
+
+  const Ops& ops_;
+  Device& device_;
+  MpiSession& mpi_;
+};
+
+}  // namespace skein
