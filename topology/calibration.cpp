@@ -357,8 +357,7 @@ Result<Calibration> parse_calibration(std::string_view text) {
   return calibration;
 }
 
-Result<Calibration> read_calibrations(const std::vector<std::string>& paths) {
-  Calibration all;
+Result<Calibration> read_calibrations(Calibration all, const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     ASSIGN_OR_RETURN(const std::string text, read_file(path, kFileBytesMax));
     const Result<Calibration> one = parse_calibration(text);

@@ -89,7 +89,10 @@ double product_share_at(const DeviceCalibration& device, double tokens, double w
 std::string to_yaml(const Calibration& calibration);
 Result<Calibration> parse_calibration(std::string_view yaml);
 
-// All files of `paths`, later ones over earlier ones.
-Result<Calibration> read_calibrations(const std::vector<std::string>& paths);
+// What comes with this program: configs/calibration/.
+Calibration shipped_calibration();
+
+// `all` with the files of `paths` over it, later ones over earlier ones.
+Result<Calibration> read_calibrations(Calibration all, const std::vector<std::string>& paths);
 
 }  // namespace skein

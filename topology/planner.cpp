@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "topology/device_kinds.h"
 #include "topology/explain.h"
 #include "topology/packing.h"
 #include "topology/seating.h"
@@ -15,6 +16,24 @@ namespace {
 
 constexpr double kNoise = 1e-9;
 
+// Devices that no backend runs on.
+std::vector<std::string> unusable(const PlanRequest& request) {
+  const Cluster& cluster = *request.cluster;
+  std::vector<std::string> notes;
+  for (size_t kind = 0; kind < cluster.kinds.size(); ++kind) {
+    if (backend_runs_on(cluster.kinds[kind])) continue;
+    int count = 0;
+    for (const Node& node : cluster.nodes) {
+      count += static_cast<int>(std::ranges::count(node.devices, static_cast<int>(kind), &Device::kind));
+    }
+    const int compute = compute_capability(cluster.kinds[kind].name);
+    notes.push_back(std::to_string(count) + " x " + cluster.kinds[kind].name + " stay unused, as they have compute capability " +
+                    std::to_string(compute / 10) + "." + std::to_string(compute % 10) +
+                    " and the CUDA backend needs 9.0 (H100, H200, GH200)");
+  }
+  return notes;
+}
+
 Status check_request(const PlanRequest& request) {
   CHECK(!request.models.empty());
   const Cluster& cluster = *request.cluster;
@@ -23,13 +42,14 @@ Status check_request(const PlanRequest& request) {
       return invalid_argument("the cluster \"" + cluster.name + "\" has no node \"" + name + "\"; leave it out of --nodes");
     }
   }
-  for (const Node& node : cluster.nodes) {
-    for (const Device& device : node.devices) {
-      const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
-      if (calibration_of(kind, *request.calibration)) continue;
-      return invalid_argument("nobody has measured \"" + kind.name +
-                              "\": give its read rate and FLOPs in the cluster file, or a calibration of it");
-    }
+  for (const DeviceKind& kind : cluster.kinds) {
+    if (calibration_of(kind, *request.calibration)) continue;
+    return invalid_argument("nobody has measured \"" + kind.name +
+                            "\": give its read rate and FLOPs in the cluster file, or a calibration of it");
+  }
+  if (domains_of(request, {}, {}).empty()) {
+    const std::vector<std::string> notes = unusable(request);
+    return resource_exhausted("there is no device to plan for" + (notes.empty() ? std::string() : ": " + notes.front()));
   }
   for (const ModelDemand& demand : request.models) {
     const ModelDescription& model = demand.checkpoint->description();
@@ -209,6 +229,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
   }
   plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
   plan.left_over = left_over(request, plan.replicas);
+  plan.notes = unusable(request);
   return plan;
 }
 
@@ -224,6 +245,7 @@ Result<PlacementPlan> plan_placement(const PlanRequest& request) {
     if (!status.ok()) return status.within(demand.name);
   }
   plan.left_over = left_over(request, plan.replicas);
+  plan.notes = unusable(request);
   return plan;
 }
 

@@ -93,6 +93,7 @@ struct PlacementPlan {
   std::vector<PlacedReplica> replicas;
   std::vector<ModelPlan> models;
   std::vector<DeviceId> left_over;
+  std::vector<std::string> notes;  // what else there is to know, a sentence each
   int moved = 0;  // replanned: replicas that had to give up a place that was still there
 };
 

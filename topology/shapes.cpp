@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "topology/device_kinds.h"
 
 namespace skein {
 namespace {
@@ -102,6 +103,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
   for (size_t d = 0; d < node.devices.size(); ++d) {
     if (std::ranges::find(taken, static_cast<int>(d)) != taken.end()) continue;
     const Device& device = node.devices[d];
+    if (!backend_runs_on(cluster.kinds[static_cast<size_t>(device.kind)])) continue;
     const int64_t memory = usable_memory(cluster, node, device, request.memory_share);
     const auto same = std::find_if(domains->begin() + first, domains->end(), [&](const Domain& domain) {
       return !apart(node.devices[static_cast<size_t>(domain.devices[0])], device);
@@ -117,6 +119,11 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
 }
 
 }  // namespace
+
+bool backend_runs_on(const DeviceKind& kind) {
+  const int compute = compute_capability(kind.name);
+  return !kind.gpu || compute == 0 || compute / 10 == 9;
+}
 
 std::string path_key(const Path& path) {
   return std::to_string(static_cast<int>(path.link)) + "," + std::to_string(path.bytes_per_s) + "," +

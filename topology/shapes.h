@@ -80,6 +80,9 @@ class ShapeBook {
   std::map<std::string, std::optional<Shape>> shapes_;
 };
 
+// Whether there is a backend for it: GPUs that are not known may be of the right generation.
+bool backend_runs_on(const DeviceKind& kind);
+
 // Text that is equal for ways that cost the same.
 std::string path_key(const Path& path);
 

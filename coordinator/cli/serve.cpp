@@ -14,11 +14,12 @@ bool wants_help(const Arguments& arguments) {
   return std::ranges::find(arguments, "--help") != arguments.end();
 }
 
-int print_help(const char* command) {
+int print_help() {
   ServeConfig config;
   OptionTable table;
   add_serve_options(&table, &config);
-  std::printf("usage: skein %s MODEL [flags]\n%s", command, table.help().c_str());
+  add_placement_options(&table, &config.placement);
+  std::printf("usage: skein serve MODEL [flags]\n%s", table.help().c_str());
   return 0;
 }
 
@@ -53,7 +54,7 @@ Status serve(const ServePlan& plan) {
 }  // namespace
 
 int serve_command(const Arguments& arguments) {
-  if (wants_help(arguments)) return print_help("serve");
+  if (wants_help(arguments)) return print_help();
   const Result<ServeConfig> config = parse_serve_config(arguments);
   if (!config.ok()) return report(config.status());
   const Result<ServePlan> plan = make_serve_plan(*config);
@@ -61,16 +62,6 @@ int serve_command(const Arguments& arguments) {
   say(describe(*plan));
   const Status status = serve(*plan);
   return status.ok() ? 0 : report(status);
-}
-
-int plan_command(const Arguments& arguments) {
-  if (wants_help(arguments)) return print_help("plan");
-  const Result<ServeConfig> config = parse_serve_config(arguments);
-  if (!config.ok()) return report(config.status());
-  const Result<ServePlan> plan = make_serve_plan(*config);
-  if (!plan.ok()) return report(plan.status());
-  say(describe(*plan));
-  return 0;
 }
 
 }  // namespace skein

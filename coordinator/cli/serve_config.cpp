@@ -31,6 +31,15 @@ Result<std::string> scalar_text(const Yaml& value) {
   return text;
 }
 
+void add_load_options(OptionTable* table, AskedModel* asked) {
+  constexpr double kRateMax = 1e9;
+  table->add_real("request-rate", "requests/s to plan for; 0: as many as can be served", 0, kRateMax, &asked->request_rate);
+  table->add_integer("input-len", "prompt tokens of a request, to plan for", 1, 1 << 24, &asked->input_len);
+  table->add_integer("output-len", "generated tokens of a request, to plan for", 1, 1 << 24, &asked->output_len);
+  table->add_real("ttft-ms", "mean time to the first token that is wanted; 0: any", 0, kRateMax, &asked->ttft_ms);
+  table->add_real("itl-ms", "mean time between tokens that is wanted; 0: any", 0, kRateMax, &asked->itl_ms);
+}
+
 Status read_replicas(const Yaml& value, const std::string& path, std::vector<ReplicaShape>* shapes) {
   if (value.kind != Yaml::Kind::kList || value.list.empty()) {
     return at_line(invalid_argument("replicas must be a list of shapes"), path, value.line);
@@ -56,6 +65,29 @@ Status read_replicas(const Yaml& value, const std::string& path, std::vector<Rep
   return {};
 }
 
+Status read_models(const Yaml& value, const std::string& path, PlacementConfig* placement) {
+  if (value.kind != Yaml::Kind::kList || value.list.empty()) {
+    return at_line(invalid_argument("models must be a list, as in [{model: FOLDER, request_rate: 5}]"), path, value.line);
+  }
+  for (const Yaml& item : value.list) {
+    if (item.kind != Yaml::Kind::kMap) {
+      return at_line(invalid_argument("a model must be a map, as in {model: FOLDER, request_rate: 5}"), path, item.line);
+    }
+    AskedModel asked = placement->asked;
+    OptionTable table;
+    table.add_text("model", "MODEL", "", &asked.model);
+    add_load_options(&table, &asked);
+    for (const Yaml::Member& member : item.map) {
+      const Result<std::string> text = scalar_text(member.value);
+      if (!text.ok()) return at_line(text.status().within(member.key), path, member.line);
+      RETURN_IF_ERROR(at_line(table.apply(flag_name(member.key), *text, ""), path, member.line));
+    }
+    if (asked.model.empty()) return at_line(invalid_argument("this model needs its name, as in model: FOLDER"), path, item.line);
+    placement->models.push_back(asked);
+  }
+  return {};
+}
+
 Status read_config_file(const std::string& path, const OptionTable& table, ServeConfig* config) {
   ASSIGN_OR_RETURN(const std::string text, read_file(path, kConfigBytesMax));
   Result<Yaml> yaml = parse_yaml(text);
@@ -65,6 +97,10 @@ Status read_config_file(const std::string& path, const OptionTable& table, Serve
   for (const Yaml::Member& member : yaml->map) {
     if (member.key == "replicas") {
       RETURN_IF_ERROR(read_replicas(member.value, path, &config->replicas));
+      continue;
+    }
+    if (member.key == "models") {
+      RETURN_IF_ERROR(read_models(member.value, path, &config->placement));
       continue;
     }
     if (member.key == "config") return at_line(invalid_argument("config cannot name another file"), path, member.line);
@@ -79,7 +115,7 @@ Status read_config_file(const std::string& path, const OptionTable& table, Serve
 
 std::vector<ReplicaShape> ServeConfig::shapes() const {
   if (!replicas.empty()) return replicas;
-  return {{tensor_parallel_size, pipeline_parallel_size, data_parallel_size}};
+  return {{std::max(tensor_parallel_size, 1), std::max(pipeline_parallel_size, 1), data_parallel_size}};
 }
 
 void add_serve_options(OptionTable* table, ServeConfig* config) {
@@ -122,27 +158,47 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_text("config", "F", "YAML file with these settings", &config->config);
 }
 
-Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments) {
-  ServeConfig config;
-  OptionTable table;
-  add_serve_options(&table, &config);
+void add_placement_options(OptionTable* table, PlacementConfig* placement) {
+  table->add_text("cluster", "F", "file that describes the cluster (configs/clusters/); default: this machine alone",
+                  &placement->cluster);
+  table->add_list("nodes", "nodes of the cluster that may be used; default: all", &placement->nodes);
+  table->add_list("calibration", "files with what devices and links were measured to reach, over our own",
+                  &placement->calibration);
+  table->add_choice("objective", "of the placement; auto: fewest-devices where a request rate is given, else goodput",
+                    {"auto", "goodput", "fewest-devices", "latency"}, &placement->objective);
+  add_load_options(table, &placement->asked);
+}
+
+Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
   std::vector<std::string> positional;
   RETURN_IF_ERROR(table.parse(arguments, &positional));
-  if (!config.config.empty()) {
+  if (!config->config.empty()) {
     // Once more from the start, so that flags win over the file.
-    const std::string path = config.config;
-    config = {};
-    RETURN_IF_ERROR(read_config_file(path, table, &config));
+    const std::string path = config->config;
+    *config = {};
+    RETURN_IF_ERROR(read_config_file(path, table, config));
     positional.clear();
     RETURN_IF_ERROR(table.parse(arguments, &positional));
   }
   if (positional.size() > 1) {
     return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
   }
-  if (!positional.empty()) config.model = positional[0];
-  if (config.model.empty()) {
+  if (!positional.empty()) config->model = positional[0];
+  if (config->placement.cluster.empty() && !config->placement.models.empty()) {
+    return invalid_argument("several models share a described cluster; name its file with --cluster");
+  }
+  if (config->model.empty() && config->placement.models.empty()) {
     return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
   }
+  return {};
+}
+
+Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments) {
+  ServeConfig config;
+  OptionTable table;
+  add_serve_options(&table, &config);
+  add_placement_options(&table, &config.placement);
+  RETURN_IF_ERROR(parse_serve_config(arguments, table, &config));
   return config;
 }
 

@@ -17,11 +17,31 @@ struct ReplicaShape {
   int count = 1;
 };
 
+// What a model on a cluster is asked for.
+struct AskedModel {
+  std::string model;
+  double request_rate = 0;  // requests/s; 0: as many as can be served
+  int input_len = 1024;
+  int output_len = 256;
+  double ttft_ms = 0;       // wanted; 0: any
+  double itl_ms = 0;
+};
+
+// Where replicas go, when a cluster is described. Flags of `skein serve` and `skein plan`.
+struct PlacementConfig {
+  std::string cluster;                   // file; empty: this machine
+  std::vector<std::string> nodes;        // of it that may be used; empty: all
+  std::vector<std::string> calibration;  // files over those that come with the program
+  std::string objective = "auto";        // auto: fewest-devices with a request rate, else goodput
+  AskedModel asked;                      // what the flags say, but for the model's name
+  std::vector<AskedModel> models;        // YAML only: several models on one cluster
+};
+
 // Everything `skein serve` can be told, by flags or in one YAML file with the same names.
 struct ServeConfig {
   std::string model;
-  int tensor_parallel_size = 1;
-  int pipeline_parallel_size = 1;
+  int tensor_parallel_size = 0;        // 0: 1, on a described cluster what is best
+  int pipeline_parallel_size = 0;
   int data_parallel_size = 1;          // replicas of that shape
   std::vector<ReplicaShape> replicas;  // YAML only; instead of the three above
   std::string device = "auto";
@@ -47,11 +67,16 @@ struct ServeConfig {
   double drain_seconds = 30;
   double startup_timeout = 600;        // seconds a replica may take to load
   std::string config;
+  PlacementConfig placement;
 
   std::vector<ReplicaShape> shapes() const;
 };
 
 void add_serve_options(OptionTable* table, ServeConfig* config);
+void add_placement_options(OptionTable* table, PlacementConfig* placement);
 // Flags win over the file that --config names. One positional argument: the model.
 Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments);
+// The same with further options in `table`, which has those of `config`.
+Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
+
 }  // namespace skein

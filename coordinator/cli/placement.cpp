@@ -1,0 +1,80 @@
+#include "coordinator/cli/placement.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "topology/cluster_file.h"
+
+namespace skein {
+namespace {
+
+Objective objective_of(const PlacementConfig& placement, const std::vector<AskedModel>& asked) {
+  if (placement.objective == "goodput") return Objective::kGoodput;
+  if (placement.objective == "fewest-devices") return Objective::kFewestDevices;
+  if (placement.objective == "latency") return Objective::kLatency;
+  const bool rated = std::ranges::all_of(asked, [](const AskedModel& model) { return model.request_rate > 0; });
+  return rated ? Objective::kFewestDevices : Objective::kGoodput;
+}
+
+// "llama-3.1-8b" for configs/models/llama-3.1-8b/
+std::string short_name(const std::string& model) {
+  const std::filesystem::path path(model);
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+MemoryRequest memory_request(const ServeConfig& config, bool gpu) {
+  MemoryRequest request{.gpu = gpu,
+                        .dtype = config.dtype,
+                        .kv_cache_dtype = config.kv_cache_dtype,
+                        .block_tokens = static_cast<int>(config.block_size.value_or(gpu ? 64 : 16)),
+                        .slots = static_cast<int>(config.max_num_seqs.value_or(gpu ? 256 : 64)),
+                        .step_tokens_max = static_cast<int>(config.max_num_batched_tokens.value_or(gpu ? 8192 : 512))};
+  if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
+  return request;
+}
+
+// A plan needs the shape alone: a folder without weights will do.
+Result<ModelFiles> find_shape(const std::string& model, const std::string& load_format) {
+  Result<ModelFiles> whole = find_model(model, load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
+  if (whole.ok()) return whole;
+  Result<ModelFiles> shape = find_model(model, LoadFormat::kDummy);
+  return shape.ok() ? std::move(shape) : std::move(whole);
+}
+
+}  // namespace
+
+Status describe_placement(const ServeConfig& config, Placement* placement) {
+  ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));
+  ASSIGN_OR_RETURN(placement->calibration, read_calibrations(shipped_calibration(), config.placement.calibration));
+  std::vector<AskedModel> asked = config.placement.models;
+  if (asked.empty()) {
+    asked.push_back(config.placement.asked);
+    asked.back().model = config.model;
+  }
+  const bool gpu = std::ranges::any_of(placement->cluster.kinds, &DeviceKind::gpu);
+  PlanRequest& request = placement->request;
+  request.cluster = &placement->cluster;
+  request.calibration = &placement->calibration;
+  request.objective = objective_of(config.placement, asked);
+  request.memory_share = config.gpu_memory_utilization;
+  request.nodes = config.placement.nodes;
+  if (request.objective == Objective::kFewestDevices && asked.front().request_rate == 0) {
+    return invalid_argument("--objective fewest-devices needs a --request-rate that they are to serve");
+  }
+  for (const AskedModel& model : asked) {
+    ASSIGN_OR_RETURN(ModelFiles files, find_shape(model.model, config.load_format));
+    ModelDemand demand{.name = short_name(model.model),
+                       .checkpoint = files.checkpoint.get(),
+                       .load = {.request_rate = model.request_rate, .input_tokens = model.input_len,
+                                .output_tokens = model.output_len},
+                       .level = {.ttft_ms = model.ttft_ms, .itl_ms = model.itl_ms},
+                       .memory = memory_request(config, gpu),
+                       .tensor_parallel_size = config.tensor_parallel_size,
+                       .pipeline_parallel_size = config.pipeline_parallel_size};
+    request.models.push_back(std::move(demand));
+    placement->models.push_back(std::move(files));
+  }
+  return {};
+}
+
+}  // namespace skein

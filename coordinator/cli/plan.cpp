@@ -1,0 +1,75 @@
+// `skein plan`: what would run where, without starting anything.
+
+#include <algorithm>
+#include <cstdio>
+
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/placement.h"
+#include "coordinator/cli/plan_text.h"
+#include "coordinator/cli/serve_plan.h"
+#include "topology/plan_file.h"
+
+namespace skein {
+namespace {
+
+struct PlanConfig {
+  ServeConfig serve;
+  std::string format = "text";
+  std::string previous;  // plan file
+};
+
+OptionTable options(PlanConfig* config) {
+  OptionTable table;
+  add_serve_options(&table, &config->serve);
+  add_placement_options(&table, &config->serve.placement);
+  table.add_choice("format", "of what is printed", {"text", "json", "svg"}, &config->format);
+  table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
+  return table;
+}
+
+Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& placement) {
+  ASSIGN_OR_RETURN(const PlanFile previous, read_plan_file(config.previous));
+  std::vector<std::string> names;
+  for (const ModelDemand& demand : placement.request.models) names.push_back(demand.name);
+  if (names != previous.models) {
+    return invalid_argument(config.previous + " is a plan for other models; name the same ones in the same order");
+  }
+  return replan(placement.request, previous.cluster, previous.plan);
+}
+
+Status plan_cluster(const PlanConfig& config) {
+  Placement placement;
+  RETURN_IF_ERROR(describe_placement(config.serve, &placement));
+  ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
+                                                           : plan_again(config, placement));
+  if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
+  if (config.format == "json") std::printf("%s\n", to_json(placement.request, placement.plan).dump().c_str());
+  if (config.format == "svg") std::printf("%s", plan_svg(placement).c_str());
+  return {};
+}
+
+Status plan_machine(const PlanConfig& config) {
+  if (config.format != "text") {
+    return invalid_argument("--format " + config.format + " needs a described cluster; name its file with --cluster");
+  }
+  ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config.serve));
+  std::printf("%s", describe(plan).c_str());
+  return {};
+}
+
+}  // namespace
+
+int plan_command(const Arguments& arguments) {
+  PlanConfig config;
+  const OptionTable table = options(&config);
+  if (std::ranges::find(arguments, "--help") != arguments.end()) {
+    std::printf("usage: skein plan MODEL [flags]\n%s", table.help().c_str());
+    return 0;
+  }
+  const Status parsed = parse_serve_config(arguments, table, &config.serve);
+  if (!parsed.ok()) return report(parsed);
+  const Status status = config.serve.placement.cluster.empty() ? plan_machine(config) : plan_cluster(config);
+  return status.ok() ? 0 : report(status);
+}
+
+}  // namespace skein

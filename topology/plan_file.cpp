@@ -1,0 +1,282 @@
+#include "topology/plan_file.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "model/mapped_file.h"
+
+namespace skein {
+namespace {
+
+constexpr int kVersion = 1;
+constexpr size_t kFileBytesMax = size_t{64} << 20;
+constexpr int64_t kDegreeMax = 1 << 20;
+
+// Four digits: what a prediction is worth.
+Json rounded(double value) {
+  if (value == 0 || !std::isfinite(value)) return Json(0.0);
+  const double unit = std::pow(10.0, std::floor(std::log10(std::abs(value))) - 3);
+  return Json(std::round(value / unit) * unit);
+}
+
+Json operation_json(const Operation& operation) {
+  Json json = Json::object();
+  json.set("concurrency", rounded(operation.concurrency));
+  json.set("requests_per_s", rounded(operation.request_rate));
+  json.set("ttft_ms", rounded(operation.ttft_ms));
+  json.set("itl_ms", rounded(operation.itl_ms));
+  json.set("output_tokens_per_s", rounded(operation.output_rate));
+  return json;
+}
+
+Json outcome_json(const ModelOutcome& outcome) {
+  Json json = Json::object();
+  json.set("requests_per_s", rounded(outcome.request_rate));
+  json.set("requests_per_s_max", rounded(outcome.request_rate_max));
+  json.set("ttft_ms", rounded(outcome.ttft_ms));
+  json.set("itl_ms", rounded(outcome.itl_ms));
+  json.set("output_tokens_per_s", rounded(outcome.output_rate));
+  json.set("devices", outcome.devices);
+  return json;
+}
+
+Json model_json(const ModelDemand& demand, const ModelPlan& plan) {
+  Json json = Json::object();
+  json.set("name", demand.name);
+  json.set("input_len", demand.load.input_tokens);
+  json.set("output_len", demand.load.output_tokens);
+  json.set("request_rate", demand.load.request_rate);
+  json.set("ttft_ms", demand.level.ttft_ms);
+  json.set("itl_ms", demand.level.itl_ms);
+  json.set("predicted", outcome_json(plan.outcome));
+  Json alternatives = Json::array();
+  for (const Alternative& other : plan.alternatives) {
+    Json item = Json::object();
+    item.set("shape", other.what);
+    item.set("replicas", other.replicas);
+    item.set("predicted", outcome_json(other.outcome));
+    item.set("change", rounded(other.change));
+    alternatives.push_back(std::move(item));
+  }
+  json.set("alternatives", std::move(alternatives));
+  Json constraints = Json::array();
+  for (const ConstraintCost& cost : plan.constraints) {
+    Json item = Json::object();
+    item.set("constraint", cost.constraint);
+    item.set("gain_without", rounded(cost.gain));
+    item.set("without", cost.without);
+    constraints.push_back(std::move(item));
+  }
+  json.set("constraints", std::move(constraints));
+  return json;
+}
+
+Json place_json(const Cluster& cluster, const DeviceId& id) {
+  Json json = Json::object();
+  json.set("node", cluster.nodes[static_cast<size_t>(id.node)].name);
+  json.set("device", id.device);
+  return json;
+}
+
+Json replica_json(const Cluster& cluster, const PlacedReplica& replica) {
+  Json json = Json::object();
+  json.set("model", replica.model);
+  json.set("tensor_parallel_size", replica.tensor_parallel_size);
+  json.set("pipeline_parallel_size", replica.pipeline_parallel_size);
+  json.set("kv_blocks", replica.kv_blocks);
+  json.set("best", operation_json(replica.best));
+  json.set("lone", operation_json(replica.lone));
+  Json stages = Json::array();
+  for (const PlannedStage& stage : replica.stages) {
+    Json item = Json::object();
+    item.set("layers", stage.layers);
+    item.set("weights_bytes", stage.memory.weights);
+    item.set("activations_bytes", stage.memory.activations);
+    item.set("runtime_bytes", stage.memory.runtime);
+    item.set("kv_bytes_per_token", stage.memory.kv_per_token);
+    if (stage.to_next != LinkKind::kSelf) item.set("to_next", name(stage.to_next));
+    stages.push_back(std::move(item));
+  }
+  json.set("stages", std::move(stages));
+  Json ranks = Json::array();
+  for (const DeviceId& id : replica.devices) ranks.push_back(place_json(cluster, id));
+  json.set("ranks", std::move(ranks));
+  return json;
+}
+
+Json cluster_json(const Cluster& cluster) {
+  Json nodes = Json::array();
+  for (const Node& node : cluster.nodes) {
+    Json item = Json::object();
+    item.set("name", node.name);
+    Json devices = Json::array();
+    for (const Device& device : node.devices) devices.push_back(cluster.kinds[static_cast<size_t>(device.kind)].name);
+    item.set("devices", std::move(devices));
+    nodes.push_back(std::move(item));
+  }
+  Json json = Json::object();
+  json.set("name", cluster.name);
+  json.set("nodes", std::move(nodes));
+  return json;
+}
+
+Status lacks(const std::string& what) { return invalid_argument("the plan lacks " + what + ": write it with skein plan --format json"); }
+
+Result<int> integer(const Json& json, const char* key, int64_t least) {
+  const Json* value = json.find(key);
+  if (value == nullptr || !value->is_int() || value->as_int() < least || value->as_int() > kDegreeMax) {
+    return lacks(std::string("a number \"") + key + "\"");
+  }
+  return static_cast<int>(value->as_int());
+}
+
+Result<const Json::Array*> array(const Json& json, const char* key) {
+  const Json* value = json.find(key);
+  if (value == nullptr || !value->is_array()) return lacks(std::string("a list \"") + key + "\"");
+  return &value->as_array();
+}
+
+Result<std::string> text(const Json& json, const char* key) {
+  const Json* value = json.find(key);
+  if (value == nullptr || !value->is_string()) return lacks(std::string("a text \"") + key + "\"");
+  return value->as_string();
+}
+
+Result<Cluster> parse_nodes(const Json& json) {
+  Cluster cluster;
+  ASSIGN_OR_RETURN(cluster.name, text(json, "name"));
+  ASSIGN_OR_RETURN(const Json::Array* nodes, array(json, "nodes"));
+  for (const Json& item : *nodes) {
+    Node& node = cluster.nodes.emplace_back();
+    ASSIGN_OR_RETURN(node.name, text(item, "name"));
+    ASSIGN_OR_RETURN(const Json::Array* devices, array(item, "devices"));
+    for (const Json& kind : *devices) {
+      if (!kind.is_string()) return lacks("the name of a device");
+      auto at = std::ranges::find(cluster.kinds, kind.as_string(), &DeviceKind::name);
+      if (at == cluster.kinds.end()) {
+        cluster.kinds.emplace_back().name = kind.as_string();
+        at = cluster.kinds.end() - 1;
+      }
+      node.devices.emplace_back().kind = static_cast<int>(at - cluster.kinds.begin());
+    }
+  }
+  return cluster;
+}
+
+Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string, int>& nodes, const PlanFile& file) {
+  PlacedReplica replica;
+  ASSIGN_OR_RETURN(replica.model, integer(json, "model", 0));
+  ASSIGN_OR_RETURN(replica.tensor_parallel_size, integer(json, "tensor_parallel_size", 1));
+  ASSIGN_OR_RETURN(replica.pipeline_parallel_size, integer(json, "pipeline_parallel_size", 1));
+  ASSIGN_OR_RETURN(replica.kv_blocks, integer(json, "kv_blocks", 1));
+  if (static_cast<size_t>(replica.model) >= file.models.size()) return lacks("the model of a replica");
+  ASSIGN_OR_RETURN(const Json::Array* stages, array(json, "stages"));
+  for (const Json& stage : *stages) {
+    ASSIGN_OR_RETURN(const int layers, integer(stage, "layers", 1));
+    replica.stages.push_back({.layers = layers, .memory = {}});
+  }
+  ASSIGN_OR_RETURN(const Json::Array* ranks, array(json, "ranks"));
+  for (const Json& rank : *ranks) {
+    ASSIGN_OR_RETURN(const std::string node, text(rank, "node"));
+    ASSIGN_OR_RETURN(const int device, integer(rank, "device", 0));
+    const auto at = nodes.find(node);
+    if (at == nodes.end() || static_cast<size_t>(device) >= file.cluster.nodes[static_cast<size_t>(at->second)].devices.size()) {
+      return lacks("device " + std::to_string(device) + " of node \"" + node + "\"");
+    }
+    replica.devices.push_back({.node = at->second, .device = device});
+  }
+  const int64_t ranks_wanted = int64_t{replica.tensor_parallel_size} * replica.pipeline_parallel_size;
+  if (static_cast<int64_t>(replica.devices.size()) != ranks_wanted ||
+      static_cast<int>(replica.stages.size()) != replica.pipeline_parallel_size) {
+    return lacks("a stage or a rank of a replica");
+  }
+  return replica;
+}
+
+std::string devices_text(const Cluster& cluster, const Node& node) {
+  std::map<std::string, int> counts;
+  for (const Device& device : node.devices) ++counts[cluster.kinds[static_cast<size_t>(device.kind)].name];
+  std::string text;
+  for (const auto& [kind, count] : counts) text += (text.empty() ? "" : ", ") + std::to_string(count) + " x " + kind;
+  return text.empty() ? "no devices" : text;
+}
+
+}  // namespace
+
+Json to_json(const PlanRequest& request, const PlacementPlan& plan) {
+  const Cluster& cluster = *request.cluster;
+  Json json = Json::object();
+  json.set("version", kVersion);
+  json.set("cluster", cluster_json(cluster));
+  Json models = Json::array();
+  for (size_t i = 0; i < plan.models.size(); ++i) models.push_back(model_json(request.models[i], plan.models[i]));
+  json.set("models", std::move(models));
+  Json replicas = Json::array();
+  for (const PlacedReplica& replica : plan.replicas) replicas.push_back(replica_json(cluster, replica));
+  json.set("replicas", std::move(replicas));
+  Json left_over = Json::array();
+  for (const DeviceId& id : plan.left_over) left_over.push_back(place_json(cluster, id));
+  json.set("left_over", std::move(left_over));
+  json.set("moved", plan.moved);
+  Json notes = Json::array();
+  for (const std::string& note : plan.notes) notes.push_back(note);
+  json.set("notes", std::move(notes));
+  return json;
+}
+
+Result<PlanFile> parse_plan(std::string_view json_text) {
+  ASSIGN_OR_RETURN(const Json json, parse_json(json_text));
+  ASSIGN_OR_RETURN(const int version, integer(json, "version", 1));
+  if (version != kVersion) {
+    return invalid_argument("the plan is of version " + std::to_string(version) + " and this program reads version " +
+                            std::to_string(kVersion) + ": plan again");
+  }
+  const Json* cluster = json.find("cluster");
+  if (cluster == nullptr || !cluster->is_object()) return lacks("its cluster");
+  PlanFile file;
+  ASSIGN_OR_RETURN(file.cluster, parse_nodes(*cluster));
+  std::map<std::string, int> nodes;
+  for (size_t i = 0; i < file.cluster.nodes.size(); ++i) nodes[file.cluster.nodes[i].name] = static_cast<int>(i);
+  ASSIGN_OR_RETURN(const Json::Array* models, array(json, "models"));
+  for (const Json& model : *models) {
+    ASSIGN_OR_RETURN(std::string name, text(model, "name"));
+    file.models.push_back(std::move(name));
+  }
+  ASSIGN_OR_RETURN(const Json::Array* replicas, array(json, "replicas"));
+  for (const Json& item : *replicas) {
+    ASSIGN_OR_RETURN(PlacedReplica replica, parse_replica(item, nodes, file));
+    file.plan.replicas.push_back(std::move(replica));
+  }
+  return file;
+}
+
+Result<PlanFile> read_plan_file(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string json, read_file(path, kFileBytesMax));
+  Result<PlanFile> file = parse_plan(json);
+  if (!file.ok()) return file.status().within(path);
+  return file;
+}
+
+Status check_unchanged(const PlanFile& file, const Cluster& cluster) {
+  const std::string remedy = "; plan again, with --previous to keep what can stay";
+  std::map<std::string, const Node*> now;
+  for (const Node& node : cluster.nodes) now[node.name] = &node;
+  for (const Node& then : file.cluster.nodes) {
+    const auto at = now.find(then.name);
+    if (at == now.end()) {
+      return invalid_argument("the plan was made for a cluster with a node \"" + then.name + "\", which is not there now" + remedy);
+    }
+    const std::string before = devices_text(file.cluster, then);
+    const std::string after = devices_text(cluster, *at->second);
+    if (before != after) {
+      return invalid_argument("the plan was made when node \"" + then.name + "\" had " + before + ", and it has " + after +
+                              " now" + remedy);
+    }
+    now.erase(at);
+  }
+  if (now.empty()) return {};
+  return invalid_argument("the plan was made before node \"" + now.begin()->first + "\" was there" + remedy);
+}
+
+}  // namespace skein

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/json.h"
+#include "topology/planner.h"
+
+namespace skein {
+
+// A plan as JSON: for other programs, for `skein serve --plan`, and to plan again from after the cluster has changed.
+
+Json to_json(const PlanRequest& request, const PlacementPlan& plan);
+
+// What a plan file says of places; its figures are not read back.
+struct PlanFile {
+  Cluster cluster;      // names and kinds of devices only
+  PlacementPlan plan;   // replicas: model, degrees, devices, layers, blocks
+  std::vector<std::string> models;
+};
+
+// kInvalidArgument names what is missing or out of range.
+Result<PlanFile> parse_plan(std::string_view json);
+Result<PlanFile> read_plan_file(const std::string& path);
+
+// kInvalidArgument with the first difference between the cluster that the plan was made for and `cluster`.
+Status check_unchanged(const PlanFile& file, const Cluster& cluster);
+
+}  // namespace skein
