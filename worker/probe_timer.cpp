@@ -61,7 +61,7 @@ Result<double> ProbeTimer::time_us(const std::function<void()>& body) {
     times.push_back(std::max(three - one, 0.0) / (2 * calls));
   }
   std::ranges::sort(times);
-  return times[times.size() / 2];
+  return times[times.size() / 4];
 }
 
 }  // namespace skein

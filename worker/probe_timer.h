@@ -12,8 +12,8 @@ class ProbeTimer {
  public:
   ProbeTimer(const Ops& ops, Device& device, MpiSession& mpi) : ops_(ops), device_(device), mpi_(mpi) {}
 
-  // Microseconds of one call of `body`: the median over some chains, of the slowest rank. Collective where there are
-  // several ranks: they call body equally often.
+  // Microseconds of one call of `body`, of the slowest rank: the lower quartile over some chains, so that a neighbour's
+  // burst does not count. Collective where there are several ranks: they call body equally often.
   Result<double> time_us(const std::function<void()>& body);
 
  private:

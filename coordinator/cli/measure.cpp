@@ -115,7 +115,8 @@ Result<std::vector<ProbeSample>> run_probe(ProbeSpec spec, int ranks) {
 
 class Measuring {
  public:
-  explicit Measuring(const Cluster& machine) : machine_(machine), node_(machine.nodes.front()) {}
+  explicit Measuring(const Cluster& machine)
+      : machine_(machine), node_(machine.nodes.front()), shipped_(shipped_calibration()) {}
 
   Result<Measurement> run() {
     if (node_.devices.empty()) return unsupported("this machine has no device to measure");
@@ -196,7 +197,7 @@ class Measuring {
 
   const Cluster& machine_;
   const Node& node_;
-  const Calibration shipped_ = {};
+  const Calibration shipped_;
   bool gpu_ = false;
   Measurement result_;
 };
