@@ -15,7 +15,7 @@ struct ProbeSpec {
   int first_device = 0;        // rank r is on GPU first_device + r
   int threads = 1;             // of each rank
   bool spin = true;            // there is a core for each thread of each rank
-  std::string output;          // file that rank 0 writes its samples to
+  std::string output = {};     // file that rank 0 writes its samples to
 };
 
 // One thing that was timed. Fields without a meaning for it are 0.

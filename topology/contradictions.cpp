@@ -167,8 +167,9 @@ class Comparison {
   void compare_domains() {
     std::map<int, std::vector<int>> said;  // by domain
     for (size_t i = 0; i < std::min(said_.devices.size(), seen_.devices.size()); ++i) {
+      const int domain = said_.devices[i].nvlink_domain;
       const bool same = kind_of(described_, said_.devices[i]).name == kind_of(found_, seen_.devices[i]).name;
-      if (same && said_.devices[i].nvlink_domain >= 0) said[said_.devices[i].nvlink_domain].push_back(static_cast<int>(i));
+      if (same && domain >= 0) said[domain].push_back(static_cast<int>(i));
     }
     for (const auto& [domain, members] : said) {
       std::map<int, std::vector<int>> parts;

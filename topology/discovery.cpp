@@ -77,6 +77,15 @@ std::vector<int> nvlink_domains(const std::vector<Gpu>& gpus) {
   return domains;
 }
 
+// Bytes a second of one lane, one direction.
+double lane_rate(int generation) {
+  constexpr double kRates[] = {0, 0.25e9, 0.5e9, 0.985e9, 1.97e9, 3.94e9, 7.56e9};
+  return generation > 0 && generation < static_cast<int>(std::size(kRates)) ? kRates[generation] : 0;
+}
+
+constexpr double kSlotShare = 0.5;
+constexpr double kCoherentRate = 200e9;  // beyond: the host is joined by NVLink-C2C, not by a slot
+
 class Discoverer {
  public:
   Discoverer(const std::vector<DeviceKind>& kinds, const DiscoveryRoots& roots)
@@ -140,6 +149,13 @@ class Discoverer {
 
   void note_gpu(const Gpu& gpu, size_t index, size_t count) {
     const std::string what = "GPU " + std::to_string(index);
+    const double slot = lane_rate(gpu.pcie_generation) * gpu.pcie_lanes;
+    const double card = discovery_.cluster.kinds[static_cast<size_t>(node_.devices[index].kind)].pcie_bytes_per_s;
+    if (slot > 0 && slot < kSlotShare * card && card < kCoherentRate) {
+      discovery_.notes.push_back(what + "'s slot has " + std::to_string(gpu.pcie_lanes) + " lanes of PCIe " +
+                                 std::to_string(gpu.pcie_generation) +
+                                 ", less than half of what the card takes: move it to a wider one if it should load fast");
+    }
     if (gpu.fabric == NvSwitchFabric::kStarting || gpu.fabric == NvSwitchFabric::kFailed) {
       discovery_.notes.push_back(what + " is not part of the NVSwitch fabric (Fabric Manager says " +
                                  (gpu.fabric == NvSwitchFabric::kStarting ? "not yet" : "failed") +

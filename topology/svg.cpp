@@ -11,7 +11,7 @@ constexpr double kGlyphWidth = 0.56;  // of the size, about
 
 std::string px(double value) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
+  std::snprintf(text, sizeof text, "%.7g", value);
   return text;
 }
 

@@ -19,7 +19,8 @@ namespace skein {
 namespace {
 
 constexpr size_t kSpecBytesMax = 1 << 16;
-constexpr int64_t kExchanges[] = {1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
+constexpr int64_t kExchanges[] = {1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10,
+                                  1 << 20, 4 << 20, 16 << 20, 64 << 20};
 constexpr int64_t kCpuExchangeMax = 4 << 20;
 constexpr int64_t kRowBytes = 8192;  // of a sum's rows: bf16, hidden 4096
 constexpr int64_t kPeerRowsMax = 8192;  // of the largest sum over peers
@@ -56,17 +57,17 @@ class GroupProbe {
 
   Result<Links> join(const CommunicatorConfig& config) {
     Links links;
+    const auto broadcast = [&](std::string bytes) { return mpi_.broadcast(std::move(bytes)); };
     ASSIGN_OR_RETURN(links.communicator,
-                     Communicator::create(config, {.broadcast = [&](std::string b) { return mpi_.broadcast(std::move(b)); },
-                                                   .barrier = [&] { mpi_.barrier(); }}));
+                     Communicator::create(config, {.broadcast = broadcast, .barrier = [&] { mpi_.barrier(); }}));
     if (!gpu()) {
       links.collectives = std::make_unique<SharedMemoryCollectives>(config, *links.communicator);
       return links;
     }
 #ifdef SKEIN_CUDA
     ASSIGN_OR_RETURN(links.collectives,
-                     NcclCollectives::create({.ranks = config, .stream = ops_.native_stream(device_), .gathered_floats = 0,
-                                              .broadcast = [&](std::string b) { return mpi_.broadcast(std::move(b)); }}));
+                     NcclCollectives::create({.ranks = config, .stream = ops_.native_stream(device_),
+                                              .gathered_floats = 0, .broadcast = broadcast}));
 #endif
     return links;
   }
@@ -81,12 +82,13 @@ class GroupProbe {
       if (!gpu() && bytes > kCpuExchangeMax) break;
       const int64_t count = bytes / info(format()).block_bytes;
       ASSIGN_OR_RETURN(const double library,
-                       timer_.time_us([&](int) { links.collectives->all_reduce(data_, format(), count); }));
+                       timer_.time_us([&] { links.collectives->all_reduce(data_, format(), count); }));
       RETURN_IF_ERROR(links.collectives->status());
       samples_.push_back({.what = "library_all_reduce", .size = double(bytes), .us = library});
       double us = library;
       if (peers != nullptr && peers->holds(bytes)) {
-        ASSIGN_OR_RETURN(us, timer_.time_us([&](int) { ops_.peer_sum(device_, {.x = rows_of(bytes), .group = peers}); }));
+        const PeerSumArgs sum{.x = rows_of(bytes), .group = peers};
+        ASSIGN_OR_RETURN(us, timer_.time_us([&] { ops_.peer_sum(device_, sum); }));
       }
       samples_.push_back({.what = "all_reduce", .size = double(bytes), .us = us});
     }
@@ -123,12 +125,12 @@ class GroupProbe {
     };
     double back = 0;
     if (!gpu()) {
-      ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) { round_trip(8); }));
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { round_trip(8); }));
       back = us / 2;
     }
     for (const int64_t bytes : kExchanges) {
       if (!gpu() && bytes > kCpuExchangeMax) break;
-      ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) {
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
         if (gpu()) send(bytes);
         else round_trip(bytes);
       }));

@@ -154,19 +154,19 @@ class DeviceProbe {
     const int64_t most = grid_.tokens.back();
     ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(weight_format_), most, shape.inputs));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, most, shape.outputs));
+    size_t turn = 0;
     for (const int tokens : grid_.tokens) {
-      const auto product = [&](size_t turn) {
-        LinearArgs args{.out = out, .x = x, .weight = weights[turn % weights.size()]};
-        args.out.rows = args.x.rows = tokens;
-        return args;
-      };
-      const LinearArgs first = product(0);
-      RETURN_IF_ERROR(ops_.prepare(device_, {.products = &first, .count = 1}));
-      ASSIGN_OR_RETURN(const double us,
-                       timer_.time_us([&](int call) { ops_.linear(device_, product(static_cast<size_t>(call))); }));
+      LinearArgs args{.out = out, .x = x, .weight = weights[0]};
+      args.out.rows = args.x.rows = tokens;
+      RETURN_IF_ERROR(ops_.prepare(device_, {.products = &args, .count = 1}));
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+        args.weight = weights[turn++ % weights.size()];
+        ops_.linear(device_, args);
+      }));
       const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(weight_format_).block_bytes;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
-      samples_.push_back({.what = "product", .tokens = double(tokens), .size = weight, .bytes = weight + tokens * streamed,
+      samples_.push_back({.what = "product", .tokens = double(tokens), .size = weight,
+                          .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
     }
     return {};
@@ -179,7 +179,7 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.activation_format(weight_format_), tokens, grid_.hidden));
     ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(grid_.hidden)));
     const AddNormArgs args{.out = out, .residual = residual, .x = x, .weight = weight, .epsilon = 1e-5f};
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) { ops_.add_norm(device_, args); }));
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.add_norm(device_, args); }));
     samples_.push_back({.what = "norm", .tokens = double(tokens),
                         .bytes = tokens * static_cast<double>(grid_.hidden) * (8 + 2 * stream_bytes()), .us = us});
     return {};
@@ -189,6 +189,7 @@ class DeviceProbe {
   struct Attention {
     AttentionArgs args;
     std::vector<int32_t> query_begin;
+    std::vector<void*> pages;  // take turns, too
   };
   Status prepare_attention(DeviceArena& arena, int rows, int context, int queries, Attention* attention) {
     const int blocks = (context + grid_.block_tokens - 1) / grid_.block_tokens;
@@ -205,8 +206,12 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor q, activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
     const Format out_format = ops_.activation_format(weight_format_);
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, out_format, int64_t{rows} * queries, columns));
-    ASSIGN_OR_RETURN(void* pages, arena.allocate(keys * row_bytes(ops_.kv_format, grid_.head_dim)));
-    fill(pages, keys * grid_.head_dim, halves_);  // as float16, too, these are numbers
+    const int64_t bytes = keys * row_bytes(ops_.kv_format, grid_.head_dim);
+    for (int64_t all = 0; all == 0 || (queries == 1 && all < kRotatedBytes); all += bytes) {
+      ASSIGN_OR_RETURN(void* pages, arena.allocate(bytes));
+      fill(pages, keys * grid_.head_dim, halves_);  // as float16, too, these are numbers
+      attention->pages.push_back(pages);
+    }
     StepView step{.rows = rows, .tokens = rows * queries, .decode_rows = queries == 1 ? rows : 0,
                   .query_begin_host = attention->query_begin.data()};
     ASSIGN_OR_RETURN(step.positions, upload(arena, positions));
@@ -214,7 +219,7 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(step.slots, upload(arena, slots));
     ASSIGN_OR_RETURN(const int32_t* block_table, upload(arena, table));
     attention->args = {.out = out, .q = q, .step = step,
-                       .pages = {.data = pages, .format = ops_.kv_format, .blocks = rows * blocks,
+                       .pages = {.data = attention->pages[0], .format = ops_.kv_format, .blocks = rows * blocks,
                                  .kv_heads = grid_.kv_heads, .block_tokens = grid_.block_tokens,
                                  .head_dim = grid_.head_dim, .block_table = block_table, .blocks_per_slot = blocks},
                        .q_heads = grid_.q_heads, .group_size = grid_.q_heads / grid_.kv_heads,
@@ -232,7 +237,11 @@ class DeviceProbe {
     DeviceArena arena(ops_, device_);
     Attention attention;
     RETURN_IF_ERROR(prepare_attention(arena, shape.rows, shape.context, 1, &attention));
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) { ops_.attention(device_, attention.args); }));
+    size_t turn = 0;
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+      attention.args.pages.data = attention.pages[turn++ % attention.pages.size()];
+      ops_.attention(device_, attention.args);
+    }));
     const double bytes = double(shape.rows) * shape.context * 2 * grid_.kv_heads *
                          static_cast<double>(row_bytes(ops_.kv_format, grid_.head_dim));
     samples_.push_back({.what = "decode_attention", .tokens = double(shape.rows), .size = bytes, .bytes = bytes, .us = us});
@@ -243,7 +252,7 @@ class DeviceProbe {
     DeviceArena arena(ops_, device_);
     Attention attention;
     RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, &attention));
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&](int) { ops_.attention(device_, attention.args); }));
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.attention(device_, attention.args); }));
     const double pairs = tokens * (tokens + 1.0) / 2;
     samples_.push_back({.what = "prefill_attention", .tokens = double(tokens),
                         .flops = 4.0 * grid_.q_heads * grid_.head_dim * pairs, .us = us});
@@ -262,7 +271,8 @@ class DeviceProbe {
 
 }  // namespace
 
-Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device, ProbeTimer& timer) {
+Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device,
+                                              ProbeTimer& timer) {
   const bool gpu = spec.device == "cuda";
   ASSIGN_OR_RETURN(std::vector<ProbeSample> samples, DeviceProbe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid).run());
   if (!gpu) {

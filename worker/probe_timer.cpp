@@ -21,30 +21,30 @@ double ProbeTimer::slowest(double us) {
   return static_cast<double>(*std::ranges::max_element(all)) / 1e3;
 }
 
-Result<double> ProbeTimer::chain_us(int calls, int replays, const std::function<void(int)>& body) {
+Result<double> ProbeTimer::chain_us(int calls, int replays, const std::function<void()>& body) {
   mpi_.barrier();
   const auto begin = std::chrono::steady_clock::now();
   for (int i = 0; i < replays; ++i) {
     if (ops_.replay(device_, kKey)) continue;
-    for (int call = 0; call < calls; ++call) body(call);
+    for (int call = 0; call < calls; ++call) body();
   }
   RETURN_IF_ERROR(ops_.synchronize(device_));
   return slowest(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
 }
 
-Result<double> ProbeTimer::time_us(const std::function<void(int)>& body) {
-  body(0);
+Result<double> ProbeTimer::time_us(const std::function<void()>& body) {
+  body();
   RETURN_IF_ERROR(ops_.synchronize(device_));
   mpi_.barrier();
   const auto begin = std::chrono::steady_clock::now();
-  body(1);
+  body();
   RETURN_IF_ERROR(ops_.synchronize(device_));
   const std::chrono::duration<double, std::micro> once = std::chrono::steady_clock::now() - begin;
   const double estimate = std::max(slowest(once.count()), 1.0);
   const int calls = static_cast<int>(std::clamp(kChainUs / estimate, 1.0, double{kCallsMax}));
   if (ops_.records) {
     ops_.record(device_, kKey);
-    for (int call = 0; call < calls; ++call) body(call);
+    for (int call = 0; call < calls; ++call) body();
     RETURN_IF_ERROR(ops_.end_record(device_));
   }
   const int rounds = static_cast<int>(
@@ -61,7 +61,7 @@ Result<double> ProbeTimer::time_us(const std::function<void(int)>& body) {
     times.push_back(std::max(three - one, 0.0) / (2 * calls));
   }
   std::ranges::sort(times);
-  return times[times.size() / 2];
+  return times[times.size() / 4];
 }
 
 }  // namespace skein

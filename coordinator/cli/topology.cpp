@@ -1,14 +1,18 @@
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <map>
 
 #include "base/json.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/measure.h"
 #include "coordinator/cli/options.h"
 #include "topology/cluster_file.h"
 #include "topology/cluster_svg.h"
 #include "topology/cluster_text.h"
 #include "topology/contradictions.h"
 #include "topology/discovery.h"
+#include "topology/node_types.h"
 
 namespace skein {
 namespace {
@@ -17,11 +21,14 @@ struct TopologyOptions {
   std::string config;
   std::string node;
   std::string format = "text";
+  bool measure = false;
+  std::string output = "calibration.yaml";
 };
 
 // What is shown, and what is wrong with it.
 struct View {
   Cluster cluster;
+  Cluster machine;  // this one, as found
   std::vector<std::string> findings;
 };
 
@@ -29,9 +36,20 @@ void add_findings(const std::string& where, const std::vector<std::string>& foun
   for (const std::string& finding : found) findings->push_back(where + ": " + finding);
 }
 
+// Once for all nodes that it is true of.
+void add_doubts(const Cluster& cluster, std::vector<std::string>* findings) {
+  std::map<std::string, std::vector<int>> nodes;
+  for (size_t i = 0; i < cluster.nodes.size(); ++i) {
+    for (const std::string& doubt : doubts(cluster, static_cast<int>(i))) nodes[doubt].push_back(static_cast<int>(i));
+  }
+  for (const auto& [doubt, where] : nodes) findings->push_back(names_of(cluster, where) + ": " + doubt);
+}
+
 View view_of_machine() {
   Discovery discovery = discover();
-  View view{.cluster = std::move(discovery.cluster), .findings = std::move(discovery.notes)};
+  View view{.cluster = discovery.cluster,
+            .machine = std::move(discovery.cluster),
+            .findings = std::move(discovery.notes)};
   for (std::string& finding : doubts(view.cluster, 0)) view.findings.push_back(std::move(finding));
   return view;
 }
@@ -39,20 +57,18 @@ View view_of_machine() {
 // The described cluster; where it names this machine, compared with what is here.
 Result<View> view_of_file(const TopologyOptions& options) {
   ASSIGN_OR_RETURN(Cluster described, read_cluster_file(options.config));
-  View view{.cluster = std::move(described), .findings = {}};
-  for (size_t i = 0; i < view.cluster.nodes.size(); ++i) {
-    add_findings(view.cluster.nodes[i].name, doubts(view.cluster, static_cast<int>(i)), &view.findings);
-  }
-  Discovery discovery = discover(view.cluster.kinds);
-  const std::string here = options.node.empty() ? discovery.cluster.name : options.node;
+  Discovery discovery = discover(described.kinds);
+  View view{.cluster = std::move(described), .machine = std::move(discovery.cluster), .findings = {}};
+  add_doubts(view.cluster, &view.findings);
+  const std::string here = options.node.empty() ? view.machine.name : options.node;
   const int node = find_node(view.cluster, here);
   if (node < 0) {
     if (options.node.empty()) return view;
     return invalid_argument(options.config + " has no node \"" + here + "\" to compare this machine with");
   }
   add_findings(here + ", as found", discovery.notes, &view.findings);
-  add_findings(here + ", as found", doubts(discovery.cluster, 0), &view.findings);
-  add_findings(options.config, differences(view.cluster, node, discovery.cluster), &view.findings);
+  add_findings(here + ", as found", doubts(view.machine, 0), &view.findings);
+  add_findings(options.config, differences(view.cluster, node, view.machine), &view.findings);
   return view;
 }
 
@@ -73,6 +89,18 @@ void print(const View& view, const std::string& format) {
   for (const std::string& finding : view.findings) std::fprintf(out, "note: %s\n", finding.c_str());
 }
 
+Status measure_into(const std::string& path, View* view) {
+  ASSIGN_OR_RETURN(Measurement measured, measure(view->machine));
+  std::ofstream file(path);
+  file << to_yaml(measured.calibration);
+  file.close();
+  if (!file) return unavailable("cannot write " + path + "; name another file with --output");
+  std::fprintf(stderr, "what was measured is in %s: give it to `skein plan --calibration %s`\n", path.c_str(),
+               path.c_str());
+  view->findings.insert(view->findings.end(), measured.findings.begin(), measured.findings.end());
+  return {};
+}
+
 }  // namespace
 
 int topology_command(const Arguments& arguments) {
@@ -82,6 +110,9 @@ int topology_command(const Arguments& arguments) {
   table.add_text("node", "NAME", "which node of the file this machine is; default: the one of its host name",
                  &options.node);
   table.add_choice("format", "yaml: a cluster file", {"text", "json", "svg", "yaml"}, &options.format);
+  table.add_switch("measure", "time this machine's devices and links; nothing else should run on them",
+                   &options.measure);
+  table.add_text("output", "FILE", "where --measure writes to; default: calibration.yaml", &options.output);
   if (std::ranges::find(arguments, "--help") != arguments.end()) {
     std::printf("usage: skein topology [flags]\n%s", table.help().c_str());
     return 0;
@@ -93,8 +124,12 @@ int topology_command(const Arguments& arguments) {
   if (!options.node.empty() && options.config.empty()) {
     return report(invalid_argument("--node says which node of a file this machine is: it needs --config"));
   }
-  const Result<View> view = options.config.empty() ? Result<View>(view_of_machine()) : view_of_file(options);
+  Result<View> view = options.config.empty() ? Result<View>(view_of_machine()) : view_of_file(options);
   if (!view.ok()) return report(view.status());
+  if (options.measure) {
+    const Status measured = measure_into(options.output, &*view);
+    if (!measured.ok()) return report(measured);
+  }
   print(*view, options.format);
   return 0;
 }

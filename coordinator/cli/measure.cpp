@@ -1,0 +1,209 @@
+#include "coordinator/cli/measure.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+
+#include "base/json.h"
+#include "base/probe.h"
+#include "coordinator/control/process.h"
+#include "model/mapped_file.h"
+#include "topology/calibrate.h"
+#include "topology/node_types.h"
+
+namespace skein {
+namespace {
+
+#ifdef SKEIN_CUDA
+constexpr bool kBuiltWithCuda = true;
+#else
+constexpr bool kBuiltWithCuda = false;
+#endif
+
+constexpr auto kDeadline = std::chrono::seconds(90);  // of one run
+constexpr size_t kSamplesBytesMax = 1 << 20;
+constexpr std::string_view kReasonPrefix = "skein-worker: ";
+constexpr double kSuspectShare = 0.5;  // less of a ceiling than that is told
+
+std::string today() {
+  const std::chrono::year_month_day day(std::chrono::floor<std::chrono::days>(std::chrono::system_clock::now()));
+  char text[32];
+  std::snprintf(text, sizeof text, "%04d-%02u-%02u", static_cast<int>(day.year()), static_cast<unsigned>(day.month()),
+                static_cast<unsigned>(day.day()));
+  return text;
+}
+
+// A folder that goes when it is no longer needed.
+class PrivateFolder {
+ public:
+  static Result<PrivateFolder> make() {
+    ASSIGN_OR_RETURN(std::string path, make_private_folder());
+    return PrivateFolder(std::move(path));
+  }
+  PrivateFolder(PrivateFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  PrivateFolder& operator=(PrivateFolder&&) = delete;
+  ~PrivateFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit PrivateFolder(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+// What a child has written to its standard error until it ended, or nothing of what came after the deadline.
+Result<std::string> words_until_end(const ChildProcess& child) {
+  const auto deadline = std::chrono::steady_clock::now() + kDeadline;
+  std::string words;
+  char buffer[4096];
+  while (true) {
+    const std::chrono::duration<double, std::milli> left = deadline - std::chrono::steady_clock::now();
+    pollfd wait{child.error_fd, POLLIN, 0};
+    if (left.count() <= 0 || poll(&wait, 1, static_cast<int>(left.count()) + 1) == 0) break;
+    const ssize_t bytes = read(child.error_fd, buffer, sizeof buffer);
+    if (bytes == 0) break;
+    if (bytes > 0) words.append(buffer, static_cast<size_t>(bytes));
+  }
+  const bool late = std::chrono::steady_clock::now() >= deadline;
+  if (late) kill(-child.pid, SIGKILL);
+  int status = 0;
+  while (waitpid(child.pid, &status, 0) < 0 && errno == EINTR) continue;
+  kill(-child.pid, SIGKILL);  // whatever of its group is left
+  close(child.error_fd);
+  if (late) return unavailable("a probe has not ended within 90 s: is something else running on these devices?");
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return words;
+  const size_t reason = words.find(kReasonPrefix);
+  if (reason == words.npos) return unavailable("a probe ended early: " + words.substr(0, 300));
+  const size_t begin = reason + kReasonPrefix.size();
+  return unavailable("a probe ended early: " + words.substr(begin, words.find('\n', begin) - begin));
+}
+
+std::vector<std::string> mpirun_words(int ranks, const std::string& folder, const std::string& spec) {
+  return {"mpirun", "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1", "--mca",
+          "btl", "self,vader", "--mca", "btl_vader_single_copy_mechanism", "none", "--mca",
+          "btl_vader_backing_directory", folder, "--mca", "plm", "isolated", "--mca", "oob_tcp_if_include", "lo", "--mca",
+          "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0", program_folder() + "/skein-worker",
+          "--probe", spec};
+}
+
+Result<std::vector<ProbeSample>> run_probe(ProbeSpec spec, int ranks) {
+  ASSIGN_OR_RETURN(const PrivateFolder folder, PrivateFolder::make());
+  spec.output = folder.path() + "/samples.json";
+  const std::string path = folder.path() + "/probe.json";
+  RETURN_IF_ERROR(write_private_file(path, to_json(spec).dump()));
+  ChildOptions options{.arguments = mpirun_words(ranks, folder.path(), path),
+                       .environment = {{"TMPDIR", folder.path()}, {"OMP_NUM_THREADS", "1"}},
+                       .capture_error = true};
+  if (geteuid() == 0) {
+    options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
+    options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
+  }
+  ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
+  RETURN_IF_ERROR(words_until_end(child).status());
+  ASSIGN_OR_RETURN(const std::string text, read_file(spec.output, kSamplesBytesMax));
+  ASSIGN_OR_RETURN(const Json json, parse_json(text));
+  return parse_probe_samples(json);
+}
+
+class Measuring {
+ public:
+  explicit Measuring(const Cluster& machine)
+      : machine_(machine), node_(machine.nodes.front()), shipped_(shipped_calibration()) {}
+
+  Result<Measurement> run() {
+    if (node_.devices.empty()) return unsupported("this machine has no device to measure");
+    gpu_ = kind_of(0).gpu;
+    if (gpu_ && !kBuiltWithCuda) {
+      return unsupported("this build has no CUDA backend to measure GPUs with: build it with scripts/build cuda");
+    }
+    std::vector<int> measured;  // kinds
+    for (size_t i = 0; i < node_.devices.size(); ++i) {
+      if (std::ranges::find(measured, node_.devices[i].kind) != measured.end()) continue;
+      measured.push_back(node_.devices[i].kind);
+      RETURN_IF_ERROR(measure_device(static_cast<int>(i)));
+    }
+    for (int ranks = 2; ranks <= alike(); ranks *= 2) RETURN_IF_ERROR(measure_group(ranks));
+    return std::move(result_);
+  }
+
+ private:
+  const DeviceKind& kind_of(int device) const {
+    return machine_.kinds[static_cast<size_t>(node_.devices[static_cast<size_t>(device)].kind)];
+  }
+
+  // How many devices from the first one on are of its kind.
+  int alike() const {
+    const auto is_other = [&](const Device& device) { return device.kind != node_.devices[0].kind; };
+    const auto other = std::ranges::find_if(node_.devices, is_other);
+    return static_cast<int>(other - node_.devices.begin());
+  }
+
+  Source source_of(const DeviceKind& kind) const {
+    return {.machine = kind.name, .commit = SKEIN_BUILD, .date = today()};
+  }
+
+  Status measure_device(int index) {
+    const DeviceKind& kind = kind_of(index);
+    const int threads = gpu_ ? 1 : node_.cores;
+    std::fprintf(stderr, "measuring %s\n", kind.name.c_str());
+    ASSIGN_OR_RETURN(const std::vector<ProbeSample> samples,
+                     run_probe({.device = gpu_ ? "cuda" : "cpu", .first_device = index, .threads = threads}, 1));
+    const DeviceCalibration* before = shipped_.find_device(kind.name);
+    DeviceCalibration fit = calibrate_device(before != nullptr ? *before : DeviceCalibration{}, samples, threads);
+    fit.name = kind.name;
+    fit.source = source_of(kind);
+    suspect(kind.name + " reads", fit.read_bytes_per_s, kind.read_bytes_per_s, readable_rate);
+    suspect(kind.name + " computes", fit.flops, kind.bf16_flops, readable_flops);
+    result_.calibration.devices.push_back(std::move(fit));
+    return {};
+  }
+
+  Status measure_group(int ranks) {
+    std::fprintf(stderr, "measuring exchanges of %d ranks\n", ranks);
+    ASSIGN_OR_RETURN(const std::vector<ProbeSample> samples,
+                     run_probe({.device = gpu_ ? "cuda" : "cpu", .threads = 1, .spin = ranks <= node_.cores}, ranks));
+    Path slowest = *path_between(machine_, {0, 0}, {0, 1});
+    for (int a = 0; a < ranks; ++a) {
+      for (int b = a + 1; b < ranks; ++b) {
+        const Path path = *path_between(machine_, {0, a}, {0, b});
+        if (path.bytes_per_s < slowest.bytes_per_s) slowest = path;
+      }
+    }
+    LinkCalibration fit = calibrate_link(slowest.link, ranks, samples);
+    fit.device = kind_of(0).name;
+    fit.source = source_of(kind_of(0));
+    if (!fit.point_to_point_us.empty() && gpu_) {
+      const Curve& sends = fit.point_to_point_us;
+      suspect(std::string(name(slowest.link)) + " between devices 0 and 1 carries", sends.x.back() / sends.y.back() * 1e6,
+              slowest.bytes_per_s, readable_rate);
+    }
+    result_.calibration.links.push_back(std::move(fit));
+    return {};
+  }
+
+  void suspect(const std::string& what, double measured, double ceiling, std::string (*readable)(double)) {
+    if (!gpu_ || measured >= kSuspectShare * ceiling) return;
+    result_.findings.push_back(what + " " + readable(measured) + " where " + readable(ceiling) +
+                               " are described: is it shared, throttled, or joined by something else?");
+  }
+
+  const Cluster& machine_;
+  const Node& node_;
+  const Calibration shipped_;
+  bool gpu_ = false;
+  Measurement result_;
+};
+
+}  // namespace
+
+Result<Measurement> measure(const Cluster& machine) { return Measuring(machine).run(); }
+
+}  // namespace skein

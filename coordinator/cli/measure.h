@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "topology/calibration.h"
+
+namespace skein {
+
+struct Measurement {
+  Calibration calibration;
+  std::vector<std::string> findings;  // where something reaches far less than its kind should
+};
+
+// Times the devices of this machine (a cluster of one node, as discovered) and what joins them, with the skein-worker
+// beside this program. Takes up to a minute, and all of the devices: nothing else should run on them.
+Result<Measurement> measure(const Cluster& machine);
+
+}  // namespace skein

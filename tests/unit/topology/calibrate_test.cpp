@@ -1,0 +1,80 @@
+#include "topology/calibrate.h"
+
+#include <gtest/gtest.h>
+
+namespace skein {
+namespace {
+
+// A device of 1 TB/s and 100 TFLOP/s that reaches what is said.
+const std::vector<ProbeSample> kSamples = {
+    {.what = "product", .tokens = 1, .size = 1e8, .bytes = 1e8, .flops = 1e8, .us = 100},      // all of the reads
+    {.what = "product", .tokens = 1, .size = 1e7, .bytes = 1e7, .flops = 1e7, .us = 20},       // half
+    {.what = "product", .tokens = 512, .size = 1e8, .bytes = 1e8, .flops = 1e11, .us = 1000},  // all of the products
+    {.what = "product", .tokens = 512, .size = 1e7, .bytes = 1e7, .flops = 1e10, .us = 200},
+    {.what = "decode_attention", .tokens = 1, .size = 1e6, .bytes = 1e6, .us = 4},
+    {.what = "decode_attention", .tokens = 64, .size = 1e9, .bytes = 1e9, .us = 2000},
+    {.what = "prefill_attention", .tokens = 128, .flops = 1e8, .us = 10},
+    {.what = "prefill_attention", .tokens = 1024, .flops = 1e10, .us = 125},
+    {.what = "norm", .tokens = 1, .bytes = 1e4, .us = 2},
+    {.what = "norm", .tokens = 256, .bytes = 1e7, .us = 40},
+};
+
+TEST(CalibrateDevice, SharesAreOfTheBestThatWasReached) {
+  const DeviceCalibration fit = calibrate_device({}, kSamples, 1);
+  EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
+  EXPECT_DOUBLE_EQ(fit.flops, 1e14);
+  EXPECT_EQ(fit.product_tokens, (std::vector<double>{1, 512}));
+  EXPECT_EQ(fit.product_bytes, (std::vector<double>{1e7, 1e8}));
+  EXPECT_DOUBLE_EQ(product_share_at(fit, 1, 1e8), 1);
+  EXPECT_DOUBLE_EQ(product_share_at(fit, 1, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(product_share_at(fit, 512, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(fit.decode_attention_share, 1e9), 0.5);
+  EXPECT_DOUBLE_EQ(fit.decode_attention_us, 4);
+  EXPECT_DOUBLE_EQ(share_at(fit.prefill_attention_share, 1024), 0.8);
+  EXPECT_DOUBLE_EQ(fit.prefill_attention_us, 10);
+  EXPECT_DOUBLE_EQ(fit.layer_us, 4);
+  EXPECT_DOUBLE_EQ(fit.row_bytes_share, 0.25);
+}
+
+TEST(CalibrateDevice, CoresShareTheReadsAndAddTheirProducts) {
+  const DeviceCalibration fit = calibrate_device({}, kSamples, 4);
+  EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
+  EXPECT_DOUBLE_EQ(fit.flops, 2.5e13);
+  EXPECT_DOUBLE_EQ(product_share_at(fit, 512, 1e8), 1);
+}
+
+TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
+  DeviceCalibration before;
+  before.read_bytes_per_s = 7;
+  before.layer_us = 5;
+  before.step_us = 9;
+  before.product_tokens = {1};
+  before.product_bytes = {1};
+  before.product_share = {{0.1}};
+  const DeviceCalibration fit = calibrate_device(before, kSamples, 1);
+  EXPECT_DOUBLE_EQ(fit.step_us, 9);
+  EXPECT_DOUBLE_EQ(fit.layer_us, 5);
+  EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
+  EXPECT_EQ(fit.product_share.size(), 2u);
+  EXPECT_DOUBLE_EQ(calibrate_device(before, {}, 1).read_bytes_per_s, 7);
+}
+
+TEST(CalibrateDevice, MakesAFileThatCanBeRead) {
+  Calibration calibration;
+  calibration.devices.push_back(calibrate_device({}, kSamples, 1));
+  calibration.devices[0].name = "NVIDIA H200";
+  calibration.links.push_back(calibrate_link(LinkKind::kNvlink, 2,
+                                             {{.what = "all_reduce", .size = 4096, .us = 8},
+                                              {.what = "all_reduce", .size = 1024, .us = 7},
+                                              {.what = "point_to_point", .size = 1024, .us = 5},
+                                              {.what = "library_bytes", .bytes = 3e8}}));
+  const Result<Calibration> read = parse_calibration(to_yaml(calibration));
+  ASSERT_TRUE(read.ok()) << read.status().message();
+  EXPECT_EQ(read->links[0].all_reduce_us.x, (std::vector<double>{1024, 4096}));
+  EXPECT_EQ(read->links[0].all_reduce_us.y, (std::vector<double>{7, 8}));
+  EXPECT_EQ(read->links[0].point_to_point_us.y, std::vector<double>{5});
+  EXPECT_DOUBLE_EQ(read->links[0].library_bytes, 3e8);
+}
+
+}  // namespace
+}  // namespace skein

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+namespace skein::test {
+
+// What the NVML of fake_nvml.cpp answers. It is a library of its own; fake_nvml_set() tells it.
+struct FakeGpu {
+  const char* name = "NVIDIA H200";
+  const char* bus_id = "";
+  unsigned long long memory = 143771ull << 20;
+  unsigned links = 18;
+  unsigned links_up = 18;
+  uint32_t nvlink_peers = 0;  // bit i: GPU i
+  uint32_t memory_peers = ~0u;
+  unsigned char fabric_state = 3;
+  int fabric_status = 0;
+  unsigned pcie_lanes = 16;
+};
+
+using SetFakeNvml = void (*)(const FakeGpu*, int);
+
+}  // namespace skein::test

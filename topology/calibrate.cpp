@@ -1,0 +1,135 @@
+#include "topology/calibrate.h"
+
+#include <algorithm>
+#include <map>
+
+namespace skein {
+namespace {
+
+constexpr double kShareMax = 2;  // what a calibration file may say
+constexpr double kMicro = 1e6;
+
+template <typename Visit>
+void each(const std::vector<ProbeSample>& samples, std::string_view what, Visit visit) {
+  for (const ProbeSample& sample : samples) {
+    if (sample.what == what && sample.us > 0) visit(sample);
+  }
+}
+
+Curve curve_of(const std::map<double, double>& points) {
+  Curve curve;
+  for (const auto& [x, y] : points) {
+    curve.x.push_back(x);
+    curve.y.push_back(y);
+  }
+  return curve;
+}
+
+Curve times_of(const std::vector<ProbeSample>& samples, std::string_view what) {
+  std::map<double, double> points;
+  each(samples, what, [&](const ProbeSample& sample) { points[sample.size] = sample.us; });
+  return curve_of(points);
+}
+
+class DeviceFit {
+ public:
+  DeviceFit(const DeviceCalibration& before, const std::vector<ProbeSample>& samples, int cores)
+      : fit_(before), samples_(samples), cores_(cores) {}
+
+  DeviceCalibration run() {
+    fit_ceilings();
+    fit_products();
+    fit_attention();
+    fit_norms();
+    return std::move(fit_);
+  }
+
+ private:
+  // The best that anything reached.
+  void fit_ceilings() {
+    double read = 0;
+    double flops = 0;
+    for (const char* what : {"read", "product", "decode_attention"}) {
+      each(samples_, what, [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); });
+    }
+    each(samples_, "product", [&](const ProbeSample& s) { flops = std::max(flops, s.flops / s.us * kMicro / cores_); });
+    if (read > 0) fit_.read_bytes_per_s = read;
+    if (flops > 0) fit_.flops = flops;
+  }
+
+  // Of the ceiling that binds.
+  double share_of(const ProbeSample& sample) const {
+    const double read_us = sample.bytes / fit_.read_bytes_per_s * kMicro;
+    const double compute_us = sample.flops / (fit_.flops * cores_) * kMicro;
+    return std::min(std::max(read_us, compute_us) / sample.us, kShareMax);
+  }
+
+  // Every weight was multiplied with every number of tokens.
+  void fit_products() {
+    std::map<double, std::map<double, double>> shares;  // by tokens and weight bytes
+    each(samples_, "product", [&](const ProbeSample& s) { shares[s.tokens][s.size] = share_of(s); });
+    if (shares.empty()) return;
+    fit_.product_tokens.clear();
+    fit_.product_share.clear();
+    for (const auto& [tokens, row] : shares) {
+      fit_.product_tokens.push_back(tokens);
+      fit_.product_bytes = curve_of(row).x;
+      fit_.product_share.push_back(curve_of(row).y);
+    }
+  }
+
+  void fit_attention() {
+    std::map<double, double> decode;
+    each(samples_, "decode_attention", [&](const ProbeSample& s) {
+      if (decode.empty() || s.us < fit_.decode_attention_us) fit_.decode_attention_us = s.us;
+      decode[s.size] = share_of(s);
+    });
+    if (!decode.empty()) fit_.decode_attention_share = curve_of(decode);
+    std::map<double, double> prefill;
+    double least = 0;
+    each(samples_, "prefill_attention", [&](const ProbeSample& s) {
+      if (prefill.empty() || s.us < least) least = s.us;
+      prefill[s.tokens] = share_of(s);
+    });
+    if (prefill.empty()) return;
+    fit_.prefill_attention_share = curve_of(prefill);
+    fit_.prefill_attention_us = least;
+  }
+
+  void fit_norms() {
+    double fewest = 0;
+    double most = 0;
+    each(samples_, "norm", [&](const ProbeSample& s) {
+      // A layer has two; an older figure that also knows its other small launches is better.
+      if ((fewest == 0 || s.tokens < fewest) && fit_.layer_us == 0) fit_.layer_us = 2 * s.us;
+      if (fewest == 0 || s.tokens < fewest) fewest = s.tokens;
+      if (s.tokens >= most) fit_.row_bytes_share = share_of(s);
+      most = std::max(most, s.tokens);
+    });
+  }
+
+  DeviceCalibration fit_;
+  const std::vector<ProbeSample>& samples_;
+  const int cores_;
+};
+
+}  // namespace
+
+DeviceCalibration calibrate_device(const DeviceCalibration& before, const std::vector<ProbeSample>& samples,
+                                   int cores) {
+  return DeviceFit(before, samples, cores).run();
+}
+
+LinkCalibration calibrate_link(LinkKind link, int ranks, const std::vector<ProbeSample>& samples) {
+  LinkCalibration fit;
+  fit.link = link;
+  fit.ranks = ranks;
+  fit.all_reduce_us = times_of(samples, "all_reduce");
+  fit.point_to_point_us = times_of(samples, "point_to_point");
+  for (const ProbeSample& sample : samples) {
+    if (sample.what == "library_bytes") fit.library_bytes = sample.bytes;
+  }
+  return fit;
+}
+
+}  // namespace skein

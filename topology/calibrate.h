@@ -1,0 +1,19 @@
+#pragma once
+
+#include <vector>
+
+#include "base/probe.h"
+#include "topology/calibration.h"
+
+namespace skein {
+
+// From what a probe has timed to what the cost model reads.
+
+// Samples of one rank. What they do not tell stays as it is in `before`, an older calibration of the same kind of
+// device or none. `cores`: that ran the samples together; GPUs: 1.
+DeviceCalibration calibrate_device(const DeviceCalibration& before, const std::vector<ProbeSample>& samples, int cores);
+
+// Samples of a group whose slowest pair is joined by `link`.
+LinkCalibration calibrate_link(LinkKind link, int ranks, const std::vector<ProbeSample>& samples);
+
+}  // namespace skein
