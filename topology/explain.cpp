@@ -115,7 +115,9 @@ Status level_does_not_hold(const Search& search, const Packing& without_level) {
     itl = std::min(itl, replica.shape->lone.itl_ms);
   }
   std::string remedy;
-  if (demand.level.ttft_ms > 0 && demand.level.ttft_ms < ttft) remedy = "ttft-ms to " + std::to_string(static_cast<int>(std::ceil(ttft)));
+  if (demand.level.ttft_ms > 0 && demand.level.ttft_ms < ttft) {
+    remedy = "ttft-ms to " + std::to_string(static_cast<int>(std::ceil(ttft)));
+  }
   if (demand.level.itl_ms > 0 && demand.level.itl_ms < itl) {
     remedy += (remedy.empty() ? "" : " and ") + std::string("itl-ms to ") + std::to_string(static_cast<int>(std::ceil(itl)));
   }

@@ -69,8 +69,8 @@ Status check_request(const PlanRequest& request) {
   return {};
 }
 
-PlacedReplica placed(const Shape& shape, int model, std::vector<DeviceId> devices) {
-  return {.model = model,
+PlacedReplica placed(const PlanRequest& request, const Shape& shape, int model, std::vector<DeviceId> devices) {
+  PlacedReplica replica{.model = model,
           .tensor_parallel_size = shape.tp,
           .pipeline_parallel_size = static_cast<int>(shape.stages.size()),
           .devices = std::move(devices),
@@ -79,6 +79,9 @@ PlacedReplica placed(const Shape& shape, int model, std::vector<DeviceId> device
           .kv_blocks = shape.kv_blocks,
           .best = shape.best,
           .lone = shape.lone};
+  const Load& load = request.models[static_cast<size_t>(model)].load;
+  if (request.burst_prompts > 0) replica.burst = burst(*shape.cost, shape.limits, request.burst_prompts, load);
+  return replica;
 }
 
 std::vector<DeviceId> taken_by(const std::vector<PlacedReplica>& replicas) {
@@ -140,7 +143,7 @@ Status place_model(const PlanRequest& request, int model, const PackingGoal& goa
     for (const Packed& replica : packing.replicas) shapes.push_back(replica.shape);
     const std::vector<std::vector<DeviceId>> seats = seat(*request.cluster, packing);
     std::vector<PlacedReplica> replicas;
-    for (size_t i = 0; i < seats.size(); ++i) replicas.push_back(placed(*shapes[i], model, seats[i]));
+    for (size_t i = 0; i < seats.size(); ++i) replicas.push_back(placed(request, *shapes[i], model, seats[i]));
     std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
     plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
     ModelPlan explained;

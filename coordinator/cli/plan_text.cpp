@@ -102,6 +102,14 @@ std::string stage_lines(const Placement& placement, const PlacedReplica& replica
   return text;
 }
 
+std::string burst_line(const Placement& placement, const PlacedReplica& replica) {
+  const int prompts = placement.request.burst_prompts;
+  const Load& load = placement.request.models[static_cast<size_t>(replica.model)].load;
+  const Burst& burst = replica.burst;
+  return format("            %d prompts at once: prefill %.1f tokens/s, then %.1f tokens/s in steps of %.3f ms\n", prompts,
+                prompts * load.input_tokens / burst.prefill_s, prompts / burst.decode_step_ms * 1e3, burst.decode_step_ms);
+}
+
 std::string replica_lines(const Placement& placement) {
   const std::vector<PlacedReplica>& replicas = placement.plan.replicas;
   std::string text;
@@ -117,6 +125,7 @@ std::string replica_lines(const Placement& placement) {
     text += format(" for %s: up to %s requests/s with %.0f at once; KV cache %lld tokens in %d blocks\n",
                    demand.name.c_str(), rate_text(replica.best.request_rate).c_str(), replica.best.concurrency,
                    static_cast<long long>(tokens), replica.kv_blocks);
+    if (placement.request.burst_prompts > 0) text += burst_line(placement, replica);
     for (size_t i = first; i < std::min(end, first + kReplicasShownMax); ++i) {
       text += stage_lines(placement, replicas[i]);
     }
