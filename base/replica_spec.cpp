@@ -30,6 +30,7 @@ void each_field(Spec& spec, Visit visit) {
   visit("kv_blocks", spec.kv_blocks, 0, kIntMax);
   visit("memory_share", spec.memory_share, 0.01, 1);
   visit("memory_reserve", spec.memory_reserve, 0, kExactMax);
+  visit("deterministic", spec.deterministic, 0, 0);
   visit("prefix_caching", spec.prefix_caching, 0, 0);
   visit("cache_key", spec.cache_key, 0, 0);
   visit("timings_path", spec.timings_path, 0, 0);

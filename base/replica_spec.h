@@ -32,6 +32,7 @@ struct ReplicaSpec {
   int kv_blocks = 0;          // of every KV group; 0: as many as fit beside the weights
   double memory_share = 0.9;  // with kv_blocks 0: of the device's memory, for this replica and whoever was there before
   int64_t memory_reserve = 0; // with kv_blocks 0: bytes of that share to be left alone
+  bool deterministic = false;  // a request's results are the same bits whatever else runs; on CPUs they always are
   bool prefix_caching = true;
   std::string cache_key;      // 32 hex digits; keys the prefix cache's hashes
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -29,6 +30,8 @@ struct DeviceConfig {
   int threads = 1;      // CPU worker threads of this rank, the calling one included
   bool pin_threads = false;
   int first_core = 0;   // thread i is pinned to core first_core + i
+  // A token's results are bitwise the same whatever else the step holds, at whatever price; CPUs never do otherwise.
+  bool deterministic = false;
 };
 
 // Memory through which the devices of a tensor-parallel group write to each other without a library between them.
@@ -47,6 +50,8 @@ struct PeerGroup {
   int64_t patience_ns = 0;             // how long a launch waits for a peer; then Ops::reached() tells an error
   // Whether a sum of so many bytes of one rank can go this way.
   bool holds(int64_t bytes) const { return bytes <= channels * channel_bytes; }
+  // Of rows of so many bytes, as many as do: at least one.
+  int64_t rows_held(int64_t row_bytes) const { return std::max<int64_t>(channels * channel_bytes / row_bytes, 1); }
 };
 
 struct PeerSetup {
@@ -272,6 +277,10 @@ struct Ops {
   // launches do. Collective over the group; the device owns the result. The peer launches, add_norm with a `sum` among
   // them, are the same in the same order on every rank.
   Result<const PeerGroup*> (*join_peers)(Device&, const PeerSetup&);
+
+  // What the bits of results depend on beside weights, formats and the shape of a replica: the instruction set or the
+  // GPU's architecture. Empty where they also depend on what else a step holds, or on what was timed at start.
+  std::string (*numerics)(const Device&);
 
   // The handle that a library of the same vendor queues its own work with (cudaStream_t); null where there is none.
   void* (*native_stream)(Device&);

@@ -106,7 +106,7 @@ struct Executor::State {
     const int logit_rows = std::min(std::max(spec.slots, 1), ops.logit_rows_max);
     const StepLimits limits{.tokens = spec.step_tokens_max, .slots = spec.slots, .sample_rows = logit_rows};
     RETURN_IF_ERROR(inputs.allocate(limits, spec.context_max, ops, device, &arena));
-    forward.emplace(Launcher{ops, device, links.collectives, links.peers}, model, shard, weights);
+    forward.emplace(Launcher{ops, device, links.collectives, links.peers, spec.deterministic}, model, shard, weights);
     RETURN_IF_ERROR(forward->allocate(spec.step_tokens_max, logit_rows, cos_sin, &arena));
     for (SampledToken*& results : host_results) {
       ASSIGN_OR_RETURN(void* memory,

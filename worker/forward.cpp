@@ -15,6 +15,15 @@ Tensor first_rows(Tensor tensor, int64_t rows) {
   return tensor;
 }
 
+// `rows` rows from `first` on, or what is left of them. Null stays null.
+Tensor rows_from(Tensor tensor, int64_t first, int64_t rows) {
+  if (tensor.data != nullptr) {
+    tensor.data = static_cast<std::byte*>(tensor.data) + first * row_bytes(tensor.format, tensor.row_stride);
+  }
+  tensor.rows = std::min(rows, tensor.rows - first);
+  return tensor;
+}
+
 }  // namespace
 
 Result<Tensor> Forward::allocate_tensor(Format format, int64_t rows, int64_t columns, DeviceArena* arena) const {
@@ -130,15 +139,16 @@ void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tens
 }
 
 bool Forward::sums_directly(const Tensor& x) const {
-  return launch_.peers != nullptr && launch_.peers->holds(row_bytes(x.format, x.rows * x.columns));
+  return launch_.peers != nullptr &&
+         (launch_.deterministic || launch_.peers->holds(row_bytes(x.format, x.rows * x.columns)));
 }
 
 void Forward::sum(const Tensor& x) {
   if (shard_.tp_size == 1) return;
-  if (sums_directly(x)) {
-    launch_.ops.peer_sum(launch_.device, {.x = x, .group = launch_.peers});
-  } else {
-    launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
+  if (!sums_directly(x)) return launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
+  const int64_t rows = launch_.peers->rows_held(row_bytes(x.format, x.columns));
+  for (int64_t first = 0; first < x.rows; first += rows) {
+    launch_.ops.peer_sum(launch_.device, {.x = rows_from(x, first, rows), .group = launch_.peers});
   }
 }
 
@@ -149,12 +159,17 @@ void Forward::norm(Format format, int64_t tokens, Addend addend, const float* we
   const bool direct = sums && sums_directly(x);
   if (sums && !direct) sum(x);
   if (addend == Addend::kNothing) x.data = nullptr;
-  launch_.ops.add_norm(launch_.device, {.out = normed(format, tokens),
-                                        .residual = first_rows(residual_, tokens),
-                                        .x = x,
-                                        .weight = weight,
-                                        .epsilon = model_.norm_epsilon,
-                                        .sum = direct ? launch_.peers : nullptr});
+  const Tensor out = normed(format, tokens);
+  const Tensor residual = first_rows(residual_, tokens);
+  const int64_t rows = direct ? launch_.peers->rows_held(row_bytes(x.format, x.columns)) : std::max<int64_t>(tokens, 1);
+  for (int64_t first = 0; first < tokens; first += rows) {
+    launch_.ops.add_norm(launch_.device, {.out = rows_from(out, first, rows),
+                                          .residual = rows_from(residual, first, rows),
+                                          .x = rows_from(x, first, rows),
+                                          .weight = weight,
+                                          .epsilon = model_.norm_epsilon,
+                                          .sum = direct ? launch_.peers : nullptr});
+  }
 }
 
 int64_t Forward::stage_bytes(Format format, int tokens) const {

@@ -19,6 +19,7 @@ struct Launcher {
   Device& device;
   Collectives& collectives;
   const PeerGroup* peers = nullptr;  // sums that it holds go this way
+  bool deterministic = false;        // all sums do, in as many pieces as it takes: a library may add in another order
 };
 
 // One rank's part of the model as launches, with the activations between them. Nothing here waits for the device or

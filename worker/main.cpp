@@ -24,6 +24,7 @@
 #include "model/shard.h"
 #include "worker/executor.h"
 #include "worker/leader.h"
+#include "worker/numerics.h"
 
 namespace skein {
 namespace {
@@ -34,24 +35,6 @@ Result<ReplicaSpec> read_spec(const char* path) {
   ASSIGN_OR_RETURN(const std::string text, read_file(path, kSpecBytesMax));
   ASSIGN_OR_RETURN(const Json json, parse_json(text));
   return parse_replica_spec(json);
-}
-
-uint64_t mix(uint64_t hash, std::string_view bytes) {  // FNV-1a
-  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
-  return hash;
-}
-
-// Equal for replicas that give bitwise the same tokens.
-uint64_t numerics_id(const ReplicaSpec& spec, const Checkpoint& checkpoint, const Ops& ops) {
-  uint64_t hash = mix(0xCBF29CE484222325u, std::to_string(checkpoint.fingerprint()));
-  for (const std::string& part :
-       {spec.dtype, spec.kv_cache_dtype, std::to_string(spec.tensor_parallel_size),
-        std::to_string(spec.pipeline_parallel_size), std::string(ops.name), std::string(SKEIN_BUILD)}) {
-    hash = mix(mix(hash, part), "/");
-  }
-  // On GPUs products depend on the step's size and on what was fastest when it was tried: no two promise the same bits.
-  if (spec.device == "cuda") hash = mix(hash, std::to_string(spec.launch) + "/" + std::to_string(spec.replica));
-  return hash;
 }
 
 // A step through every rank and every weight before anybody hears that this replica is ready.
@@ -126,24 +109,32 @@ Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const Repli
   if (ranks.tp_size == 1) return nullptr;
   const int64_t row_bytes = hidden * info(ops.stream_format).block_bytes;
   const int64_t rows = peer_sum_bytes_max(ranks.tp_size) / row_bytes;
-  return ops.join_peers(
-      device, {.rank = ranks.tp_rank,
-               .size = ranks.tp_size,
-               .rows = std::clamp<int64_t>(rows, 1, spec.step_tokens_max),
-               .row_bytes = row_bytes,
-               .shared_bytes = ranks.tp_rank == 0 && ranks.pp_size == 1 ? logits * int64_t{sizeof(float)} : 0,
-               .all_gather = [&](const std::string& bytes) {
-                 const std::vector<std::string> all = mpi.all_gather(bytes);
-                 const auto first = all.begin() + ranks.pp_rank * ranks.tp_size;
-                 return std::vector<std::string>(first, first + ranks.tp_size);
-               }});
+  const PeerSetup setup{.rank = ranks.tp_rank,
+                        .size = ranks.tp_size,
+                        .rows = std::clamp<int64_t>(rows, 1, spec.step_tokens_max),
+                        .row_bytes = row_bytes,
+                        .shared_bytes =
+                            ranks.tp_rank == 0 && ranks.pp_size == 1 ? logits * int64_t{sizeof(float)} : 0,
+                        .all_gather = [&](const std::string& bytes) {
+                          const std::vector<std::string> all = mpi.all_gather(bytes);
+                          const auto first = all.begin() + ranks.pp_rank * ranks.tp_size;
+                          return std::vector<std::string>(first, first + ranks.tp_size);
+                        }};
+  ASSIGN_OR_RETURN(const PeerGroup* const peers, ops.join_peers(device, setup));
+  if (peers == nullptr && spec.deterministic && spec.device == "cuda") {
+    return unsupported("--deterministic adds up over GPUs in an order of its own, and these " +
+                       std::to_string(ranks.tp_size) +
+                       " cannot write to each other's memory: use tensor-parallel-size 1, or leave it out");
+  }
+  return peers;
 }
 
 DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
   return {.index = spec.first_device + rank,
           .threads = spec.threads,
           .pin_threads = spec.first_core >= 0,
-          .first_core = spec.first_core + rank * spec.threads};
+          .first_core = spec.first_core + rank * spec.threads,
+          .deterministic = spec.deterministic};
 }
 
 Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_blocks, const ModelDescription& model,
@@ -208,7 +199,7 @@ Status run(const char* spec_path) {
 
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
                    MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch)));
-  const uint64_t numerics = numerics_id(spec, *checkpoint, *ops);
+  const uint64_t numerics = numerics_id(spec, checkpoint->fingerprint(), ops->numerics(*device));
   ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
                    make_batcher(spec, executor->kv_blocks(), checkpoint->description(), numerics));
   Leader leader(spec, std::move(socket), std::move(batcher), *communicator);

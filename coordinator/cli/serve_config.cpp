@@ -108,6 +108,9 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_real("gpu-memory-utilization", "share of a GPU's memory that its rank may fill", 0.05, 0.98,
                   &config->gpu_memory_utilization);
   table->add_integer("block-size", "tokens of a KV block; default 16, on GPUs 64", 1, 256, &config->block_size);
+  table->add_switch("deterministic",
+                    "the same bits for a request whatever else runs, at a price on GPUs; on CPUs always so",
+                    &config->deterministic);
   table->add_switch("no-prefix-caching", "compute every prompt anew", &config->no_prefix_caching);
   table->add_integer("threads-per-rank", "CPU threads of each rank; 0: cores / ranks", 0, 1024,
                      &config->threads_per_rank);

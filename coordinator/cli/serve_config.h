@@ -37,6 +37,7 @@ struct ServeConfig {
   std::optional<int64_t> kv_cache_memory_bytes;  // per rank
   double gpu_memory_utilization = 0.9;  // share of a GPU's memory for its rank and whoever was there before
   std::optional<int64_t> block_size;    // tokens of a KV block; else 16, on GPUs 64
+  bool deterministic = false;
   bool no_prefix_caching = false;
   int64_t threads_per_rank = 0;        // 0: cores / ranks
   std::string served_model_name;

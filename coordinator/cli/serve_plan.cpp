@@ -127,6 +127,7 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   spec.kv_blocks = gpu && !config.kv_cache_memory_bytes ? 0 : replica.memory.kv_blocks;
   spec.memory_share = config.gpu_memory_utilization;
   spec.memory_reserve = gpu ? kGpuLateReserve : 0;
+  spec.deterministic = config.deterministic;
   spec.prefix_caching = !config.no_prefix_caching;
   if (gpu) spec.timings_path = timings_path();
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)

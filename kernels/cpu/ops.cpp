@@ -103,6 +103,9 @@ void record(Device&, uint64_t) {}
 Status end_record(Device&) { return {}; }
 // Ranks on CPUs share the host's memory: Communicator is the direct way.
 Result<const PeerGroup*> join_peers(Device&, const PeerSetup&) { return nullptr; }
+std::string numerics(const Device& device) {
+  return std::string("cpu ") + static_cast<const CpuDevice&>(device).kernels().name;
+}
 void* native_stream(Device&) { return nullptr; }
 
 Format weight_format(Format asked) { return asked; }
@@ -347,6 +350,7 @@ const Ops& cpu_ops() {
       .record = record,
       .end_record = end_record,
       .join_peers = join_peers,
+      .numerics = numerics,
       .native_stream = native_stream,
       .weight_format = weight_format,
       .activation_format = activation_format,

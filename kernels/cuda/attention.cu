@@ -4,6 +4,35 @@
 #include "kernels/cuda/prefill_attention.h"
 
 namespace skein::cuda {
+namespace {
+
+// The rows [first, last) of a step, as a step of their own; token numbers stay.
+StepView rows_of(StepView step, int first, int last) {
+  step.query_begin_host += first;
+  step.query_begin += first;
+  step.slots += first;
+  step.rows = last - first;
+  step.decode_rows = 0;
+  return step;
+}
+
+// A decoded token is a prompt of one token: all rows take the prefill kernel, which on a deterministic device adds up a
+// query's keys in an order that its position alone decides.
+void deterministic_attention(CudaDevice& device, AttentionArgs args) {
+  if (args.append != nullptr) rope_append(device, *args.append);
+  const StepView step = args.step;
+  for (int first = 0; first < step.rows;) {
+    args.step = rows_of(step, first, first + prefill_attention_rows(step, first));
+    if (!prefill_attention_fits(args)) {  // for reasons that hold for every step of a model
+      args.step = step;
+      return plain_attention(device, args, first);
+    }
+    prefill_attention(device, args, 0);
+    first += args.step.rows;
+  }
+}
+
+}  // namespace
 
 // Rows of one query each go to the decode kernel, in one launch with their rotation and append where the step has no
 // other rows; the rest to the prefill kernel. What neither of them serves is computed plainly.
@@ -11,6 +40,7 @@ void attention(Device& device, const AttentionArgs& args) {
   CudaDevice& gpu = device_of(device);
   const StepView& step = args.step;
   if (step.tokens == 0) return;
+  if (gpu.deterministic()) return deterministic_attention(gpu, args);
   CHECK(step.decode_rows >= 0 && step.decode_rows <= step.rows);
   const bool fits = step.decode_rows > 0 && decode_attention_fits(args);
   const bool decode_only = step.decode_rows == step.rows;

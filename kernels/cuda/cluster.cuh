@@ -55,6 +55,14 @@ __device__ __forceinline__ void arrive_at_rank(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 // A box for all blocks of the cluster whose bit is set, at the same place in each, counted at the same barrier of each.
+__device__ __forceinline__ void tensor_multicast_2d(void* to, const CUtensorMap* map, int c0, int c1,
+                                                    uint64_t* barrier, uint32_t mask, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "h"(static_cast<uint16_t>(mask)), "l"(policy)
+      : "memory");
+}
 __device__ __forceinline__ void tensor_multicast_3d(void* to, const CUtensorMap* map, int c0, int c1, int c2,
                                                     uint64_t* barrier, uint32_t mask, uint64_t policy) {
   asm volatile(

@@ -46,6 +46,8 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
   std::unique_ptr<CudaDevice> device(new CudaDevice);
   device->multiprocessors_ = properties.multiProcessorCount;
   device->l2_bytes_ = properties.l2CacheSize;
+  device->deterministic_ = config.deterministic;
+  device->architecture_ = "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
   RETURN_IF_ERROR(device->prepare(config.index));
   return std::unique_ptr<Device>(std::move(device));
 }

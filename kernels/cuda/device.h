@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -27,6 +28,9 @@ class CudaDevice : public Device {
   CUstream_st* stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
   int64_t l2_bytes() const { return l2_bytes_; }
+  // Whether results must not depend on what else a step holds: DeviceConfig::deterministic.
+  bool deterministic() const { return deterministic_; }
+  const std::string& architecture() const { return architecture_; }  // "sm_90"
   bool recording() const { return recording_; }
 
   // Working memory of the launch that runs: nothing survives it but that counters() are zero between launches
@@ -73,6 +77,8 @@ class CudaDevice : public Device {
   int index_ = 0;
   int multiprocessors_ = 0;
   int64_t l2_bytes_ = 0;
+  bool deterministic_ = false;
+  std::string architecture_;
   CUstream_st* stream_ = nullptr;
   void* scratch_ = nullptr;
   uint32_t* counters_ = nullptr;

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/cuda/cublas.h"
+#include "kernels/cuda/invariant_linear.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/narrow_linear.h"
 #include "kernels/cuda/ptx.cuh"
@@ -10,7 +11,8 @@
 
 // Who multiplies: a few tokens our own kernels, which read weights at the memory's speed, by dot products for one token
 // and by the tensor cores for more; then cuBLASLt. Rows that neither can read (not 16-byte aligned) are for a plain
-// kernel that is right and slow.
+// kernel that is right and slow. A deterministic device has the batch-invariant kernels instead, at every number of
+// tokens; the plain one is invariant, too.
 
 namespace skein::cuda {
 namespace {
@@ -115,12 +117,19 @@ void add_bias(CudaDevice& device, const LinearArgs& args) {
          args.out.format == Format::kF32);
 }
 
+// What is asked here must not change with the number of tokens.
+void deterministic_linear(CudaDevice& device, const LinearArgs& args) {
+  if (!invariant_linear_fits(args.x, args.weight)) return plain_linear(device, args);
+  invariant_linear(device, args, plan_invariant(args.x, args.weight, false, device.multiprocessors()));
+}
+
 }  // namespace
 
 void linear(Device& device, const LinearArgs& args) {
   CudaDevice& gpu = device_of(device);
   check_product(args.out, args.x, args.weight);
   if (args.x.rows == 0) return;
+  if (gpu.deterministic()) return deterministic_linear(gpu, args);
   if (vector_linear_fits(args.x, args.weight)) {
     vector_linear(gpu, {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = false});
   } else if (const auto plan = own_plan(gpu, args.x, args.weight, false)) {
@@ -139,11 +148,14 @@ void gated_linear(Device& device, const GatedLinearArgs& args) {
   CHECK_EQ(args.out.columns * 2, args.weight.rows);
   CHECK(args.out.format == Format::kBF16);
   if (args.x.rows == 0) return;
-  if (vector_linear_fits(args.x, args.weight)) {
+  if (gpu.deterministic()) {
+    if (invariant_gated_fits(args.x, args.weight)) {
+      return invariant_gated_linear(gpu, args, plan_invariant(args.x, args.weight, true, gpu.multiprocessors()));
+    }
+  } else if (vector_linear_fits(args.x, args.weight)) {
     vector_linear(gpu, {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = true});
     return;
-  }
-  if (const auto plan = own_plan(gpu, args.x, args.weight, true)) {
+  } else if (const auto plan = own_plan(gpu, args.x, args.weight, true)) {
     return narrow_gated_linear(gpu, args, *plan);
   }
   linear(device, {.out = args.gate_up, .x = args.x, .weight = args.weight, .bias = args.bias});

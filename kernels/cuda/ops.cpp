@@ -39,6 +39,11 @@ Result<const PeerGroup*> join_peers(Device& device, const PeerSetup& setup) {
   return cuda::device_of(device).join_peers(setup);
 }
 
+std::string numerics(const Device& device) {
+  const auto& gpu = static_cast<const cuda::CudaDevice&>(device);
+  return gpu.deterministic() ? "cuda " + gpu.architecture() : "";
+}
+
 void* native_stream(Device& device) { return cuda::device_of(device).stream(); }
 
 // Every weight is kept as bf16.
@@ -61,6 +66,7 @@ Tensor make_tensor(void* memory, Format format, int64_t rows, int64_t columns) {
 
 Status prepare(Device& device, const PrepareArgs& args) {
   cuda::CudaDevice& gpu = cuda::device_of(device);
+  if (gpu.deterministic()) return {};  // what is fastest differs with the number of tokens
   return gpu.cublas().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), args.cache_path);
 }
 
@@ -88,6 +94,7 @@ const Ops& cuda_ops() {
       .record = record,
       .end_record = end_record,
       .join_peers = join_peers,
+      .numerics = numerics,
       .native_stream = native_stream,
       .weight_format = weight_format,
       .activation_format = activation_format,

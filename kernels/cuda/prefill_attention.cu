@@ -114,6 +114,17 @@ bool prefill_attention_fits(const AttentionArgs& args) {
          args.step.rows <= kRowsMax && entries_of(args.step, 0, 0) <= kEntriesMax;
 }
 
+int prefill_attention_rows(const StepView& step, int first_row) {
+  int64_t entries = 0;
+  int row = first_row;
+  while (row < step.rows && row - first_row < kRowsMax) {
+    entries += ceil_div(int64_t{step.query_begin_host[row + 1]} - step.query_begin_host[row], int64_t{kTileRows});
+    if (row > first_row && entries > kEntriesMax) break;
+    ++row;
+  }
+  return row - first_row;
+}
+
 void prefill_attention(CudaDevice& device, const AttentionArgs& args, int first_row) {
   const StepView& step = args.step;
   CHECK(prefill_attention_fits(args));
@@ -140,7 +151,8 @@ void prefill_attention(CudaDevice& device, const AttentionArgs& args, int first_
                 .head_packs = args.q_heads >> shift,
                 .packs_per_kv_head = std::max(1, args.group_size >> shift),
                 .window = args.window,
-                .may_split = entries <= kSplitEntriesMax && tiles < device.multiprocessors(),
+                .may_split = !device.deterministic() && entries <= kSplitEntriesMax &&
+                             tiles < device.multiprocessors(),
                 .kv_token_bytes = pages.head_dim * 4,
                 .kv_bytes_max = device.l2_bytes() / 2},
       .out = static_cast<__nv_bfloat16*>(args.out.data),

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <string_view>
 
 namespace skein::test {
 namespace {
@@ -83,7 +84,8 @@ Tensor matrix(void* data, Format format, int64_t rows, int64_t columns) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  auto device = skein::cuda::CudaDevice::open({});
+  const bool deterministic = argc == 2 && std::string_view(argv[1]) == "--deterministic";
+  auto device = skein::cuda::CudaDevice::open({.deterministic = deterministic});
   if (!device.ok()) {
     std::printf("skipped: %s\n", device.status().message().c_str());
     return skein::test::kSkipped;

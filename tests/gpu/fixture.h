@@ -12,7 +12,8 @@
 #include "base/half.h"
 #include "kernels/cuda/device.h"
 
-// What the GPU tests share. Every program's main ends with status 77, "skipped", where there is no GPU.
+// What the GPU tests share. Every program's main ends with status 77, "skipped", where there is no GPU; with
+// --deterministic its device is.
 
 namespace skein::test {
 

@@ -3,9 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
 
 #include "kernels/cuda/device.h"
 #include "tests/gpu/rank_pair.h"
@@ -147,6 +153,173 @@ TEST(ReplicaOnGpu, ManyRequestsAtOnce) {
   const auto first = replica.run(few);
   const auto second = replica.run(few);
   for (size_t i = 0; i < few.size(); ++i) EXPECT_EQ(first[i][0].tokens, second[i][0].tokens) << i;
+}
+
+// --- With spec.deterministic ---
+
+// Tiny models have heads and rows that only the plain kernels serve. This one has what large models have, with random
+// weights: heads of 128, groups, pairs in eights, and room for prompts that attention takes in several parts.
+constexpr char kRandomModel[] = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 512,
+  "intermediate_size": 1408, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
+  "head_dim": 128, "vocab_size": 4000, "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
+  "hidden_act": "silu", "tie_word_embeddings": false, "torch_dtype": "bfloat16"})";
+
+class Deterministic : public ::testing::TestWithParam<std::string> {
+ protected:
+  Deterministic() {
+    if (!random()) return;
+    folder_ = ::testing::TempDir() + "skein_random_model_" + std::to_string(getpid());
+    std::filesystem::create_directories(folder_);
+    std::ofstream(folder_ + "/config.json") << kRandomModel;
+  }
+  ~Deterministic() override {
+    if (random()) std::filesystem::remove_all(folder_);
+  }
+
+  bool random() const { return GetParam() == "random"; }
+
+  ReplicaSpec spec(int gpus = 1) const {
+    ReplicaSpec spec = gpu_spec(gpus, 4096);
+    if (random()) spec.load_format = "dummy";
+    spec.deterministic = true;
+    spec.context_max = random() ? 6000 : 1100;
+    spec.slots = 64;
+    spec.block_tokens = random() ? 64 : 16;
+    spec.kv_blocks = 800;
+    spec.prefix_caching = false;
+    return spec;
+  }
+
+  std::vector<GenerationRequest> requests() const {
+    std::vector<GenerationRequest> requests;
+    for (int i = 0; i < 64; ++i) {
+      std::mt19937 random(static_cast<uint32_t>(i));
+      GenerationRequest request;
+      int length = 1 + i * 37 % 260;
+      if (i == 20) length = this->random() ? 5000 : 900;
+      if (i == 40) length = this->random() ? 2040 : 700;  // to decode from one part into the next
+      for (int t = 0; t < length; ++t) request.tokens.push_back(static_cast<int32_t>(random() % 320));
+      request.sampling.temperature = i % 2 == 0 ? 0.0f : 1.0f;
+      request.sampling.top_p = 0.95f;
+      request.sampling.seed = static_cast<uint64_t>(i);
+      request.sampling.max_tokens = 24;
+      request.sampling.top_logprobs = 3;
+      requests.push_back(request);
+    }
+    return requests;
+  }
+
+  using Answers = std::vector<ReplicaHarness::Answer>;
+
+  Answers run(const ReplicaSpec& spec, bool together) {
+    ReplicaHarness replica(spec, folder_, cuda_ops());
+    Answers answers;
+    if (together) {
+      for (const auto& choices : replica.run(requests())) answers.push_back(choices[0]);
+    } else {
+      for (const GenerationRequest& request : requests()) answers.push_back(replica.run({request})[0][0]);
+    }
+    preemptions_ = replica.batcher().stats().preemptions;
+    return answers;
+  }
+
+  // Tokens, and the bits of their log-probabilities and of the runners-up's.
+  static void expect_same(const Answers& some, const Answers& expected, const std::string& what) {
+    int different = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_EQ(some[i].error, "");
+      if (some[i].tokens != expected[i].tokens || bits_of(some[i]) != bits_of(expected[i])) ++different;
+    }
+    EXPECT_EQ(different, 0) << what << ": answers of " << expected.size() << " differ";
+  }
+
+  static std::vector<uint32_t> bits_of(const ReplicaHarness::Answer& answer) {
+    std::vector<uint32_t> bits;
+    for (const TokenLogprob& token : answer.logprobs) {
+      bits.push_back(std::bit_cast<uint32_t>(token.logprob));
+      for (const auto& [id, logprob] : token.top) {
+        bits.push_back(static_cast<uint32_t>(id));
+        bits.push_back(std::bit_cast<uint32_t>(logprob));
+      }
+    }
+    return bits;
+  }
+
+  std::string folder_ = kFixtures + GetParam();
+  int64_t preemptions_ = 0;  // of the last run
+};
+
+TEST_P(Deterministic, AloneInABatchAndInChunks) {
+  const Answers alone = run(spec(), false);
+  ASSERT_EQ(alone[0].tokens.size(), 24u);
+  EXPECT_EQ(bits_of(alone[0]).size(), 24u * 7);
+  expect_same(run(spec(), true), alone, "in a batch of 64");
+  for (const int step_tokens : {97, 300, 1000}) {
+    ReplicaSpec chunked = spec();
+    chunked.step_tokens_max = step_tokens;
+    expect_same(run(chunked, true), alone, "in chunks of up to " + std::to_string(step_tokens));
+  }
+  ReplicaSpec preempted = spec();
+  preempted.kv_blocks = random() ? 110 : 130;
+  expect_same(run(preempted, true), alone, "put back and computed again");
+  EXPECT_GT(preemptions_, 0);
+}
+
+// As a stream goes on after its replica is lost: what was accepted becomes part of the prompt.
+TEST_P(Deterministic, ResumedFromAcceptedTokens) {
+  const Answers alone = run(spec(), false);
+  ReplicaHarness replica(spec(), folder_, cuda_ops());
+  for (const size_t accepted : {size_t{1}, size_t{9}, size_t{16}, size_t{23}}) {
+    std::vector<GenerationRequest> rest = requests();
+    Answers expected = alone;
+    for (size_t i = 0; i < rest.size(); ++i) {
+      const auto cut = alone[i].tokens.begin() + static_cast<int64_t>(accepted);
+      rest[i].prompt_tokens = static_cast<int32_t>(rest[i].tokens.size());
+      rest[i].tokens.insert(rest[i].tokens.end(), alone[i].tokens.begin(), cut);
+      expected[i].tokens.assign(cut, alone[i].tokens.end());
+      expected[i].logprobs.assign(alone[i].logprobs.begin() + static_cast<int64_t>(accepted), alone[i].logprobs.end());
+    }
+    Answers resumed;
+    for (const auto& choices : replica.run(rest)) resumed.push_back(choices[0]);
+    expect_same(resumed, expected, "after " + std::to_string(accepted) + " tokens");
+  }
+}
+
+TEST_P(Deterministic, FromThePrefixCache) {
+  ReplicaSpec cached = spec();
+  cached.prefix_caching = true;
+  const Answers alone = run(spec(), false);
+  ReplicaHarness replica(cached, folder_, cuda_ops());
+  for (int round = 0; round < 2; ++round) {
+    Answers answers;
+    int64_t hits = 0;
+    for (const auto& choices : replica.run(requests())) {
+      answers.push_back(choices[0]);
+      hits += choices[0].cached_tokens;
+    }
+    expect_same(answers, alone, "round " + std::to_string(round));
+    EXPECT_TRUE(round == 0 || hits > 3000) << hits;
+  }
+}
+
+TEST_P(Deterministic, OnTwoGpus) {
+  if (!test::RankPair::there()) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
+  const Answers alone = run(spec(2), false);
+  expect_same(run(spec(2), true), alone, "in a batch of 64");
+  ReplicaSpec chunked = spec(2);
+  chunked.step_tokens_max = 100;
+  expect_same(run(chunked, true), alone, "in chunks");
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Deterministic, ::testing::Values("random", "llama_mha", "qwen3_qknorm"),
+                         [](const auto& info) { return info.param; });
+
+// Against transformers, too.
+TEST_P(ModelOnGpu, AgreesWithTransformersWhenDeterministic) {
+  const std::string folder = kFixtures + GetParam();
+  ReplicaSpec spec = gpu_spec(1, 2048);
+  spec.deterministic = true;
+  compare(folder + (GetParam().starts_with("gguf_") ? "/model.gguf" : ""), folder + "/expected.json", spec);
 }
 
 }  // namespace

@@ -36,7 +36,8 @@ struct ReplicaHarness::State {
              },
          .barrier = [&] { meet->arrive_and_wait(); }});
     CHECK(communicator.ok());
-    auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads});
+    auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads,
+                             .deterministic = spec.deterministic});
     CHECK(device.ok());
     const PeerGroup* const peers = join_peers(shard, **device);
     SharedMemoryCollectives collectives({.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
@@ -56,13 +57,14 @@ struct ReplicaHarness::State {
     meet->arrive_and_wait();  // the leader's segment stays until everyone has left
   }
 
-  // GPUs do without NCCL here: everything must fit into the peers' memory, in one stage.
+  // GPUs do without NCCL here: everything must fit into the peers' memory, in one stage. Deterministic ones have as
+  // little of it as there can be, so that sums take several launches.
   const PeerGroup* join_peers(const ShardPlan& shard, Device& device) {
     if (shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
     CHECK_EQ(shard.pp_size, 1);
     const ModelDescription& model = checkpoint->description();
     auto peers = ops->join_peers(
-        device, {.rank = shard.tp_rank, .size = shard.tp_size, .rows = 2 * spec.step_tokens_max,
+        device, {.rank = shard.tp_rank, .size = shard.tp_size, .rows = spec.deterministic ? 1 : 2 * spec.step_tokens_max,
                  .row_bytes = row_bytes(ops->stream_format, model.hidden),
                  .shared_bytes = row_bytes(Format::kF32, int64_t{spec.slots} * model.vocabulary),
                  .all_gather = [&](const std::string& bytes) {
@@ -89,7 +91,7 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
   state.spec = spec;
   state.spec.model = model;
   state.ops = &ops;
-  auto checkpoint = Checkpoint::open(model, LoadFormat::kAuto);
+  auto checkpoint = Checkpoint::open(model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
   CHECK(checkpoint.ok());
   state.checkpoint = std::move(*checkpoint);

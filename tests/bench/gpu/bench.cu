@@ -185,10 +185,12 @@ void report(const Line& line) {
 
 int open_bench(int argc, char** argv) {
   std::string commit = "unknown";
-  for (int i = 1; i + 1 < argc; ++i) {
-    if (std::string_view(argv[i]) == "--commit") commit = argv[i + 1];
+  bool deterministic = false;
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]) == "--deterministic") deterministic = true;
+    if (std::string_view(argv[i]) == "--commit" && i + 1 < argc) commit = argv[i + 1];
   }
-  auto device = cuda::CudaDevice::open({});
+  auto device = cuda::CudaDevice::open({.deterministic = deterministic});
   if (!device.ok()) {
     std::printf("skipped: %s\n", device.status().message().c_str());
     return 77;

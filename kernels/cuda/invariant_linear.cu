@@ -1,0 +1,515 @@
+#include "kernels/cuda/invariant_linear.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "kernels/cuda/cluster.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace skein::cuda {
+namespace {
+
+constexpr int kTileColumns = 64;  // 128 bytes, the width of the swizzle
+constexpr int kRowBytes = kTileColumns * 2;
+constexpr int kGroupRows = 64;  // the M side of wgmma
+constexpr int kHeaderBytes = 1024;
+constexpr int kStagesMax = 32;
+constexpr int kSharedBytesMax = 216 << 10;
+constexpr int kBand = 8;  // token tiles that run side by side, so that the L2 cache serves what blocks read of them
+
+struct InvariantArgs {
+  int rows = 0;  // outputs, or pairs
+  int tile_rows = 0;
+  int row_clusters = 0;
+  int token_tiles = 0;
+  int tiles = 0;  // those behind the last row, which fill clusters, included
+  int steps = 0;  // stages of a tile
+  int stages = 0;
+  int tokens = 0;
+  uint32_t* claims = nullptr;  // {tiles taken, blocks done}, zero between launches; null: every block has its tiles
+  unsigned char* out = nullptr;
+  int64_t out_stride = 0;
+  bool out_f32 = false;
+  bool out_pairs = false;  // neighbours (2 i, 2 i + 1) of a row of out lie in one word
+  const float* bias = nullptr;
+};
+
+// The kShare blocks of a cluster work on neighbouring rows of the same tokens, and each reads a share of those.
+template <int kTokens_, int kGroups_, bool kGated_, int kShare_>
+struct Shape {
+  static constexpr int kTokens = kTokens_;
+  static constexpr int kGroups = kGroups_;
+  static constexpr bool kGated = kGated_;
+  static constexpr int kShare = kShare_;
+  static constexpr int kDepth = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;  // column tiles of a stage
+  static constexpr int kXBytes = kDepth * kTokens * kRowBytes;
+  static constexpr int kConsumers = 128 * kGroups;
+  static constexpr int kThreads = kConsumers + 32;
+};
+
+template <typename S>
+struct Ring {
+  uint64_t* full;
+  uint64_t* empty;
+  int* tile_of;  // (stages) which tile a stage's weights belong to, -1 behind the last
+  unsigned char* weights;  // [stage][column tile][row]
+  unsigned char* x;        // [stage][column tile][token]
+  int weight_bytes;        // of a stage
+
+  __device__ Ring(unsigned char* shared, const InvariantArgs& args)
+      : full(reinterpret_cast<uint64_t*>(shared)),
+        empty(full + kStagesMax),
+        tile_of(reinterpret_cast<int*>(empty + kStagesMax)),
+        weights(shared + kHeaderBytes),
+        weight_bytes(args.tile_rows * S::kDepth * kRowBytes) {
+    x = weights + args.stages * weight_bytes;
+  }
+};
+
+struct Tile {
+  int row;    // of the row tiles
+  int token;  // of the token tiles
+};
+
+// Bands of kBand token tiles; in a band, all token tiles of a cluster's rows before the next rows.
+template <typename S>
+__device__ __forceinline__ Tile tile_at(const InvariantArgs& args, int index) {
+  const int cluster = index / S::kShare;
+  const int band = cluster / (kBand * args.row_clusters);
+  const int within = cluster - band * kBand * args.row_clusters;
+  const int width = min(kBand, args.token_tiles - band * kBand);
+  return {.row = within / width * S::kShare + index % S::kShare, .token = band * kBand + within % width};
+}
+
+// What a block does if nobody claims tiles: every tile_step-th one. All blocks of a cluster go round as often.
+template <typename S>
+struct Work {
+  int share = static_cast<int>(blockIdx.x) % S::kShare;
+  int tile = static_cast<int>(blockIdx.x);
+  int tile_step = static_cast<int>(gridDim.x);
+
+  __device__ int passes(const InvariantArgs& args) const {
+    return (args.tiles - (tile - share) + tile_step - 1) / tile_step;
+  }
+};
+
+// The one thread that feeds the ring. Weights are constant: the ring's first filling does not wait for other launches.
+template <typename S>
+struct Producer {
+  const Ring<S>& ring;
+  const CUtensorMap& weight_map;
+  const CUtensorMap& x_map;
+  const InvariantArgs& args;
+  uint64_t weight_policy;
+  uint64_t x_policy;
+  Work<S> work;
+
+  __device__ __forceinline__ void load_weights(int stage, int tile, int step) const {
+    uint64_t* full = &ring.full[stage];
+    ring.tile_of[stage] = tile;
+    barrier_arrive_expect(full, static_cast<uint32_t>(ring.weight_bytes + S::kXBytes));
+    unsigned char* to = ring.weights + stage * ring.weight_bytes;
+    const int row_tile = tile_at<S>(args, tile).row;
+#pragma unroll
+    for (int i = 0; i < S::kDepth; ++i, to += args.tile_rows * kRowBytes) {
+      const int column = (step * S::kDepth + i) * kTileColumns;
+      if constexpr (S::kGated) {
+        tensor_load_4d(to, &weight_map, column, 0, 0, row_tile * (args.tile_rows / 16), full, weight_policy);
+      } else {
+        tensor_load_2d(to, &weight_map, column, row_tile * args.tile_rows, full, weight_policy);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load_x(int stage, int tile, int step) const {
+    unsigned char* to = ring.x + stage * S::kXBytes;
+    const int token = tile_at<S>(args, tile).token * S::kTokens;
+#pragma unroll
+    for (int i = 0; i < S::kDepth; ++i, to += S::kTokens * kRowBytes) {
+      const int column = (step * S::kDepth + i) * kTileColumns;
+      if constexpr (S::kShare == 1) {
+        tensor_load_2d(to, &x_map, column, token, &ring.full[stage], x_policy);
+      } else {
+        constexpr int kSlice = S::kTokens / S::kShare;
+        constexpr uint32_t mask = (1u << S::kShare) - 1;
+        tensor_multicast_2d(to + work.share * kSlice * kRowBytes, &x_map, column, token + work.share * kSlice,
+                            &ring.full[stage], mask, x_policy);
+      }
+    }
+  }
+
+  __device__ void produce() {
+    const int steps = args.steps;
+    const int passes = work.passes(args);
+    // Tiles that the first filling of the ring reaches are the block's own; it takes the others as it goes, for some
+    // SMs are nearer to the memory than others.
+    const int own_passes = args.claims == nullptr ? passes : (args.stages + steps - 1) / steps;
+    const int ahead = min(args.stages, passes * steps);
+    for (int i = 0; i < ahead; ++i) load_weights(i, work.tile + i / steps * work.tile_step, i % steps);
+    if constexpr (S::kShare > 1) cluster_wait();  // the others' barriers are there
+    wait_for_previous_launch();
+    for (int i = 0; i < ahead; ++i) load_x(i, work.tile + i / steps * work.tile_step, i % steps);
+    let_next_launch_start();
+
+    const int first_claim = own_passes * static_cast<int>(gridDim.x);
+    int claimed = args.claims == nullptr ? 0 : first_claim + static_cast<int>(atomicAdd(args.claims, 1));
+    int pass = ahead / steps;
+    int tile = work.tile + pass * work.tile_step;
+    int step = ahead % steps;
+    int stage = ahead % args.stages;
+    uint32_t parity = 0;
+    for (;;) {
+      if (step == 0 && pass >= own_passes) {
+        if (args.claims == nullptr) return;
+        tile = claimed;
+        if (tile >= args.tiles) break;
+        claimed = first_claim + static_cast<int>(atomicAdd(args.claims, 1));  // needed a tile later
+      }
+      barrier_wait(&ring.empty[stage], parity);
+      load_weights(stage, tile, step);
+      load_x(stage, tile, step);
+      if (++stage == args.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+      if (++step == steps) {
+        step = 0;
+        ++pass;
+        tile += work.tile_step;
+      }
+    }
+    barrier_wait(&ring.empty[stage], parity);
+    ring.tile_of[stage] = -1;
+    barrier_arrive(&ring.full[stage]);
+    if (atomicInc(args.claims + 1, gridDim.x - 1) == gridDim.x - 1) args.claims[0] = 0;  // nobody claims any more
+  }
+};
+
+__device__ __forceinline__ float gated(float gate, float up) { return gate / (1 + __expf(-gate)) * up; }
+
+// The transpose of an 8 x 8 matrix of bf16: lane t has elements 2 (t % 4) and + 1 of row t / 4.
+__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
+  uint32_t out;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+  return out;
+}
+
+// Eight outputs from `row` on of eight tokens from `token` on, by a warp: this thread has output t / 4 of tokens
+// 2 (t % 4) and + 1.
+__device__ __forceinline__ void store_square(const InvariantArgs& args, int row, int token, float first,
+                                             float second) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (args.out_f32) {
+    float* out = reinterpret_cast<float*>(args.out) + row + lane / 4;
+    const int at = token + lane % 4 * 2;
+    if (row + lane / 4 >= args.rows) return;
+    if (at < args.tokens) out[at * args.out_stride] = first;
+    if (at + 1 < args.tokens) out[(at + 1) * args.out_stride] = second;
+    return;
+  }
+  const uint32_t pair = transposed(pack_bf16(first, second));
+  const int at = row + lane % 4 * 2;
+  if (token + lane / 4 >= args.tokens || at >= args.rows) return;
+  auto* out = reinterpret_cast<uint16_t*>(args.out) + (token + lane / 4) * args.out_stride + at;
+  if (args.out_pairs && at + 1 < args.rows) {
+    *reinterpret_cast<uint32_t*>(out) = pair;
+  } else {
+    out[0] = static_cast<uint16_t>(pair);
+    if (at + 1 < args.rows) out[1] = static_cast<uint16_t>(pair >> 16);
+  }
+}
+
+// A warp's 16 rows of weights (from `local` of the tile on) by the tile's tokens.
+template <typename S>
+__device__ __forceinline__ void store_tile(const InvariantArgs& args, const float (&sums)[S::kTokens / 2], Tile tile,
+                                           int local) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int tile_outputs = args.tile_rows / (S::kGated ? 2 : 1);
+  const int row = tile.row * tile_outputs + (S::kGated ? local / 2 : local);
+  float bias[2] = {};  // of the thread's two rows of weights
+  if (args.bias != nullptr) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int output = row + lane / 4 + (S::kGated ? 0 : 8 * half);
+      if (output < args.rows) bias[half] = __ldg(args.bias + output + (S::kGated ? half * args.rows : 0));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < S::kTokens / 8; ++i) {
+    const int token = tile.token * S::kTokens + 8 * i;
+    if (token >= args.tokens) break;
+    if constexpr (S::kGated) {
+      if (local >= args.tile_rows) break;
+      store_square(args, row, token, gated(sums[4 * i] + bias[0], sums[4 * i + 2] + bias[1]),
+                   gated(sums[4 * i + 1] + bias[0], sums[4 * i + 3] + bias[1]));
+    } else {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (local + 8 * half >= args.tile_rows) break;
+        store_square(args, row + 8 * half, token, sums[4 * i + 2 * half] + bias[half],
+                     sums[4 * i + 2 * half + 1] + bias[half]);
+      }
+    }
+  }
+}
+
+// A descriptor from its changing half.
+__device__ __forceinline__ uint64_t operand(uint32_t low) {
+  return (k_major_operand(0) & 0xffffffff00000000u) | low;
+}
+
+// The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
+template <typename S>
+__device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if constexpr (S::kShare == 1) {
+    if (lane == 0) barrier_arrive(&ring.empty[stage]);
+  } else {
+    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], static_cast<uint32_t>(lane)));
+  }
+}
+
+// Each warpgroup multiplies 64 rows of weights (the tile may have fewer) with all tokens, K rising.
+template <typename S>
+__device__ void consume(const Ring<S>& ring, const InvariantArgs& args) {
+  const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
+  constexpr uint32_t kXStep = S::kTokens * kRowBytes / 16;
+  const Work<S> work;
+  const auto tile_step = static_cast<uint32_t>(args.tile_rows * kRowBytes / 16);
+  const uint32_t weights = static_cast<uint32_t>(k_major_operand(shared_address(ring.weights))) +
+                           static_cast<uint32_t>(warp / 4) * (kGroupRows * kRowBytes / 16);
+  const auto x = static_cast<uint32_t>(k_major_operand(shared_address(ring.x)));
+  if constexpr (S::kShare > 1) cluster_wait();
+  wait_for_previous_launch();  // it may still read what this one writes
+  int stage = 0;
+  uint32_t parity = 0;
+  const int passes = work.passes(args);
+  int tile = work.tile;
+  for (int pass = 0;; ++pass, tile += work.tile_step) {
+    if (args.claims == nullptr) {
+      if (pass == passes) break;
+    } else {
+      barrier_wait(&ring.full[stage], parity);
+      // Read by the lane that gives the stage back.
+      tile = __shfl_sync(0xffffffff, threadIdx.x % 32 == 0 ? ring.tile_of[stage] : 0, 0);
+      if (tile < 0) break;
+    }
+    float sums[S::kTokens / 2] = {};
+    hold(sums);
+    int before = -1;  // the stage whose products may still run
+#pragma unroll 1
+    for (int step = 0; step < args.steps; ++step) {
+      barrier_wait(&ring.full[stage], parity);
+      const uint32_t a = weights + static_cast<uint32_t>(stage) * (tile_step * S::kDepth);
+      const uint32_t b = x + static_cast<uint32_t>(stage) * (S::kXBytes / 16);
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < S::kDepth; ++i) {
+#pragma unroll
+        for (int k = 0; k < kTileColumns / 16; ++k) {
+          wgmma(sums, operand(a + i * tile_step + 2 * k), operand(b + i * kXStep + 2 * k), true);
+        }
+      }
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (before >= 0) release(ring, before);
+      before = stage;
+      if (++stage == args.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    wgmma_wait<0>();
+    release(ring, before);
+    hold(sums);
+    store_tile<S>(args, sums, tile_at<S>(args, tile), warp * 16);
+  }
+}
+
+template <typename S>
+__global__ void __launch_bounds__(S::kThreads, 1)
+    invariant_kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap x_map,
+                     const InvariantArgs args) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const Ring<S> ring(shared, args);
+  if (threadIdx.x == S::kConsumers) {
+    prefetch_tensor_map(&weight_map);
+    prefetch_tensor_map(&x_map);
+    for (int i = 0; i < args.stages; ++i) {
+      barrier_init(&ring.full[i], 1);
+      barrier_init(&ring.empty[i], S::kShare * S::kConsumers / 32);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if constexpr (S::kShare > 1) cluster_arrive_relaxed();
+  if (threadIdx.x < S::kConsumers) {
+    consume<S>(ring, args);
+  } else if (threadIdx.x == S::kConsumers) {
+    Producer<S>{ring, weight_map, x_map, args, evict_first_policy(), evict_last_policy(), {}}.produce();
+  } else if constexpr (S::kShare > 1) {
+    cluster_wait();
+  }
+  if constexpr (S::kShare > 1) {  // nobody leaves while others may write to its shared memory
+    __syncwarp();
+    cluster_arrive_relaxed();
+    cluster_wait();
+  }
+}
+
+CUtensorMap map_of(const Tensor& matrix, int box_rows) {
+  return tensor_map({.data = matrix.data,
+                     .dimensions = 2,
+                     .sizes = {static_cast<uint64_t>(matrix.columns), static_cast<uint64_t>(matrix.rows)},
+                     .strides = {static_cast<uint64_t>(matrix.row_stride) * 2},
+                     .box = {kTileColumns, static_cast<uint32_t>(box_rows)}});
+}
+
+// Eight gate rows, the eight up rows of the same pairs, the next eight gate rows, and so on.
+CUtensorMap map_of_pairs(const Tensor& matrix, int box_rows) {
+  const auto pairs = static_cast<uint64_t>(matrix.rows / 2);
+  const uint64_t row_bytes = static_cast<uint64_t>(matrix.row_stride) * 2;
+  return tensor_map({.data = matrix.data,
+                     .dimensions = 4,
+                     .sizes = {static_cast<uint64_t>(matrix.columns), 8, 2, pairs / 8},
+                     .strides = {row_bytes, pairs * row_bytes, 8 * row_bytes},
+                     .box = {kTileColumns, 8, 2, static_cast<uint32_t>(box_rows / 16)}});
+}
+
+template <typename S>
+void launch_invariant(CudaDevice& device, const Tensor& weight, const Tensor& x, const InvariantPlan& plan,
+                      InvariantArgs args) {
+  CHECK_EQ(plan.blocks % S::kShare, 0);
+  CHECK(plan.tile_rows % (S::kGated ? 16 : 8) == 0 && plan.tile_rows <= kGroupRows * S::kGroups);
+  CHECK(S::kGroups == 1 || plan.tile_rows > kGroupRows * (S::kGroups - 1));
+  const int stage_bytes = plan.tile_rows * S::kDepth * kRowBytes + S::kXBytes;
+  args.tile_rows = plan.tile_rows;
+  args.row_clusters = ceil_div(plan.row_tiles, S::kShare);
+  args.token_tiles = plan.token_tiles;
+  args.tiles = args.row_clusters * S::kShare * plan.token_tiles;
+  args.steps = static_cast<int>(ceil_div<int64_t>(weight.columns, kTileColumns * S::kDepth));
+  args.stages = std::clamp((kSharedBytesMax - kHeaderBytes) / stage_bytes, 2, kStagesMax);
+  // A product reads 64 rows of a tile that may have fewer: what follows must be there, not mean anything.
+  const int overhang = std::max(0, (kGroupRows * S::kGroups - plan.tile_rows) * kRowBytes - args.stages * S::kXBytes);
+  const auto shared_bytes = static_cast<size_t>(kHeaderBytes + args.stages * stage_bytes + overhang);
+  // Worth its while if a block makes several tiles; the first filling must not reach the last.
+  const int64_t own = ceil_div(args.stages, args.steps) * int64_t{plan.blocks};
+  if (S::kShare == 1 && args.tiles >= 2 * own) args.claims = device.counters();
+  const auto kernel = invariant_kernel<S>;
+  allow_shared_memory(device, kernel, shared_bytes);
+  launch(device, "invariant linear", kernel,
+         {.blocks = dim3(static_cast<unsigned>(plan.blocks)),
+          .threads = dim3(S::kThreads),
+          .shared_bytes = shared_bytes,
+          .cluster = S::kShare},
+         S::kGated ? map_of_pairs(weight, plan.tile_rows) : map_of(weight, plan.tile_rows),
+         map_of(x, S::kTokens / S::kShare), args);
+}
+
+template <bool kGated>
+void run_invariant(CudaDevice& device, const Tensor& out, const Tensor& weight, const Tensor& x, const float* bias,
+                   const InvariantPlan& plan) {
+  const int64_t rows = kGated ? weight.rows / 2 : weight.rows;
+  CHECK(kGated ? invariant_gated_fits(x, weight) : invariant_linear_fits(x, weight));
+  CHECK_EQ(out.rows, x.rows);
+  CHECK_EQ(out.columns, rows);
+  CHECK_GE(int64_t{plan.row_tiles} * plan.tile_rows, weight.rows);
+  CHECK_GE(int64_t{plan.token_tiles} * plan.tokens, x.rows);
+  const InvariantArgs args = {
+      .rows = static_cast<int>(rows),
+      .tokens = static_cast<int>(x.rows),
+      .out = static_cast<unsigned char*>(out.data),
+      .out_stride = out.row_stride,
+      .out_f32 = out.format == Format::kF32,
+      .out_pairs = reinterpret_cast<uintptr_t>(out.data) % 4 == 0 && out.row_stride % 2 == 0,
+      .bias = bias};
+  if (plan.tokens == 8) return launch_invariant<Shape<8, 1, kGated, 1>>(device, weight, x, plan, args);
+  if (plan.tokens == 16) return launch_invariant<Shape<16, 1, kGated, 1>>(device, weight, x, plan, args);
+  if (plan.tokens == 32) return launch_invariant<Shape<32, 1, kGated, 2>>(device, weight, x, plan, args);
+  if (plan.tokens == 64) return launch_invariant<Shape<64, 1, kGated, 2>>(device, weight, x, plan, args);
+  if (plan.tokens == 256) return launch_invariant<Shape<256, 2, kGated, 2>>(device, weight, x, plan, args);
+  CHECK_EQ(plan.tokens, 128);
+  if (plan.warpgroups == 1) return launch_invariant<Shape<128, 1, kGated, 2>>(device, weight, x, plan, args);
+  launch_invariant<Shape<128, 2, kGated, 2>>(device, weight, x, plan, args);
+}
+
+InvariantPlan cut(const Tensor& x, const Tensor& weight, int tokens, int warpgroups, int tile_rows,
+                  int multiprocessors) {
+  const int share = tokens <= 16 ? 1 : 2;
+  const int64_t row_tiles = ceil_div<int64_t>(weight.rows, tile_rows);
+  const int64_t token_tiles = ceil_div<int64_t>(x.rows, tokens);
+  const int64_t clusters = std::min<int64_t>(ceil_div<int64_t>(row_tiles, share) * token_tiles, multiprocessors / share);
+  return {.tokens = tokens,
+          .warpgroups = warpgroups,
+          .tile_rows = tile_rows,
+          .row_tiles = static_cast<int>(row_tiles),
+          .token_tiles = static_cast<int>(token_tiles),
+          .blocks = static_cast<int>(clusters * share)};
+}
+
+}  // namespace
+
+bool invariant_linear_fits(const Tensor& x, const Tensor& weight) {
+  const auto aligned = [](const Tensor& tensor) {
+    return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_stride % 8 == 0;
+  };
+  return aligned(x) && aligned(weight);
+}
+
+bool invariant_gated_fits(const Tensor& x, const Tensor& weight) {
+  return invariant_linear_fits(x, weight) && weight.rows % 16 == 0;
+}
+
+InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, int multiprocessors) {
+  InvariantPlan best;
+  double best_cost = 0;
+  const auto consider = [&](const InvariantPlan& plan, double cost) {
+    if (best.blocks != 0 && cost >= best_cost) return;
+    best = plan;
+    best_cost = cost;
+  };
+  if (x.rows <= 64) {
+    // In rows of weights, for the slowest block: the tiles' own, the activations' (from the L2 cache), the tiles' ends.
+    const int tokens = x.rows <= 8 ? 8 : x.rows <= 16 ? 16 : x.rows <= 32 ? 32 : 64;
+    const int grain = gated ? 16 : 8;
+    for (int tile_rows = grain; tile_rows <= kGroupRows; tile_rows += grain) {
+      const InvariantPlan plan = cut(x, weight, tokens, 1, tile_rows, multiprocessors);
+      const double rest = 0.2 * tokens + 0.5;
+      const int passes = ceil_div(plan.row_tiles, plan.blocks);
+      const double even = static_cast<double>(weight.rows) / tile_rows / plan.blocks;
+      const bool claims = tokens <= 16 && passes >= 5;
+      consider(plan, claims ? even * (tile_rows + rest) + 0.6 * tile_rows : passes * (tile_rows + rest));
+    }
+    return best;
+  }
+  // In cycles of 64 columns, for the slowest block: products, or what it reads at a multiprocessor's share of the L2
+  // cache's rate.
+  struct Cut {
+    int tokens, warpgroups;
+  };
+  for (const Cut& of : {Cut{128, 1}, Cut{128, 2}, Cut{256, 2}}) {
+    const int tile_rows = kGroupRows * of.warpgroups;
+    const InvariantPlan plan = cut(x, weight, of.tokens, of.warpgroups, tile_rows, multiprocessors);
+    const double products = 2.0 * of.tokens * of.warpgroups;
+    const double reads = (tile_rows + of.tokens / 2) * kRowBytes / 30.0;
+    const int64_t tiles = round_up(plan.row_tiles, 2) * int64_t{plan.token_tiles};
+    consider(plan, static_cast<double>(ceil_div<int64_t>(tiles, plan.blocks)) * std::max(products, reads));
+  }
+  return best;
+}
+
+void invariant_linear(CudaDevice& device, const LinearArgs& args, const InvariantPlan& plan) {
+  run_invariant<false>(device, args.out, args.weight, args.x, args.bias, plan);
+}
+
+void invariant_gated_linear(CudaDevice& device, const GatedLinearArgs& args, const InvariantPlan& plan) {
+  CHECK(args.out.format == Format::kBF16);
+  run_invariant<true>(device, args.out, args.weight, args.x, args.bias, plan);
+}
+
+}  // namespace skein::cuda
