@@ -98,6 +98,28 @@ struct Work {
   }
 };
 
+// Which stage of which tile a block loads next. Finding a tile takes divisions, which are done once a tile.
+template <typename S>
+struct Cursor {
+  const InvariantArgs& args;
+  int index;     // of the tile
+  int tile_step; // to the block's next one, where nobody claims tiles
+  int pass = 0;
+  int step = 0;
+  Tile tile = tile_at<S>(args, index);
+
+  __device__ __forceinline__ void turn_to(int to) {
+    index = to;
+    tile = tile_at<S>(args, index);
+  }
+  __device__ __forceinline__ void advance() {
+    if (++step < args.steps) return;
+    step = 0;
+    ++pass;
+    turn_to(index + tile_step);
+  }
+};
+
 // The one thread that feeds the ring. Weights are constant: the ring's first filling does not wait for other launches.
 template <typename S>
 struct Producer {
@@ -109,29 +131,28 @@ struct Producer {
   uint64_t x_policy;
   Work<S> work;
 
-  __device__ __forceinline__ void load_weights(int stage, int tile, int step) const {
+  __device__ __forceinline__ void load_weights(int stage, const Cursor<S>& at) const {
     uint64_t* full = &ring.full[stage];
-    ring.tile_of[stage] = tile;
+    ring.tile_of[stage] = at.index;
     barrier_arrive_expect(full, static_cast<uint32_t>(ring.weight_bytes + S::kXBytes));
     unsigned char* to = ring.weights + stage * ring.weight_bytes;
-    const int row_tile = tile_at<S>(args, tile).row;
 #pragma unroll
     for (int i = 0; i < S::kDepth; ++i, to += args.tile_rows * kRowBytes) {
-      const int column = (step * S::kDepth + i) * kTileColumns;
+      const int column = (at.step * S::kDepth + i) * kTileColumns;
       if constexpr (S::kGated) {
-        tensor_load_4d(to, &weight_map, column, 0, 0, row_tile * (args.tile_rows / 16), full, weight_policy);
+        tensor_load_4d(to, &weight_map, column, 0, 0, at.tile.row * (args.tile_rows / 16), full, weight_policy);
       } else {
-        tensor_load_2d(to, &weight_map, column, row_tile * args.tile_rows, full, weight_policy);
+        tensor_load_2d(to, &weight_map, column, at.tile.row * args.tile_rows, full, weight_policy);
       }
     }
   }
 
-  __device__ __forceinline__ void load_x(int stage, int tile, int step) const {
+  __device__ __forceinline__ void load_x(int stage, const Cursor<S>& at) const {
     unsigned char* to = ring.x + stage * S::kXBytes;
-    const int token = tile_at<S>(args, tile).token * S::kTokens;
+    const int token = at.tile.token * S::kTokens;
 #pragma unroll
     for (int i = 0; i < S::kDepth; ++i, to += S::kTokens * kRowBytes) {
-      const int column = (step * S::kDepth + i) * kTileColumns;
+      const int column = (at.step * S::kDepth + i) * kTileColumns;
       if constexpr (S::kShare == 1) {
         tensor_load_2d(to, &x_map, column, token, &ring.full[stage], x_policy);
       } else {
@@ -144,43 +165,37 @@ struct Producer {
   }
 
   __device__ void produce() {
-    const int steps = args.steps;
     const int passes = work.passes(args);
     // Tiles that the first filling of the ring reaches are the block's own; it takes the others as it goes, for some
     // SMs are nearer to the memory than others.
-    const int own_passes = args.claims == nullptr ? passes : (args.stages + steps - 1) / steps;
-    const int ahead = min(args.stages, passes * steps);
-    for (int i = 0; i < ahead; ++i) load_weights(i, work.tile + i / steps * work.tile_step, i % steps);
+    const int own_passes = args.claims == nullptr ? passes : (args.stages + args.steps - 1) / args.steps;
+    const int ahead = min(args.stages, passes * args.steps);
+    Cursor<S> weights_at{args, work.tile, work.tile_step};
+    for (int stage = 0; stage < ahead; ++stage, weights_at.advance()) load_weights(stage, weights_at);
     if constexpr (S::kShare > 1) cluster_wait();  // the others' barriers are there
     wait_for_previous_launch();
-    for (int i = 0; i < ahead; ++i) load_x(i, work.tile + i / steps * work.tile_step, i % steps);
+    Cursor<S> at{args, work.tile, work.tile_step};
+    for (int stage = 0; stage < ahead; ++stage, at.advance()) load_x(stage, at);
     let_next_launch_start();
 
     const int first_claim = own_passes * static_cast<int>(gridDim.x);
     int claimed = args.claims == nullptr ? 0 : first_claim + static_cast<int>(atomicAdd(args.claims, 1));
-    int pass = ahead / steps;
-    int tile = work.tile + pass * work.tile_step;
-    int step = ahead % steps;
     int stage = ahead % args.stages;
     uint32_t parity = 0;
     for (;;) {
-      if (step == 0 && pass >= own_passes) {
+      if (at.step == 0 && at.pass >= own_passes) {
         if (args.claims == nullptr) return;
-        tile = claimed;
-        if (tile >= args.tiles) break;
+        if (claimed >= args.tiles) break;
+        at.turn_to(claimed);
         claimed = first_claim + static_cast<int>(atomicAdd(args.claims, 1));  // needed a tile later
       }
       barrier_wait(&ring.empty[stage], parity);
-      load_weights(stage, tile, step);
-      load_x(stage, tile, step);
+      load_weights(stage, at);
+      load_x(stage, at);
+      at.advance();
       if (++stage == args.stages) {
         stage = 0;
         parity ^= 1;
-      }
-      if (++step == steps) {
-        step = 0;
-        ++pass;
-        tile += work.tile_step;
       }
     }
     barrier_wait(&ring.empty[stage], parity);

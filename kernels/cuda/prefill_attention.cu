@@ -14,7 +14,7 @@
 namespace skein::cuda {
 namespace {
 
-template <int kDim>
+template <int kDim, bool kFixedParts>
 __global__ void __launch_bounds__(kThreads, 1)
     prefill_kernel(const PrefillParams params, const __grid_constant__ CUtensorMap queries,
                    const __grid_constant__ CUtensorMap pages) {
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     let_next_launch_start();
   } else {
     take_registers<224>();
-    consume<kDim>(shared, params);
+    consume<kDim, kFixedParts>(shared, params);
   }
 }
 
@@ -69,7 +69,10 @@ int64_t entries_of(const StepView& step, int first_row, int shift) {
   return entries;
 }
 
-template <int kDim>
+// Of a piece's results, for all of a tile's rows.
+int64_t part_bytes(int head_dim) { return int64_t{kWarpgroups} * 128 * 16 * (head_dim / 8 + 1); }
+
+template <int kDim, bool kFixedParts>
 void launch_prefill(CudaDevice& device, const AttentionArgs& args, const PrefillParams& params) {
   const KvPages& pages = args.pages;
   const int shift = params.batch.pack_shift;
@@ -90,7 +93,7 @@ void launch_prefill(CudaDevice& device, const AttentionArgs& args, const Prefill
       .box = {64, block_tokens, 1},
   });
   constexpr size_t kSharedBytes = sizeof(Shared<kDim>) + 1024;
-  auto* kernel = prefill_kernel<kDim>;
+  auto* kernel = prefill_kernel<kDim, kFixedParts>;
   static const bool allowed = [&] {
     allow_shared_memory(device, kernel, kSharedBytes);
     return true;
@@ -151,8 +154,10 @@ void prefill_attention(CudaDevice& device, const AttentionArgs& args, int first_
                 .head_packs = args.q_heads >> shift,
                 .packs_per_kv_head = std::max(1, args.group_size >> shift),
                 .window = args.window,
-                .may_split = !device.deterministic() && entries <= kSplitEntriesMax &&
-                             tiles < device.multiprocessors(),
+                .may_split = entries <= kSplitEntriesMax &&
+                             tiles < device.multiprocessors() * (device.deterministic() ? 4 : 1),
+                .fixed_parts = device.deterministic(),
+                .pieces_max = static_cast<int>(CudaDevice::kScratchBytes / part_bytes(pages.head_dim)),
                 .kv_token_bytes = pages.head_dim * 4,
                 .kv_bytes_max = device.l2_bytes() / 2},
       .out = static_cast<__nv_bfloat16*>(args.out.data),
@@ -169,10 +174,17 @@ void prefill_attention(CudaDevice& device, const AttentionArgs& args, int first_
       .arrivals = device.counters() + 1,
       .parts = static_cast<float*>(device.scratch()),
   };
-  if (pages.head_dim == 64) {
-    launch_prefill<64>(device, args, params);
+  const auto launch_with = [&]<bool kFixedParts>() {
+    if (pages.head_dim == 64) {
+      launch_prefill<64, kFixedParts>(device, args, params);
+    } else {
+      launch_prefill<128, kFixedParts>(device, args, params);
+    }
+  };
+  if (device.deterministic()) {
+    launch_with.template operator()<true>();
   } else {
-    launch_prefill<128>(device, args, params);
+    launch_with.template operator()<false>();
   }
 }
 

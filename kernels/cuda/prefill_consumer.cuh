@@ -38,6 +38,11 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 
 constexpr float kGrowth = 8;  // probabilities may be up to 2^8
 
+// Two parts of a row's keys under a common maximum, the later keys' weighted sum first: always in this order.
+__device__ __forceinline__ float joined(float later, float later_weight, float earlier, float earlier_weight) {
+  return __fmaf_rn(earlier, earlier_weight, __fmul_rn(later, later_weight));
+}
+
 // The running softmax of this thread's two rows, 8 apart: register i of s belongs to row i / 2 % 2.
 struct Softmax {
   float top[2] = {-INFINITY, -INFINITY};
@@ -100,7 +105,7 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&r)[4], int lane) {
   }
 }
 
-template <int kDim>
+template <int kDim, bool kFixedParts>
 struct Consumer {
   using Memory = Shared<kDim>;
   Memory& shared;
@@ -197,12 +202,7 @@ struct Consumer {
 
   __device__ __forceinline__ void store_part(const float (&o)[kDim / 2], const float (&top)[2], const float (&sum)[2],
                                              const PrefillTile& tile) const {
-    float4* to = part(tile, tile.piece);
-    to[0] = float4{top[0], top[1], sum[0], sum[1]};
-#pragma unroll
-    for (int i = 0; i < kDim / 8; ++i) {
-      to[(i + 1) * 128] = float4{o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]};
-    }
+    keep(part(tile, tile.piece), o, top, sum);
     __threadfence();
   }
 
@@ -217,6 +217,96 @@ struct Consumer {
     }
     named_barrier_sync(1 + warpgroup, 128);
     return shared.last_piece[warpgroup] != 0;
+  }
+
+  // What the maxima of two results are worth under the greater one, which `top` becomes.
+  __device__ __forceinline__ void weigh(float (&top)[2], const float (&other)[2], float (&weight)[2],
+                                        float (&other_weight)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float common = fmaxf(top[r], other[r]);
+      weight[r] = exp2_approximate((top[r] - common) * params.scale);
+      other_weight[r] = exp2_approximate((other[r] - common) * params.scale);
+      top[r] = common;
+    }
+  }
+
+  // Where a block keeps what the parts of its item come to while it goes on to earlier ones.
+  __device__ __forceinline__ float4* aside() const {
+    return reinterpret_cast<float4*>(params.parts) +
+           (int64_t{blockIdx.x} * kWarpgroups + warpgroup) * kPartVectors * 128 + threadIdx.x % 128;
+  }
+  __device__ __forceinline__ static void keep(float4* to, const float (&o)[kDim / 2], const float (&top)[2],
+                                              const float (&sum)[2]) {
+    to[0] = float4{top[0], top[1], sum[0], sum[1]};
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      to[(i + 1) * 128] = float4{o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]};
+    }
+  }
+
+  // The item's later parts, which were set aside, and this one.
+  __device__ __forceinline__ void join_aside(float (&o)[kDim / 2], float (&top)[2], float (&sum)[2]) const {
+    const float4* from = aside();
+    const float4 state = from[0];
+    const float later_top[2] = {state.x, state.y};
+    const float later_sum[2] = {state.z, state.w};
+    float weight[2], later_weight[2];
+    weigh(top, later_top, weight, later_weight);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sum[r] = joined(later_sum[r], later_weight[r], sum[r], weight[r]);
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      const float4 v = from[(i + 1) * 128];
+      const float later[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) o[4 * i + j] = joined(later[j], later_weight[j / 2], o[4 * i + j], weight[j / 2]);
+    }
+  }
+
+  // A part is complete and earlier ones follow: `first` of the item or not.
+  __device__ __forceinline__ void set_aside(float (&o)[kDim / 2], const Softmax& softmax, bool first) const {
+    float top[2] = {softmax.top[0], softmax.top[1]};
+    float sum[2];
+    sum_quads(softmax, sum);
+    if (!first) join_aside(o, top, sum);
+    keep(aside(), o, top, sum);
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) o[i] = 0;
+  }
+
+  // The same from the parts that blocks have stored, the last one first.
+  __device__ __forceinline__ void join_fixed_parts(float (&o)[kDim / 2], float (&sum)[2], const PrefillTile& tile) const {
+    float top[2] = {};
+    for (int piece = tile.pieces - 1; piece >= 0; --piece) {
+      const float4* from = part(tile, piece);
+      const float4 state = __ldcg(from);
+      const float earlier_top[2] = {state.x, state.y};
+      const float earlier_sum[2] = {state.z, state.w};
+      float weight[2] = {0, 0};
+      float earlier_weight[2] = {1, 1};
+      if (piece == tile.pieces - 1) {
+        top[0] = state.x;
+        top[1] = state.y;
+      } else {
+        weigh(top, earlier_top, weight, earlier_weight);
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        sum[r] = piece == tile.pieces - 1 ? earlier_sum[r] : joined(sum[r], weight[r], earlier_sum[r], earlier_weight[r]);
+      }
+#pragma unroll
+      for (int i = 0; i < kDim / 8; ++i) {
+        const float4 v = __ldcg(from + (i + 1) * 128);
+        const float earlier[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          o[4 * i + j] = piece == tile.pieces - 1
+                             ? earlier[j]
+                             : joined(o[4 * i + j], weight[j / 2], earlier[j], earlier_weight[j / 2]);
+        }
+      }
+    }
   }
 
   // o and its sums from all parts, the first piece first.
@@ -248,17 +338,29 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ void finish(float (&o)[kDim / 2], const Softmax& softmax, const PrefillTile& tile) const {
-    float sum[2];
+  // This thread's rows' sums, over the four threads that share them.
+  __device__ __forceinline__ static void sum_quads(const Softmax& softmax, float (&sum)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       sum[r] = softmax.sum[r] + __shfl_xor_sync(0xffffffff, softmax.sum[r], 1);
       sum[r] += __shfl_xor_sync(0xffffffff, sum[r], 2);
     }
+  }
+
+  __device__ __forceinline__ void finish(float (&o)[kDim / 2], const Softmax& softmax, const PrefillTile& tile) const {
+    float sum[2];
+    sum_quads(softmax, sum);
     if (tile.pieces > 1) {
       store_part(o, softmax.top, sum, tile);
       if (!last_of_pieces(tile)) return;
-      join_parts(o, sum, tile);
+      if constexpr (kFixedParts) {
+        join_fixed_parts(o, sum, tile);
+      } else {
+        join_parts(o, sum, tile);
+      }
+    } else if constexpr (kFixedParts) {
+      float top[2] = {softmax.top[0], softmax.top[1]};
+      if (parts_of(tile) > 1) join_aside(o, top, sum);
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) sum[r] = sum[r] > 0 ? 1 / sum[r] : 0;
@@ -334,6 +436,9 @@ struct Consumer {
         wgmma_wait<1>();
         hold(s);
         take_scores(s, key_tile, key_begin, whole);
+        const bool next_part = kFixedParts && (key_tile + 1) % kPartTiles == 0;
+        const Softmax before = softmax;
+        if (next_part) softmax = {};
         softmax.raise(s, params.scale, factor, offset);
         softmax.template exponentiate<0, 32>(s, params.scale, offset);
         // O is complete about now. ptxas would wait for it before the exponentials; behind a store that needs them it
@@ -344,7 +449,9 @@ struct Consumer {
         release(&shared.value_empty[values.stage()]);
         values.advance();
         softmax.template exponentiate<32, 64>(s, params.scale, offset);
-        if (__any_sync(0xffffffff, factor[0] != 1 || factor[1] != 1)) {
+        if (next_part) {
+          set_aside(o, before, (key_tile + 1) / kPartTiles == (tile_before(1).key_end - 1) / kPartTiles);
+        } else if (__any_sync(0xffffffff, factor[0] != 1 || factor[1] != 1)) {
 #pragma unroll
           for (int i = 0; i < kDim / 2; ++i) o[i] *= factor[i / 2 % 2];
         }
@@ -367,13 +474,13 @@ struct Consumer {
   }
 };
 
-template <int kDim>
+template <int kDim, bool kFixedParts>
 __device__ __forceinline__ void consume(Shared<kDim>& shared, const PrefillParams& params) {
   int thread;  // kept in a register: the compiler would read the special register over and over
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   thread %= 128;
   const int warpgroup = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 128, 0) - 1;
-  Consumer<kDim> consumer{
+  Consumer<kDim, kFixedParts> consumer{
       .shared = shared, .params = params, .warpgroup = warpgroup, .thread = thread,
       .row = warpgroup * 64 + thread / 32 * 16 + thread % 32 / 4, .column = thread % 4 * 2,
       .query_operand = k_major_operand(shared_address(shared.queries[0][warpgroup])),

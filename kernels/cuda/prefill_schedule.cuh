@@ -15,6 +15,10 @@ constexpr int kEntriesMax = 2048;  // query blocks of a launch
 constexpr int kRowsMax = 2048;
 constexpr int kSplitEntriesMax = 256;
 constexpr int kPieceTilesMin = 8;  // tiles of keys that are worth a piece of their own
+// In a deterministic launch a query's keys are added up in parts of so many tiles, and then the parts, the last one
+// first: by one block, or by several that take a part each. The bits are the same. Less would cost long prompts more,
+// more would leave a long decode to few blocks.
+constexpr int kPartTiles = 8;
 
 struct PrefillBatch {
   const int32_t* query_begin = nullptr;  // (rows + 1), of the launch's first row on
@@ -27,6 +31,8 @@ struct PrefillBatch {
   int packs_per_kv_head = 0;
   int window = 0;
   bool may_split = false;    // too few tiles for the device: cut their keys into pieces
+  bool fixed_parts = false;  // deterministic: pieces are parts of kPartTiles
+  int pieces_max = 0;        // that there is room for, in a deterministic launch
   int kv_token_bytes = 0;    // of one KV head
   int64_t kv_bytes_max = 0;  // of the L2 cache, for what runs at one time
 };
@@ -78,6 +84,10 @@ __device__ __forceinline__ PrefillTile tile_of(const PrefillBatch& batch, int ro
   return tile;
 }
 
+__device__ __forceinline__ int parts_of(const PrefillTile& tile) {
+  return tile.key_end == 0 ? 1 : (tile.key_end - 1) / kPartTiles - tile.key_begin / kPartTiles + 1;
+}
+
 __device__ __forceinline__ int sum_below(int value, int lane) {
   int sum = value;
 #pragma unroll
@@ -118,6 +128,37 @@ __device__ __forceinline__ void count_entries(const PrefillBatch& batch, Prefill
 
 __device__ __forceinline__ int key_tiles(uint32_t key) { return static_cast<int>(key >> 11); }
 
+__device__ __forceinline__ PrefillTile tile_in_order(const PrefillBatch& batch, const PrefillPlan& plan, int place) {
+  const uint32_t entry = plan.order[place];
+  return tile_of(batch, static_cast<int>(entry >> 16), static_cast<int>(entry & 0xffff));
+}
+
+// By one warp: each entry in as many pieces as pieces_of(its tile) says.
+template <typename PiecesOf>
+__device__ __forceinline__ int count_pieces(const PrefillBatch& batch, PrefillPlan& plan, int lane,
+                                            const PiecesOf& pieces_of) {
+  int before = 0;
+  for (int base = 0; base < batch.entries; base += 32) {
+    const int own = base + lane < batch.entries ? pieces_of(tile_in_order(batch, plan, base + lane)) : 0;
+    const int below = before + sum_below(own, lane);
+    if (base + lane < batch.entries) plan.pieces_before[base + lane] = below;
+    before = __shfl_sync(0xffffffff, below + own, 31);
+  }
+  return before;
+}
+
+__device__ __forceinline__ void take_pieces(const PrefillBatch& batch, PrefillPlan& plan, int pieces) {
+  plan.pieces_before[batch.entries] = pieces;
+  plan.items = pieces * batch.head_packs;
+  plan.split = pieces > batch.entries;
+}
+
+// By one warp: a piece for each part, if there is room.
+__device__ __forceinline__ void cut_into_parts(const PrefillBatch& batch, PrefillPlan& plan, int lane) {
+  const int pieces = count_pieces(batch, plan, lane, parts_of);
+  if (lane == 0 && pieces * batch.head_packs <= batch.pieces_max) take_pieces(batch, plan, pieces);
+}
+
 // By one warp: the smallest pieces of which all fit on the device at one time.
 __device__ __forceinline__ void cut_entries(const PrefillBatch& batch, PrefillPlan& plan, const PlanMemory& memory,
                                             int lane) {
@@ -139,22 +180,10 @@ __device__ __forceinline__ void cut_entries(const PrefillBatch& batch, PrefillPl
   const uint32_t fitting = __ballot_sync(0xffffffff, pieces * batch.head_packs <= grid);
   if (fitting == 0) return;
   const int chosen = __shfl_sync(0xffffffff, tiles, __ffs(static_cast<int>(fitting)) - 1);
-  int before = 0;
-  for (int base = 0; base < batch.entries; base += 32) {
-    int own = 0;
-    if (base + lane < batch.entries) {
-      const uint32_t entry = plan.order[base + lane];
-      const PrefillTile tile = tile_of(batch, static_cast<int>(entry >> 16), static_cast<int>(entry & 0xffff));
-      own = max(1, (tile.key_end - tile.key_begin + chosen - 1) / chosen);
-    }
-    const int below = before + sum_below(own, lane);
-    if (base + lane < batch.entries) plan.pieces_before[base + lane] = below;
-    before = __shfl_sync(0xffffffff, below + own, 31);
-  }
-  if (lane != 0) return;
-  plan.pieces_before[batch.entries] = before;
-  plan.items = before * batch.head_packs;
-  plan.split = before > batch.entries;
+  const int all = count_pieces(batch, plan, lane, [chosen](const PrefillTile& tile) {
+    return max(1, (tile.key_end - tile.key_begin + chosen - 1) / chosen);
+  });
+  if (lane == 0) take_pieces(batch, plan, all);
 }
 
 // By all `threads` threads of the block, which must meet before they use the plan.
@@ -191,7 +220,12 @@ __device__ __forceinline__ void make_plan(const PrefillBatch& batch, PrefillPlan
   }
   if (!batch.may_split) return;
   __syncthreads();
-  if (thread < 32) cut_entries(batch, plan, memory, thread);
+  if (thread >= 32) return;
+  if (batch.fixed_parts) {
+    cut_into_parts(batch, plan, thread);
+  } else {
+    cut_entries(batch, plan, memory, thread);
+  }
 }
 
 // Item `index` of the plan. Whole tiles: as many heads at a time as the L2 cache holds keys and values for, of these
@@ -202,7 +236,10 @@ __device__ __forceinline__ PrefillTile item_at(const PrefillBatch& batch, const 
   int place, pack, piece = 0, pieces = 1;
   if (plan.split) {
     place = 0;
-    while (plan.pieces_before[place + 1] <= index / batch.head_packs) ++place;
+    for (int end = batch.entries; end - place > 1;) {  // the last entry that begins at or before the piece
+      const int middle = (place + end) / 2;
+      (plan.pieces_before[middle] <= index / batch.head_packs ? place : end) = middle;
+    }
     pack = index % batch.head_packs;
     piece = index / batch.head_packs - plan.pieces_before[place];
     pieces = plan.pieces_before[place + 1] - plan.pieces_before[place];
@@ -213,13 +250,18 @@ __device__ __forceinline__ PrefillTile item_at(const PrefillBatch& batch, const 
     place = within / packs;
     pack = section * plan.packs_at_once + within % packs;
   }
-  const uint32_t entry = plan.order[place];
-  tile = tile_of(batch, static_cast<int>(entry >> 16), static_cast<int>(entry & 0xffff));
+  tile = tile_in_order(batch, plan, place);
   tile.head_pack = pack;
   if (pieces > 1) {
-    const int length = tile.key_end - tile.key_begin;
-    tile.key_end = tile.key_begin + length * (piece + 1) / pieces;
-    tile.key_begin += length * piece / pieces;
+    if (batch.fixed_parts) {
+      const int part = tile.key_begin / kPartTiles + piece;
+      tile.key_begin = max(tile.key_begin, part * kPartTiles);
+      tile.key_end = min(tile.key_end, (part + 1) * kPartTiles);
+    } else {
+      const int length = tile.key_end - tile.key_begin;
+      tile.key_end = tile.key_begin + length * (piece + 1) / pieces;
+      tile.key_begin += length * piece / pieces;
+    }
     tile.pieces = pieces;
     tile.piece = piece;
     tile.first_part = plan.pieces_before[place] * batch.head_packs + pack;

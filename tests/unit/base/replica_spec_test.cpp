@@ -14,6 +14,7 @@ ReplicaSpec full_spec() {
   spec.context_max = 2048;
   spec.kv_blocks = 77;
   spec.cache_key = "00";
+  spec.deterministic = true;
   spec.spin = false;
   spec.first_core = -1;
   return spec;
@@ -26,6 +27,7 @@ TEST(ReplicaSpec, SurvivesJson) {
   EXPECT_EQ(to_json(*back), json);
   EXPECT_EQ(back->launch, 12345678901u);
   EXPECT_EQ(back->model, "/models/a b");
+  EXPECT_TRUE(back->deterministic);
   EXPECT_FALSE(back->spin);
 }
 

@@ -44,6 +44,12 @@ TEST(Device, RefusesBadThreadCountsAndCores) {
   EXPECT_FALSE(cpu_ops().open({.threads = 2, .pin_threads = true, .first_core = 100000}).ok());
 }
 
+// Replicas whose instruction sets differ must not take each other's requests over.
+TEST(Device, NamesWhatBitsDependOn) {
+  Rank rank("avx2");
+  EXPECT_EQ(cpu_ops().numerics(rank.device()), "cpu avx2");
+}
+
 TEST(Device, AllocatesAlignedMemoryAndSaysWhenThereIsNone) {
   Rank rank("avx2");
   const Ops& ops = cpu_ops();

@@ -41,6 +41,12 @@ TEST_F(ServeConfigTest, FlagsWinOverTheFile) {
   EXPECT_EQ(config->max_num_seqs, 7);
 }
 
+TEST_F(ServeConfigTest, Deterministic) {
+  EXPECT_FALSE(parse("model: m\n")->deterministic);
+  EXPECT_TRUE(parse("model: m\ndeterministic: true\n")->deterministic);
+  EXPECT_TRUE(parse("model: m\n", {"--deterministic"})->deterministic);
+}
+
 TEST_F(ServeConfigTest, ReplicasOfDifferentShape) {
   const auto config =
       parse("model: m\nreplicas:\n  - {tensor_parallel_size: 3}\n  - {pipeline_parallel_size: 2, count: 2}\n");
