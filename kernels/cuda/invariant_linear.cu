@@ -1,7 +1,6 @@
 #include "kernels/cuda/invariant_linear.h"
 
 #include <algorithm>
-#include <initializer_list>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -48,6 +47,7 @@ struct Shape {
   static constexpr int kShare = kShare_;
   static constexpr int kDepth = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;  // column tiles of a stage
   static constexpr int kXBytes = kDepth * kTokens * kRowBytes;
+  static constexpr int kSlice = kTokens / kShare;  // tokens that a block reads of a tile
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 32;
 };
@@ -131,10 +131,16 @@ struct Producer {
   uint64_t x_policy;
   Work<S> work;
 
+  // Slices of a tile that have tokens. The others stay unread: the copy engine takes its time to fill in zeros.
+  __device__ __forceinline__ int slices(const Tile& tile) const {
+    return min(S::kShare, (args.tokens - tile.token * S::kTokens + S::kSlice - 1) / S::kSlice);
+  }
+
   __device__ __forceinline__ void load_weights(int stage, const Cursor<S>& at) const {
     uint64_t* full = &ring.full[stage];
     ring.tile_of[stage] = at.index;
-    barrier_arrive_expect(full, static_cast<uint32_t>(ring.weight_bytes + S::kXBytes));
+    constexpr int kSliceBytes = S::kDepth * S::kSlice * kRowBytes;
+    barrier_arrive_expect(full, static_cast<uint32_t>(ring.weight_bytes + slices(at.tile) * kSliceBytes));
     unsigned char* to = ring.weights + stage * ring.weight_bytes;
 #pragma unroll
     for (int i = 0; i < S::kDepth; ++i, to += args.tile_rows * kRowBytes) {
@@ -148,6 +154,7 @@ struct Producer {
   }
 
   __device__ __forceinline__ void load_x(int stage, const Cursor<S>& at) const {
+    if (work.share >= slices(at.tile)) return;
     unsigned char* to = ring.x + stage * S::kXBytes;
     const int token = at.tile.token * S::kTokens;
 #pragma unroll
@@ -156,9 +163,8 @@ struct Producer {
       if constexpr (S::kShare == 1) {
         tensor_load_2d(to, &x_map, column, token, &ring.full[stage], x_policy);
       } else {
-        constexpr int kSlice = S::kTokens / S::kShare;
         constexpr uint32_t mask = (1u << S::kShare) - 1;
-        tensor_multicast_2d(to + work.share * kSlice * kRowBytes, &x_map, column, token + work.share * kSlice,
+        tensor_multicast_2d(to + work.share * S::kSlice * kRowBytes, &x_map, column, token + work.share * S::kSlice,
                             &ring.full[stage], mask, x_policy);
       }
     }
@@ -205,7 +211,7 @@ struct Producer {
   }
 };
 
-__device__ __forceinline__ float gated(float gate, float up) { return gate / (1 + __expf(-gate)) * up; }
+__device__ __forceinline__ float gated(float gate, float up) { return __fdividef(gate, 1 + __expf(-gate)) * up; }
 
 // The transpose of an 8 x 8 matrix of bf16: lane t has elements 2 (t % 4) and + 1 of row t / 4.
 __device__ __forceinline__ uint32_t transposed(uint32_t pair) {
@@ -458,7 +464,8 @@ InvariantPlan cut(const Tensor& x, const Tensor& weight, int tokens, int warpgro
   const int share = tokens <= 16 ? 1 : 2;
   const int64_t row_tiles = ceil_div<int64_t>(weight.rows, tile_rows);
   const int64_t token_tiles = ceil_div<int64_t>(x.rows, tokens);
-  const int64_t clusters = std::min<int64_t>(ceil_div<int64_t>(row_tiles, share) * token_tiles, multiprocessors / share);
+  const int64_t clusters =
+      std::min<int64_t>(ceil_div<int64_t>(row_tiles, share) * token_tiles, multiprocessors / share);
   return {.tokens = tokens,
           .warpgroups = warpgroups,
           .tile_rows = tile_rows,
@@ -502,18 +509,21 @@ InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, 
     }
     return best;
   }
-  // In cycles of 64 columns, for the slowest block: products, or what it reads at a multiprocessor's share of the L2
-  // cache's rate.
-  struct Cut {
-    int tokens, warpgroups;
-  };
-  for (const Cut& of : {Cut{128, 1}, Cut{128, 2}, Cut{256, 2}}) {
-    const int tile_rows = kGroupRows * of.warpgroups;
-    const InvariantPlan plan = cut(x, weight, of.tokens, of.warpgroups, tile_rows, multiprocessors);
-    const double products = 2.0 * of.tokens * of.warpgroups;
-    const double reads = (tile_rows + of.tokens / 2) * kRowBytes / 30.0;
+  // In nanoseconds of an H100, for the slowest block: for every 64 columns what a multiprocessor can take in or
+  // multiply (its products are of 64 rows, whatever a tile has), and the tiles' ends.
+  const auto consider_cut = [&](int tokens, int tile_rows) {
+    const int warpgroups = ceil_div(tile_rows, kGroupRows);
+    const InvariantPlan plan = cut(x, weight, tokens, warpgroups, tile_rows, multiprocessors);
+    const double steps = static_cast<double>(ceil_div<int64_t>(weight.columns, kTileColumns));
+    const double area = static_cast<double>(tokens * warpgroups * kGroupRows) / 32768;  // of the largest tile's
+    const double step = std::max(1.6 * (tile_rows + tokens), 760 * area);
     const int64_t tiles = round_up(plan.row_tiles, 2) * int64_t{plan.token_tiles};
-    consider(plan, static_cast<double>(ceil_div<int64_t>(tiles, plan.blocks)) * std::max(products, reads));
+    consider(plan, static_cast<double>(ceil_div<int64_t>(tiles, plan.blocks)) * (steps * step + 3000 * area));
+  };
+  for (int tile_rows = 32; tile_rows <= 2 * kGroupRows; tile_rows += 16) {
+    if (tile_rows <= kGroupRows) consider_cut(64, tile_rows);
+    consider_cut(128, tile_rows);
+    if (tile_rows > kGroupRows) consider_cut(256, tile_rows);
   }
   return best;
 }

@@ -105,6 +105,12 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&r)[4], int lane) {
   }
 }
 
+// Over the four threads that share a row.
+__device__ __forceinline__ float sum_quad(float value) {
+  value += __shfl_xor_sync(0xffffffff, value, 1);
+  return value + __shfl_xor_sync(0xffffffff, value, 2);
+}
+
 template <int kDim, bool kFixedParts>
 struct Consumer {
   using Memory = Shared<kDim>;
@@ -202,7 +208,7 @@ struct Consumer {
 
   __device__ __forceinline__ void store_part(const float (&o)[kDim / 2], const float (&top)[2], const float (&sum)[2],
                                              const PrefillTile& tile) const {
-    keep(part(tile, tile.piece), o, top, sum);
+    keep(part(tile, tile.piece), o, top, sum, lives(tile));
     __threadfence();
   }
 
@@ -236,19 +242,24 @@ struct Consumer {
     return reinterpret_cast<float4*>(params.parts) +
            (int64_t{blockIdx.x} * kWarpgroups + warpgroup) * kPartVectors * 128 + threadIdx.x % 128;
   }
+  // Whether this warp's sixteen rows have queries: a decoded token leaves most of a tile without. Asked at every access
+  // and not around them, for ptxas gives up on overlapping products where there are many branches.
+  __device__ __forceinline__ bool lives(const PrefillTile& tile) const {
+    return !kFixedParts || (row & ~15) >> params.batch.pack_shift < tile.queries;
+  }
   __device__ __forceinline__ static void keep(float4* to, const float (&o)[kDim / 2], const float (&top)[2],
-                                              const float (&sum)[2]) {
-    to[0] = float4{top[0], top[1], sum[0], sum[1]};
+                                              const float (&sum)[2], bool live) {
+    if (live) to[0] = float4{top[0], top[1], sum[0], sum[1]};
 #pragma unroll
     for (int i = 0; i < kDim / 8; ++i) {
-      to[(i + 1) * 128] = float4{o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]};
+      if (live) to[(i + 1) * 128] = float4{o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]};
     }
   }
 
   // The item's later parts, which were set aside, and this one.
-  __device__ __forceinline__ void join_aside(float (&o)[kDim / 2], float (&top)[2], float (&sum)[2]) const {
+  __device__ __forceinline__ void join_aside(float (&o)[kDim / 2], float (&top)[2], float (&sum)[2], bool live) const {
     const float4* from = aside();
-    const float4 state = from[0];
+    const float4 state = live ? from[0] : float4{};
     const float later_top[2] = {state.x, state.y};
     const float later_sum[2] = {state.z, state.w};
     float weight[2], later_weight[2];
@@ -257,7 +268,7 @@ struct Consumer {
     for (int r = 0; r < 2; ++r) sum[r] = joined(later_sum[r], later_weight[r], sum[r], weight[r]);
 #pragma unroll
     for (int i = 0; i < kDim / 8; ++i) {
-      const float4 v = from[(i + 1) * 128];
+      const float4 v = live ? from[(i + 1) * 128] : float4{};
       const float later[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int j = 0; j < 4; ++j) o[4 * i + j] = joined(later[j], later_weight[j / 2], o[4 * i + j], weight[j / 2]);
@@ -265,45 +276,51 @@ struct Consumer {
   }
 
   // A part is complete and earlier ones follow: `first` of the item or not.
-  __device__ __forceinline__ void set_aside(float (&o)[kDim / 2], const Softmax& softmax, bool first) const {
-    float top[2] = {softmax.top[0], softmax.top[1]};
-    float sum[2];
-    sum_quads(softmax, sum);
-    if (!first) join_aside(o, top, sum);
-    keep(aside(), o, top, sum);
+  __device__ __forceinline__ void set_aside(float (&o)[kDim / 2], const PrefillTile& tile, bool first) const {
+    const bool live = lives(tile);
+    const float4 ended = shared.ended[warpgroup * 128 + thread];
+    float top[2] = {ended.x, ended.y};
+    float sum[2] = {sum_quad(ended.z), sum_quad(ended.w)};
+    if (!first) join_aside(o, top, sum, live);
+    keep(aside(), o, top, sum, live);
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) o[i] = 0;
   }
 
   // The same from the parts that blocks have stored, the last one first.
-  __device__ __forceinline__ void join_fixed_parts(float (&o)[kDim / 2], float (&sum)[2], const PrefillTile& tile) const {
-    float top[2] = {};
-    for (int piece = tile.pieces - 1; piece >= 0; --piece) {
-      const float4* from = part(tile, piece);
-      const float4 state = __ldcg(from);
-      const float earlier_top[2] = {state.x, state.y};
-      const float earlier_sum[2] = {state.z, state.w};
-      float weight[2] = {0, 0};
-      float earlier_weight[2] = {1, 1};
-      if (piece == tile.pieces - 1) {
-        top[0] = state.x;
-        top[1] = state.y;
-      } else {
-        weigh(top, earlier_top, weight, earlier_weight);
-      }
+  __device__ __forceinline__ void join_fixed_parts(float (&o)[kDim / 2], float (&sum)[2],
+                                                   const PrefillTile& tile) const {
+    const bool live = lives(tile);
+    const auto load = [live](const float4* from) { return live ? __ldcg(from) : float4{}; };
+    const float4* last = part(tile, tile.pieces - 1);
+    const float4 state = load(last);
+    float top[2] = {state.x, state.y};
+    sum[0] = state.z;
+    sum[1] = state.w;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        sum[r] = piece == tile.pieces - 1 ? earlier_sum[r] : joined(sum[r], weight[r], earlier_sum[r], earlier_weight[r]);
-      }
+    for (int i = 0; i < kDim / 8; ++i) {
+      const float4 v = load(last + (i + 1) * 128);
+      o[4 * i] = v.x;
+      o[4 * i + 1] = v.y;
+      o[4 * i + 2] = v.z;
+      o[4 * i + 3] = v.w;
+    }
+    for (int piece = tile.pieces - 2; piece >= 0; --piece) {
+      const float4* from = part(tile, piece);
+      const float4 next = load(from);
+      const float next_top[2] = {next.x, next.y};
+      const float next_sum[2] = {next.z, next.w};
+      float weight[2], next_weight[2];
+      weigh(top, next_top, weight, next_weight);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) sum[r] = joined(sum[r], weight[r], next_sum[r], next_weight[r]);
 #pragma unroll
       for (int i = 0; i < kDim / 8; ++i) {
-        const float4 v = __ldcg(from + (i + 1) * 128);
-        const float earlier[4] = {v.x, v.y, v.z, v.w};
+        const float4 v = load(from + (i + 1) * 128);
+        const float values[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          o[4 * i + j] = piece == tile.pieces - 1
-                             ? earlier[j]
-                             : joined(o[4 * i + j], weight[j / 2], earlier[j], earlier_weight[j / 2]);
+          o[4 * i + j] = joined(o[4 * i + j], weight[j / 2], values[j], next_weight[j / 2]);
         }
       }
     }
@@ -338,18 +355,8 @@ struct Consumer {
     }
   }
 
-  // This thread's rows' sums, over the four threads that share them.
-  __device__ __forceinline__ static void sum_quads(const Softmax& softmax, float (&sum)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      sum[r] = softmax.sum[r] + __shfl_xor_sync(0xffffffff, softmax.sum[r], 1);
-      sum[r] += __shfl_xor_sync(0xffffffff, sum[r], 2);
-    }
-  }
-
   __device__ __forceinline__ void finish(float (&o)[kDim / 2], const Softmax& softmax, const PrefillTile& tile) const {
-    float sum[2];
-    sum_quads(softmax, sum);
+    float sum[2] = {sum_quad(softmax.sum[0]), sum_quad(softmax.sum[1])};
     if (tile.pieces > 1) {
       store_part(o, softmax.top, sum, tile);
       if (!last_of_pieces(tile)) return;
@@ -360,7 +367,7 @@ struct Consumer {
       }
     } else if constexpr (kFixedParts) {
       float top[2] = {softmax.top[0], softmax.top[1]};
-      if (parts_of(tile) > 1) join_aside(o, top, sum);
+      if (parts_of(tile) > 1) join_aside(o, top, sum, lives(tile));
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) sum[r] = sum[r] > 0 ? 1 / sum[r] : 0;
@@ -437,8 +444,10 @@ struct Consumer {
         hold(s);
         take_scores(s, key_tile, key_begin, whole);
         const bool next_part = kFixedParts && (key_tile + 1) % kPartTiles == 0;
-        const Softmax before = softmax;
-        if (next_part) softmax = {};
+        if (next_part) {
+          shared.ended[warpgroup * 128 + thread] = {softmax.top[0], softmax.top[1], softmax.sum[0], softmax.sum[1]};
+          softmax = {};
+        }
         softmax.raise(s, params.scale, factor, offset);
         softmax.template exponentiate<0, 32>(s, params.scale, offset);
         // O is complete about now. ptxas would wait for it before the exponentials; behind a store that needs them it
@@ -449,14 +458,18 @@ struct Consumer {
         release(&shared.value_empty[values.stage()]);
         values.advance();
         softmax.template exponentiate<32, 64>(s, params.scale, offset);
+        const auto pack = [&] {
+#pragma unroll
+          for (int i = 0; i < 32; ++i) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+        };
+        if constexpr (kFixedParts) pack();  // setting a part aside takes registers
         if (next_part) {
-          set_aside(o, before, (key_tile + 1) / kPartTiles == (tile_before(1).key_end - 1) / kPartTiles);
+          set_aside(o, tile_before(1), (key_tile + 1) / kPartTiles == (tile_before(1).key_end - 1) / kPartTiles);
         } else if (__any_sync(0xffffffff, factor[0] != 1 || factor[1] != 1)) {
 #pragma unroll
           for (int i = 0; i < kDim / 2; ++i) o[i] *= factor[i / 2 % 2];
         }
-#pragma unroll
-        for (int i = 0; i < 32; ++i) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+        if constexpr (!kFixedParts) pack();
       }
 
       // The last O, and S of the next item while O is stored.

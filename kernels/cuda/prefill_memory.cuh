@@ -44,6 +44,7 @@ struct alignas(1024) Shared {
   uint8_t values[kStages][kKeyBytes];
   PrefillPlan plan;
   float sums[kWarpgroups * 128];  // written only
+  float4 ended[kWarpgroups * 128];  // each thread's maxima and sums of the part that has ended
   int last_piece[kWarpgroups];
   PrefillTile tiles[kTileSlots];
   uint64_t query_full[kStages], query_empty[kStages];

@@ -64,7 +64,8 @@ struct ReplicaHarness::State {
     CHECK_EQ(shard.pp_size, 1);
     const ModelDescription& model = checkpoint->description();
     auto peers = ops->join_peers(
-        device, {.rank = shard.tp_rank, .size = shard.tp_size, .rows = spec.deterministic ? 1 : 2 * spec.step_tokens_max,
+        device, {.rank = shard.tp_rank, .size = shard.tp_size,
+                 .rows = spec.deterministic ? 1 : 2 * spec.step_tokens_max,
                  .row_bytes = row_bytes(ops->stream_format, model.hidden),
                  .shared_bytes = row_bytes(Format::kF32, int64_t{spec.slots} * model.vocabulary),
                  .all_gather = [&](const std::string& bytes) {
@@ -91,7 +92,8 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
   state.spec = spec;
   state.spec.model = model;
   state.ops = &ops;
-  auto checkpoint = Checkpoint::open(model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
+  const bool dummy = spec.load_format == "dummy";
+  auto checkpoint = Checkpoint::open(model, dummy ? LoadFormat::kDummy : LoadFormat::kAuto);
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
   CHECK(checkpoint.ok());
   state.checkpoint = std::move(*checkpoint);

@@ -46,7 +46,8 @@ struct Line {
 // Prints a line: time, rates, share of the ceilings' floor (bytes, then FLOPs, one after the other), the peer's time.
 void report(const Line& line);
 
-// Opens the GPU, measures the ceilings, prints the machine; 77 where there is no GPU. Options: --commit TEXT, --deterministic.
+// Opens the GPU, measures the ceilings, prints the machine; 77 where there is no GPU. Options: --commit TEXT,
+// --deterministic.
 int open_bench(int argc, char** argv);
 
 }  // namespace skein::bench
