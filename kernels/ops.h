@@ -156,7 +156,8 @@ struct PeerMeetArgs {
   int count = 0;                     // at most 1000
 };
 
-// out = x W^T (+ bias). On CPUs the accumulation order of an element depends on columns alone.
+// out = x W^T (+ bias). On CPUs and on deterministic devices the accumulation order of an element depends on columns
+// alone.
 struct LinearArgs {
   Tensor out;     // (tokens, outputs) in Ops::stream_format or f32, row_stride may exceed outputs
   Tensor x;       // (tokens, inputs) in activation_format(weight.format)

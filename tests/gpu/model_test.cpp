@@ -233,6 +233,15 @@ class Deterministic : public ::testing::TestWithParam<std::string> {
     EXPECT_EQ(different, 0) << what << ": answers of " << expected.size() << " differ";
   }
 
+  // To compare runs on several machines: equal where numerics_id is.
+  static void print_hash(const Answers& answers) {
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (const auto& answer : answers) {
+      for (const uint32_t word : bits_of(answer)) hash = (hash ^ word) * 0x100000001B3u;
+    }
+    std::printf("%s: %016lx\n", GetParam().c_str(), static_cast<unsigned long>(hash));
+  }
+
   static std::vector<uint32_t> bits_of(const ReplicaHarness::Answer& answer) {
     std::vector<uint32_t> bits;
     for (const TokenLogprob& token : answer.logprobs) {
@@ -253,6 +262,7 @@ TEST_P(Deterministic, AloneInABatchAndInChunks) {
   const Answers alone = run(spec(), false);
   ASSERT_EQ(alone[0].tokens.size(), 24u);
   EXPECT_EQ(bits_of(alone[0]).size(), 24u * 7);
+  print_hash(alone);
   expect_same(run(spec(), true), alone, "in a batch of 64");
   for (const int step_tokens : {97, 300, 1000}) {
     ReplicaSpec chunked = spec();
