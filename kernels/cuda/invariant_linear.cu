@@ -516,7 +516,7 @@ InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, 
     const InvariantPlan plan = cut(x, weight, tokens, warpgroups, tile_rows, multiprocessors);
     const double steps = static_cast<double>(ceil_div<int64_t>(weight.columns, kTileColumns));
     const double area = static_cast<double>(tokens * warpgroups * kGroupRows) / 32768;  // of the largest tile's
-    const double step = std::max(1.6 * (tile_rows + tokens), 760 * area);
+    const double step = std::max(1.8 * (tile_rows + tokens), 760 * area);
     const int64_t tiles = round_up(plan.row_tiles, 2) * int64_t{plan.token_tiles};
     consider(plan, static_cast<double>(ceil_div<int64_t>(tiles, plan.blocks)) * (steps * step + 3000 * area));
   };
