@@ -231,7 +231,8 @@ struct CopyBlocksArgs {
 };
 
 // Products that steps will ask for: a backend may try its ways to do them and remember the fastest. x should hold
-// numbers like those of a step; out is overwritten.
+// numbers like those of a step; out is overwritten. Several that differ in their weights alone are run by turns, as in
+// a step.
 struct PrepareArgs {
   const LinearArgs* products = nullptr;
   int count = 0;

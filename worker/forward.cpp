@@ -96,8 +96,8 @@ Status Forward::allocate_logits(int rows, DeviceArena* arena) {
 }
 
 std::vector<LinearArgs> Forward::products(int tokens) const {
-  const LayerWeights& layer = weights_.layers.front();
-  const Tensor& numbers = layer.gate_up.parts[0].weight;  // as good as activations
+  constexpr size_t kLayers = 4;  // so that the weights of even the smallest product exceed a cache
+  const Tensor& numbers = weights_.layers.front().gate_up.parts[0].weight;  // as good as activations
   std::vector<LinearArgs> products;
   const auto add = [&](const Linear& linear, const Tensor& out) {
     if (linear.parts.size() != 1 || tokens > out.rows) return;
@@ -106,10 +106,13 @@ std::vector<LinearArgs> Forward::products(int tokens) const {
                         .x = launch_.ops.make_tensor(numbers.data, linear.input_format, tokens, linear.inputs),
                         .weight = linear.parts[0].weight});
   };
-  add(layer.qkv, qkv_);
-  add(layer.o, x_);
-  add(layer.gate_up, gate_up_);
-  add(layer.down, x_);
+  for (size_t i = 0; i < std::min(kLayers, weights_.layers.size()); ++i) {
+    const LayerWeights& layer = weights_.layers[i];
+    add(layer.qkv, qkv_);
+    add(layer.o, x_);
+    add(layer.gate_up, gate_up_);
+    add(layer.down, x_);
+  }
   if (shard_.last_stage()) add(weights_.output, logits_part_);
   return products;
 }

@@ -23,7 +23,10 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for compute capability 9.0
 constexpr int kProposals = 8;
-constexpr int kTimings = 5;
+constexpr int kRounds = 3;
+constexpr size_t kCalls = 4;  // of a round
+constexpr size_t kCallsOfMany = 2;
+constexpr int64_t kManyTokens = 1024;  // from here on a call takes a millisecond
 
 // Tokens that share an algorithm: powers of two and halfway between them.
 int64_t bucket(int64_t tokens) {
@@ -129,9 +132,9 @@ struct Problem {
 
 struct CublasLt::State {
   ~State();
-  double time_us(CudaDevice& device, const LinearArgs& args, const Problem& problem,
+  double time_us(CudaDevice& device, std::span<const LinearArgs> products, const Problem& problem,
                  const cublasLtMatmulAlgo_t& algorithm) const;
-  bool find_fastest(CudaDevice& device, const LinearArgs& args);
+  bool find_fastest(CudaDevice& device, std::span<const LinearArgs> products);
   std::string line_of(const Shape& shape, const cublasLtMatmulAlgo_t& algorithm) const;
   std::optional<std::pair<Shape, cublasLtMatmulAlgo_t>> parse_line(const std::string& line) const;
 
@@ -148,39 +151,46 @@ CublasLt::State::~State() {
   if (handle != nullptr) cublasLtDestroy(handle);
 }
 
-// Median of a few runs, each with the caches full of other things; infinite if it does not run.
-double CublasLt::State::time_us(CudaDevice& device, const LinearArgs& args, const Problem& problem,
+// Microseconds of a product among others of its shape, one after another as in a step: the median of a few rounds;
+// infinite if it does not run.
+double CublasLt::State::time_us(CudaDevice& device, std::span<const LinearArgs> products, const Problem& problem,
                                 const cublasLtMatmulAlgo_t& algorithm) const {
+  const size_t calls = products[0].x.rows < kManyTokens ? kCalls : kCallsOfMany;
   cudaEvent_t begin = nullptr;
   cudaEvent_t end = nullptr;
   device.check(cudaEventCreate(&begin), "cudaEventCreate");
   device.check(cudaEventCreate(&end), "cudaEventCreate");
   std::vector<float> times;
-  for (int i = 0; i <= kTimings; ++i) {
+  bool runs = true;
+  for (int round = 0; round <= kRounds && runs; ++round) {
+    // Meanwhile the host queues the calls.
     device.check(cudaMemsetAsync(device.scratch(), 0, CudaDevice::kScratchBytes, device.stream()), "cudaMemsetAsync");
     device.check(cudaEventRecord(begin, device.stream()), "cudaEventRecord");
-    if (problem.run(handle, args, algorithm, workspace, device.stream()) != CUBLAS_STATUS_SUCCESS) break;
+    for (size_t i = 0; i < calls && runs; ++i) {
+      const LinearArgs& product = products[i % products.size()];
+      runs = problem.run(handle, product, algorithm, workspace, device.stream()) == CUBLAS_STATUS_SUCCESS;
+    }
     device.check(cudaEventRecord(end, device.stream()), "cudaEventRecord");
     device.check(cudaEventSynchronize(end), "cudaEventSynchronize");
     float ms = 0;
     device.check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
-    if (i > 0) times.push_back(ms * 1e3f);  // the first one loads code
+    if (round > 0) times.push_back(ms * 1e3f / static_cast<float>(calls));  // the first one loads code
   }
   device.check(cudaEventDestroy(begin), "cudaEventDestroy");
   device.check(cudaEventDestroy(end), "cudaEventDestroy");
-  if (times.size() < kTimings) return std::numeric_limits<double>::infinity();
+  if (!runs) return std::numeric_limits<double>::infinity();
   std::ranges::sort(times);
-  return times[kTimings / 2];
+  return times[kRounds / 2];
 }
 
-bool CublasLt::State::find_fastest(CudaDevice& device, const LinearArgs& args) {
-  const Problem problem(args, args.x.rows);
+bool CublasLt::State::find_fastest(CudaDevice& device, std::span<const LinearArgs> products) {
+  const Problem problem(products[0], products[0].x.rows);
   double best = std::numeric_limits<double>::infinity();
   for (const cublasLtMatmulAlgo_t& proposal : problem.proposals(handle, preference, kProposals)) {
-    const double us = time_us(device, args, problem, proposal);
+    const double us = time_us(device, products, problem, proposal);
     if (us >= best) continue;
     best = us;
-    chosen[shape_of(args)] = proposal;
+    chosen[shape_of(products[0])] = proposal;
   }
   return best < std::numeric_limits<double>::infinity();
 }
@@ -277,13 +287,19 @@ Status CublasLt::tune(CudaDevice& device, std::span<const LinearArgs> products, 
   // A last line that was cut off must not spoil the next one; an empty line is nothing.
   std::string found = last.empty() ? "" : "\n";
   const size_t nothing = found.size();
+  std::map<Shape, std::vector<LinearArgs>> by_shape;
   for (const LinearArgs& args : products) {
     if (!aligned(args.x) || !aligned(args.weight)) continue;
-    const Shape shape = shape_of(args);
+    std::vector<LinearArgs>& alike = by_shape[shape_of(args)];
+    alike.push_back(args);
+    CHECK_EQ(args.x.rows, alike[0].x.rows);
+    CHECK_EQ(args.weight.row_stride, alike[0].weight.row_stride);
+  }
+  for (const auto& [shape, alike] : by_shape) {
     const auto entry = known.find(shape);
-    if (entry != known.end() && Problem(args, args.x.rows).can(state_->handle, entry->second)) {
+    if (entry != known.end() && Problem(alike[0], alike[0].x.rows).can(state_->handle, entry->second)) {
       state_->chosen[shape] = entry->second;
-    } else if (state_->find_fastest(device, args)) {
+    } else if (state_->find_fastest(device, alike)) {
       found += state_->line_of(shape, state_->chosen[shape]) + "\n";
     }
     RETURN_IF_ERROR(device.synchronize());

@@ -19,6 +19,9 @@ __global__ void __launch_bounds__(kThreads, (kBlocksPerMultiprocessor<kHeadDim, 
   extern __shared__ uint8_t memory[];
   auto& shared = *reinterpret_cast<Shared<kHeadDim, kGroups>*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
+  // With append, all that is read before the consumers' wait was written before the launch before this one.
+  if (!p.append) wait_for_previous_launch();
+  if (!p.clusters) shared.rows.fill(p.plan, thread, kThreads);
   if (thread == kConsumers) {
     if (shared_address(memory) % 1024 != 0) __trap();  // the swizzle counts from there
     prefetch_tensor_map(&p.pages_map);
@@ -36,8 +39,6 @@ __global__ void __launch_bounds__(kThreads, (kBlocksPerMultiprocessor<kHeadDim, 
     __syncthreads();
   }
   if (thread >= kConsumers) {
-    // With append, all that the producer reads was written before the launch before this one.
-    if (!p.append) wait_for_previous_launch();
     Producer<kHeadDim, kGroups>{p, shared, thread % 32, evict_first_policy(), {}}.produce();
     return;
   }
@@ -127,7 +128,7 @@ void decode_attention(CudaDevice& device, const AttentionArgs& args, bool append
   const int64_t partials = CudaDevice::kScratchBytes / choice.partial_bytes;
   const int blocks_max = choice.blocks_per_multiprocessor * multiprocessors;
   const int splits = static_cast<int>(
-      std::clamp<int64_t>(multiprocessors / kv_heads, kClusterBlocks, partials / (2 * blocks_max)));
+      std::clamp<int64_t>(multiprocessors / kv_heads, kClusterBlocks, partials / blocks_max));
   Parameters p{};
   p.pages_map = pages_map(args.pages);
   p.plan.kv_heads = kv_heads;
@@ -139,9 +140,6 @@ void decode_attention(CudaDevice& device, const AttentionArgs& args, bool append
   p.partials = static_cast<float4*>(device.scratch());
   p.pairs = pairs;
   p.counters = device.counters();
-  p.small_taken = device.counters() + CudaDevice::kCounters - 1;
-  p.small_shares = static_cast<int>(std::min<int64_t>(4 * blocks_max, partials / splits - blocks_max));
-  CHECK_GE(p.small_shares, 0);
   p.scale = args.scale * 1.44269504088896341f;  // log2(e)
   p.q_heads = args.q_heads;
   p.group_size = args.group_size;
@@ -163,7 +161,7 @@ void decode_attention(CudaDevice& device, const AttentionArgs& args, bool append
   const int64_t tokens_max = int64_t{args.pages.blocks_per_slot} * args.pages.block_tokens;
   const int64_t tiles_max = ceil_div<int64_t>(tokens_max, kTileTokens);
   const int64_t row_cost_max = kv_heads * (kTileCost * tiles_max + kChunkCost * splits);
-  const int64_t rows_max = std::min({int64_t{kPlanRowsMax}, (CudaDevice::kCounters - 1) / kv_heads,
+  const int64_t rows_max = std::min({int64_t{kPlanRowsMax}, CudaDevice::kCounters / kv_heads,
                                      ((int64_t{1} << 31) - 1) / row_cost_max});
   CHECK_GT(rows_max, 0);
   for (int64_t first = 0; first < args.step.decode_rows; first += rows_max) {

@@ -19,9 +19,7 @@ struct Parameters {
   PlanInputs plan;
   bool clusters;  // the grid: (blocks of a row and KV head, kv_heads, rows); otherwise (shares)
   int blocks_per_multiprocessor;
-  int small_shares;       // at most
-  uint32_t* small_taken;  // counts small shares
-  int pairs;              // of q heads of a KV head, of each group of eight, that partial results have room for
+  int pairs;  // of q heads of a KV head, of each group of eight, that partial results have room for
   __nv_bfloat16* out;
   int64_t out_stride;
   const __nv_bfloat16* q;
@@ -119,6 +117,7 @@ struct Shared {
 
   alignas(1024) uint8_t ring[Stages::kStages * Stages::kStageBytes];
   union {
+    PlannedRows rows;  // until the first tile is described
     float4 slices[kWarps * (kWarps - 1)][Partial<kHeadDim>::kVectors][32];  // [to, from][..][lane]
     __nv_bfloat16 queries[8 * kGroups * kQueryPitch];
   };

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ptx.cuh"
+
 // How the blocks of the decode kernel share a step, computed on the device from the positions alone.
 //
 // The keys of a row are cut into tiles of 64 tokens at multiples of 64, and these into chunks whose size depends on the
@@ -11,8 +13,8 @@
 //
 // Few rows: every row and KV head has blocks of its own, in clusters of eight, that take a chunk or more each. Many
 // rows: all chunks of a step, ordered by row, KV head and position, form a line, and each block takes an equal share of
-// most of it by cost, whole chunks that begin in its share. What is left of the line is cut into small shares for
-// whoever is done first: multiprocessors differ in speed by a fifth.
+// it by cost: whole chunks that begin in its share. Some multiprocessors are done earlier than others, but the others
+// then have all of the memory's rate: small shares at the end for whoever is free cost more than they gained.
 
 namespace skein::cuda {
 
@@ -22,8 +24,7 @@ constexpr int kShortTiles = 64;  // a row up to this long has at most as many ch
 constexpr int kChunkTilesMin = 2;
 constexpr int kTileCost = 4;
 constexpr int kChunkCost = 1;  // what a chunk costs besides its tiles
-constexpr int kSmallShareCost = 4 * kTileCost;
-constexpr int kLargeShareCostMin = 8 * kTileCost;  // below, there are no small shares
+constexpr int kPlanRowsMax = 512;
 
 struct RowPlan {
   int begin = 0;   // keys [begin, tokens) are seen
@@ -55,12 +56,12 @@ __device__ inline RowPlan plan_row(int position, int window, int splits) {
   return plan;
 }
 
-// Part of the line, cut into equal shares.
-struct EqualShares {
+// The line of chunks, cut into equal shares.
+struct Shares {
   uint32_t whole = 0;
   uint32_t rest = 0;  // the first `rest` shares are longer by one
 
-  __device__ static EqualShares of(int total, int count) {
+  __device__ static Shares of(int total, int count) {
     return {static_cast<uint32_t>(total) / static_cast<uint32_t>(count),
             static_cast<uint32_t>(total) % static_cast<uint32_t>(count)};
   }
@@ -74,28 +75,12 @@ struct EqualShares {
   }
 };
 
-// The line of chunks: a large share for every block, then small ones.
-struct Shares {
-  int blocks = 0;
-  int small_count = 0;
-  int small_begin = 0;  // on the line
-  EqualShares large;
-  EqualShares small;
-
-  __device__ static Shares of(int total, int blocks, int small_max) {
-    const int small_total = total / blocks < kLargeShareCostMin ? 0 : total / 8;
-    const int small_count = min(small_total / kSmallShareCost, small_max);
-    const int small_begin = small_count > 0 ? total - small_total : total;
-    return {blocks, small_count, small_begin, EqualShares::of(small_begin, blocks),
-            EqualShares::of(total - small_begin, max(small_count, 1))};
-  }
-  __device__ int begin(int share) const {
-    return share < blocks ? large.begin(share) : small_begin + small.begin(share - blocks);
-  }
-  __device__ int owner(int at) const {
-    return at < small_begin ? large.owner(at) : blocks + small.owner(at - small_begin);
-  }
-};
+// A word that the next layers' launches read, too: it stays in the L2 cache while weights pass by.
+__device__ __forceinline__ int load_kept(const int32_t* from) {
+  int value;
+  asm volatile("ld.global.cg.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(from), "l"(evict_last_policy()));
+  return value;
+}
 
 __device__ inline int inclusive_sum(int value, int lane) {
 #pragma unroll
@@ -117,24 +102,39 @@ struct PlanInputs {
   __device__ RowPlan row(int position) const { return plan_row(position, window, splits); }
   __device__ int cost(int position) const { return kv_heads * row(position).head_cost(); }
 };
-constexpr int kPlanRowsMax = 1024;
 
-// Positions and slots of up to 32 rows, one a lane; by all lanes of a warp.
+// What all threads of a block find out about the step's rows when it starts.
+struct PlannedRows {
+  int positions[kPlanRowsMax];
+  int slots[kPlanRowsMax];
+  int costs[kPlanRowsMax];
+
+  __device__ void fill(const PlanInputs& inputs, int thread, int threads) {
+    for (int row = thread; row < inputs.rows; row += threads) {
+      const int position = load_kept(inputs.positions + row);
+      slots[row] = load_kept(inputs.slots + row);
+      positions[row] = position;
+      costs[row] = inputs.cost(position);
+    }
+  }
+};
+
+// Positions and slots of 32 rows, one a lane; by all lanes of a warp.
 struct RowWindow {
   int first = 0;
-  int count = 0;
   int position = -1;
   int slot = 0;
 
-  __device__ void load(const PlanInputs& inputs, int first_row, int rows, int lane) {
-    first = first_row;
-    count = rows;
-    const bool there = lane < rows && first + lane < inputs.rows;
-    position = there ? __ldcg(inputs.positions + first + lane) : -1;
-    slot = there ? __ldcg(inputs.slots + first + lane) : 0;
+  __device__ static RowWindow of(const PlannedRows& rows, int count, int first, int lane) {
+    const int row = first + lane;
+    return {first, row < count ? rows.positions[row] : -1, row < count ? rows.slots[row] : 0};
   }
   __device__ void cover(const PlanInputs& inputs, int row, int lane) {
-    if (row >= first + count) load(inputs, row, 32, lane);
+    if (row < first + 32) return;
+    first = row;
+    const bool there = first + lane < inputs.rows;
+    position = there ? load_kept(inputs.positions + first + lane) : -1;
+    slot = there ? load_kept(inputs.slots + first + lane) : 0;
   }
   __device__ int position_of(int row) const { return __shfl_sync(0xffffffff, position, row - first); }
   __device__ int slot_of(int row) const { return __shfl_sync(0xffffffff, slot, row - first); }
@@ -146,33 +146,17 @@ struct ShareStart {
   int end;
   int row;
   int row_begin;
-  RowWindow rows;  // begins at or before `row`
+  RowWindow rows;  // begins at `row`
 };
 
-// Adds up the cost of the step's rows, then finds the rows of shares; by all lanes of a warp. With more than 32 rows, a
-// lane has the sum of several.
+// Adds up the cost of the step's rows, then finds the rows of shares; by all lanes of a warp, each of which has the sum
+// of some neighbours.
 class Line {
  public:
-  __device__ Line(const PlanInputs& inputs, int lane) : inputs_(inputs), lane_(lane) {
-    if (inputs.rows <= 32) {
-      rows_.load(inputs, 0, 32, lane);
-      cost_ = lane < inputs.rows ? inputs.cost(rows_.position) : 0;
-    } else {
-      constexpr int kAtOnce = 4;
-      group_ = (inputs.rows + 31) / 32;
-      const int end = min((lane + 1) * group_, inputs.rows);
-      for (int row = lane * group_; row < end; row += kAtOnce) {
-        int positions[kAtOnce];
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) positions[i] = row + i < end ? __ldcg(inputs.positions + row + i) : -1;
-#pragma unroll 1
-        for (int i = 0; i < kAtOnce; ++i) {
-          cost_ += row + i < end ? inputs.cost(positions[0]) : 0;
-#pragma unroll
-          for (int j = 1; j < kAtOnce; ++j) positions[j - 1] = positions[j];
-        }
-      }
-    }
+  __device__ Line(const PlannedRows& rows, int count, int lane)
+      : rows_(rows), count_(count), lane_(lane), group_((count + 31) / 32) {
+    const int end = min((lane + 1) * group_, count);
+    for (int row = lane * group_; row < end; ++row) cost_ += rows.costs[row];
     sum_ = inclusive_sum(cost_, lane);
   }
 
@@ -180,33 +164,30 @@ class Line {
 
   __device__ ShareStart find(const Shares& shares, int share) const {
     ShareStart start = {.begin = shares.begin(share), .end = shares.begin(share + 1), .row = 0, .row_begin = 0,
-                        .rows = rows_};
-    find_begin(sum_, cost_, true, start);
-    if (group_ == 1) return start;
-    start.row *= group_;
-    const int first = start.row;
-    start.rows.load(inputs_, first, group_, lane_);
-    const bool there = lane_ < group_ && first + lane_ < inputs_.rows;
-    const int cost = there ? inputs_.cost(start.rows.position) : 0;
-    find_begin(start.row_begin + inclusive_sum(cost, lane_), cost, there, start);
+                        .rows = {}};
+    find_begin(sum_, cost_, start);
+    const int first = start.row * group_;
+    const int cost = lane_ < group_ && first + lane_ < count_ ? rows_.costs[first + lane_] : 0;
+    find_begin(start.row_begin + inclusive_sum(cost, lane_), cost, start);
     start.row += first;
+    start.rows = RowWindow::of(rows_, count_, start.row, lane_);
     return start;
   }
 
  private:
-  // The last lane that begins at or before the share.
-  __device__ static void find_begin(int sum, int cost, bool there, ShareStart& start) {
-    const uint32_t before = __ballot_sync(0xffffffff, there && sum - cost <= start.begin);
+  // The last lane with rows that begins at or before the share.
+  __device__ static void find_begin(int sum, int cost, ShareStart& start) {
+    const uint32_t before = __ballot_sync(0xffffffff, cost > 0 && sum - cost <= start.begin);
     start.row = 31 - __clz(static_cast<int>(before));
     start.row_begin = __shfl_sync(0xffffffff, sum - cost, start.row);
   }
 
-  const PlanInputs& inputs_;
+  const PlannedRows& rows_;
+  int count_;
   int lane_;
-  int group_ = 1;
+  int group_;  // rows of a lane
   int cost_ = 0;
   int sum_ = 0;
-  RowWindow rows_;
 };
 
 }  // namespace skein::cuda

@@ -16,7 +16,7 @@ struct TableWindow {
   __device__ void cover(int begin, int end, int lane) {
     if (first >= 0 && begin >= first && end < first + 32) return;
     first = begin;
-    value = begin + lane <= last ? __ldcg(table + begin + lane) : 0;
+    value = begin + lane <= last ? load_kept(table + begin + lane) : 0;
   }
   __device__ int at(int index) const { return __shfl_sync(0xffffffff, value, (index - first) & 31); }
 };
@@ -90,8 +90,8 @@ struct Producer {
   // Few rows: this block's chunks of its row and KV head.
   __device__ void produce_own() {
     const int row = static_cast<int>(blockIdx.z);
-    const int position = __ldcg(p.plan.positions + row);
-    const int slot = __ldcg(p.plan.slots + row);
+    const int position = load_kept(p.plan.positions + row);
+    const int slot = load_kept(p.plan.slots + row);
     const RowPlan plan = p.plan.row(position);
     Work work = {.row = row, .kv_head = static_cast<int>(blockIdx.y), .begin = plan.begin, .tokens = plan.tokens,
                  .chunks = plan.chunks};
@@ -102,8 +102,13 @@ struct Producer {
     if (work.run_begin < end) produce_run(plan, work, end, slot);
   }
 
-  // Many rows: the chunks that begin in the share.
-  __device__ void produce_share(int share, ShareStart start) {
+  // Many rows: the chunks that begin in the block's share.
+  __device__ void produce_share() {
+    const Line line(shared.rows, p.plan.rows, lane);
+    const Shares shares = Shares::of(line.total(), static_cast<int>(gridDim.x));
+    if (lane == 0) shared.shares = shares;
+    const int share = p.share();
+    ShareStart start = line.find(shares, share);
     int row_begin = start.row_begin;
     int from = start.begin - row_begin;  // cost within the row
     bool more = start.begin < start.end;
@@ -127,35 +132,11 @@ struct Producer {
     }
   }
 
-  // The next small share that nobody has taken; small_count or more if there is none.
-  __device__ int take_small(const Shares& shares) {
-    int taken = 0;
-    if (lane == 0) {
-      taken = static_cast<int>(atomicAdd(p.small_taken, 1));
-      // Every block fails once; the last of them leaves zero.
-      if (taken == shares.small_count + shares.blocks - 1) *p.small_taken = 0;
-    }
-    return __shfl_sync(0xffffffff, taken, 0);
-  }
-
-  __device__ void produce_shares() {
-    const Line line(p.plan, lane);
-    const Shares shares = Shares::of(line.total(), static_cast<int>(gridDim.x), p.small_shares);
-    if (lane == 0) shared.shares = shares;
-    int share = p.share();
-    do {
-      produce_share(share, line.find(shares, share));
-      if (shares.small_count == 0) break;
-      wait_for_previous_launch();  // which may count, too
-      share = shares.blocks + take_small(shares);
-    } while (share < shares.blocks + shares.small_count);
-  }
-
   __device__ void produce() {
     if (p.clusters) {
       produce_own();
     } else {
-      produce_shares();
+      produce_share();
     }
     describe({.flags = Work::kStop});
   }

@@ -321,10 +321,13 @@ TEST(CublasLt, TunesOnceAndIgnoresWhatItCannotRead) {
   const Product p(96, 256, 128, 15);
   Output out(Format::kBF16, 96, 256);
   const LinearArgs product = {.out = out.tensor(), .x = p.x_of(96), .weight = p.weights()};
-  ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
+  const LinearArgs alike[] = {product, product};
+  ASSERT_TRUE(gpu().cublas().tune(gpu(), alike, path).ok());
   const std::string once = read_file(path);
   EXPECT_TRUE(once.starts_with("nonsense\n"));
-  EXPECT_NE(once.find("256\t128\t96\tbf16"), std::string::npos) << once;
+  const size_t line = once.find("256\t128\t96\tbf16");
+  EXPECT_NE(line, std::string::npos) << once;
+  EXPECT_EQ(once.find("256\t128\t96\tbf16", line + 1), std::string::npos) << once;
   ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
   EXPECT_EQ(read_file(path), once);
   check_linear(p, 96, Format::kBF16, true);

@@ -86,9 +86,12 @@ void measure(const Product& product, const Buffers& buffers, std::span<const int
     const auto ours = [&](int i) {
       run(product, tokens, buffers.out, buffers.x, buffers.gate_up, buffers.weight(product, i));
     };
-    if (tokens > 64) {
-      const LinearArgs args = args_of(product, tokens, buffers.gate_up, buffers.x, buffers.weight(product, 0));
-      CHECK(gpu().cublas().tune(gpu(), std::span(&args, 1), "").ok());
+    if (tokens > 32) {
+      std::vector<LinearArgs> alike;
+      for (int i = 0; i < 4; ++i) {
+        alike.push_back(args_of(product, tokens, buffers.gate_up, buffers.x, buffers.weight(product, i)));
+      }
+      CHECK(gpu().cublas().tune(gpu(), alike, "").ok());
     }
     report(line_of(product, tokens, time_us(ours, calls, 5)));
     if (tokens > 64) continue;
