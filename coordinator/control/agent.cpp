@@ -197,6 +197,8 @@ class Agent {
   void take_line(Job& job) {
     if (job.line.starts_with(kReasonPrefix)) {
       if (job.reason.empty()) job.reason = job.line.substr(kReasonPrefix.size());
+      // A rank has ended: mpirun would take two seconds to end the others, as long as a leader's lease.
+      end_job(job, SIGKILL);
     } else if (job.line.starts_with("{\"time\"")) {
       const std::string line = job.line + "\n";
       [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
