@@ -90,7 +90,12 @@ class Agent {
       lease_.heard(now_ms());
       if (received->frame.ok()) take(std::move(*received->frame));
     }
-    for (auto& [launch, job] : jobs_) job.read_errors();
+    for (auto& [launch, job] : jobs_) {
+      job.read_errors();
+      // mpirun would take two seconds to end the other ranks, as long as a leader's lease. Between nodes it has to.
+      const bool ending = job.kill_at != Clock::time_point::max();
+      if (job.rank_failed && job.nodes.size() < 2 && !ending) end_job(job, SIGKILL);
+    }
     for (auto& [launch, listener] : listeners_) take_requests(launch, *listener);
     reap();
     const Clock::time_point now = Clock::now();

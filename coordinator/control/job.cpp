@@ -68,6 +68,7 @@ void Job::read_errors() {
 
 void Job::take_line() {
   if (line.starts_with(kReasonPrefix)) {
+    rank_failed = true;
     if (reason.empty()) reason = line.substr(kReasonPrefix.size());
   } else if (line.starts_with("{\"time\"")) {
     const std::string whole = line + "\n";

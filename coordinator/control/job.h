@@ -26,6 +26,7 @@ struct Job {
   std::string line;    // unfinished
   std::string reason;  // the first sentence of a rank that failed
   std::string last_line;
+  bool rank_failed = false;  // one has said why, and is gone
   bool orted = false;
   bool ready = false;  // its replica serves
   Clock::time_point kill_at = Clock::time_point::max();

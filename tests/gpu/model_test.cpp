@@ -31,6 +31,9 @@ namespace {
 // worse.
 constexpr double kWorst = 0.25;
 constexpr double kMean = 0.035;
+// Of SmolLM2, which transformers' bfloat16 leaves by 0.46 at worst and 0.033 on average.
+constexpr double kRealWorst = 0.35;
+constexpr double kRealMean = 0.025;
 const std::string kFixtures = "tests/oracles/fixtures/";
 
 // How far log-probabilities are from those expected.
@@ -43,11 +46,11 @@ struct Differences {
     sum += std::abs(found - expected);
     ++count;
   }
-  void check(const std::string& what) const {
+  void check(const std::string& what, double worst_allowed, double mean_allowed) const {
     std::printf("%s: worst %.4f, mean %.5f over %ld positions\n", what.c_str(), worst,
                 sum / static_cast<double>(count), static_cast<long>(count));
-    EXPECT_LT(worst, kWorst);
-    EXPECT_LT(sum / static_cast<double>(count), kMean);
+    EXPECT_LT(worst, worst_allowed);
+    EXPECT_LT(sum / static_cast<double>(count), mean_allowed);
   }
 };
 
@@ -76,9 +79,17 @@ GenerationRequest scored_request(const std::vector<int32_t>& tokens, size_t gene
   return request;
 }
 
+struct Comparison {
+  ReplicaSpec spec;
+  bool peers = true;
+  double worst = kWorst;
+  double mean = kMean;
+};
+
 // All prompts at once.
-void compare(const std::string& model, const std::vector<Prompt>& prompts, const ReplicaSpec& spec, bool peers = true) {
-  ReplicaHarness replica(spec, model, cuda_ops(), peers);
+void compare(const std::string& model, const std::vector<Prompt>& prompts, const Comparison& comparison) {
+  const ReplicaSpec& spec = comparison.spec;
+  ReplicaHarness replica(spec, model, cuda_ops(), comparison.peers);
   std::vector<GenerationRequest> requests;
   for (const Prompt& prompt : prompts) requests.push_back(scored_request(prompt.tokens, prompt.greedy.size()));
   const auto answers = replica.run(requests);
@@ -95,7 +106,8 @@ void compare(const std::string& model, const std::vector<Prompt>& prompts, const
   }
   differences.check(model + ", TP " + std::to_string(spec.tensor_parallel_size) + " x PP " +
                     std::to_string(spec.pipeline_parallel_size) + ", steps of " + std::to_string(spec.step_tokens_max) +
-                    ", same text for" + texts + " tokens");
+                    ", same text for" + texts + " tokens",
+                    comparison.worst, comparison.mean);
 }
 
 ReplicaSpec gpu_spec(int step_tokens, int tensor_parallel_size = 1, int pipeline_parallel_size = 1) {
@@ -110,7 +122,7 @@ class ModelOnGpu : public ::testing::TestWithParam<std::string> {
   void run(const ReplicaSpec& spec, bool peers = true) {
     const std::string folder = kFixtures + GetParam();
     compare(folder + (GetParam().starts_with("gguf_") ? "/model.gguf" : ""), read_prompts(folder + "/expected.json"),
-            spec, peers);
+            {.spec = spec, .peers = peers});
   }
 };
 
@@ -180,7 +192,7 @@ class ShapeOnGpu : public ::testing::TestWithParam<RandomModel> {
       auto& tokens = beginnings.emplace_back();
       while (tokens.size() < length) tokens.push_back(static_cast<int32_t>(random() % 1000) % GetParam().vocabulary);
     }
-    compare(folder_.path(), prompts_by_cpu(folder_.path(), beginnings, 12), spec);
+    compare(folder_.path(), prompts_by_cpu(folder_.path(), beginnings, 12), {.spec = spec});
   }
   test::TemporaryFolder folder_;
 };
@@ -198,11 +210,14 @@ TEST(RealModelOnGpu, AgreesWithTransformersAndTheCpu) {
   const char* path = std::getenv("SKEIN_SMOLLM2");
   if (path == nullptr) GTEST_SKIP() << "SKEIN_SMOLLM2 does not name the model";
   const auto recorded = read_prompts("tests/oracles/smollm2_expected.json");
-  compare(path, recorded, gpu_spec(2048));
-  compare(path, recorded, gpu_spec(100));
+  const auto compare_in_steps = [&](const std::vector<Prompt>& prompts, int tokens) {
+    compare(path, prompts, {.spec = gpu_spec(tokens), .worst = kRealWorst, .mean = kRealMean});
+  };
+  compare_in_steps(recorded, 2048);
+  compare_in_steps(recorded, 100);
   std::vector<std::vector<int32_t>> beginnings;
   for (const Prompt& prompt : recorded) beginnings.push_back(prompt.tokens);
-  compare(path, prompts_by_cpu(path, beginnings, 150), gpu_spec(256));
+  compare_in_steps(prompts_by_cpu(path, beginnings, 150), 256);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -436,6 +451,9 @@ TEST_P(ModelOnGpu, AgreesWithTransformersWhenDeterministic) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
+  // Two ranks in one process: one that loads a kernel late holds the driver's lock while it waits for its own launches,
+  // which may wait for the other rank. Processes with one rank each have a lock each.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 1);
   const auto device = skein::cuda::CudaDevice::open({});
   if (!device.ok()) {
     std::printf("skipped: %s\n", device.status().message().c_str());
