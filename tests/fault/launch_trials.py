@@ -81,7 +81,8 @@ class Trial:
             cluster.stop_coordinator()
             how = "ran"
         else:
-            status = cluster.coordinator.wait(DEADLINE_S)
+            wait_for(lambda: cluster.coordinator.poll() is not None, cluster.everything, DEADLINE_S)
+            status = cluster.coordinator.returncode
             last = cluster.log.rstrip().rpartition("\n")[2]
             if status == -9:
                 how = "the coordinator was killed"
