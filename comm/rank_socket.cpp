@@ -53,7 +53,7 @@ void RankSocket::fail(const std::string& what) const {
   std::abort();  // the one thing that it must not do is return
 }
 
-// Data, or questions whether there is room now, that the peer's kernel does not acknowledge are the sign: that of a peer
+// Data, or questions whether there is room now, that the peer's kernel does not acknowledge are the sign: that of one
 // that is busy, or whose process was paused, does. Where this node has no route any more, data does not even leave, and
 // questions alone are counted.
 void RankSocket::check_alive() const {
