@@ -53,12 +53,15 @@ void RankSocket::fail(const std::string& what) const {
   std::abort();  // the one thing that it must not do is return
 }
 
-// Data that the peer's kernel does not acknowledge is the sign: one that is busy, or whose process was paused, does.
+// Data, or questions whether there is room now, that the peer's kernel does not acknowledge are the sign: that of one
+// that is busy, or whose process was paused, does. Where this node has no route any more, data does not even leave, and
+// questions alone are counted.
 void RankSocket::check_alive() const {
   tcp_info info{};
   socklen_t size = sizeof info;
   if (getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return;  // within this process
-  if (info.tcpi_unacked > 0 && info.tcpi_last_ack_recv > static_cast<uint32_t>(kSilentMs)) {
+  const bool asked = info.tcpi_unacked > 0 || info.tcpi_probes > 1;
+  if (asked && info.tcpi_last_ack_recv > static_cast<uint32_t>(kSilentMs)) {
     fail("brought no packet for " + std::to_string(kSilentMs / 1000) + " s: is its node, or the network to it, down?");
   }
 }

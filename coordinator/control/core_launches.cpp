@@ -120,10 +120,15 @@ void Core::agent_lost(int64_t now_ms, const std::string& reason, Actions* action
 }
 
 bool Core::can_launch(const Replica& replica) const {
+  const auto runs = [&](uint64_t launch) {
+    return std::ranges::any_of(replicas_, [&](const Replica& other) {
+      return other.launch == launch && other.state != ReplicaState::kDown;
+    });
+  };
   return std::ranges::all_of(shares_of(replica.spec), [&](const NodeShare& share) {
     const NodeTable::Node* node = nodes_.find(share.node);
-    // A share of the launch before may still hold the devices.
-    return node != nullptr && !node->launches.contains(replica.launch);
+    // What is left of an earlier launch, or of another coordinator's, may still hold the devices.
+    return node != nullptr && std::ranges::all_of(node->launches, runs);
   });
 }
 

@@ -81,7 +81,8 @@ class Trial:
             cluster.stop_coordinator()
             how = "ran"
         else:
-            status = cluster.coordinator.wait(DEADLINE_S)
+            wait_for(lambda: cluster.coordinator.poll() is not None, cluster.everything, DEADLINE_S)
+            status = cluster.coordinator.returncode
             last = cluster.log.rstrip().rpartition("\n")[2]
             if status == -9:
                 how = "the coordinator was killed"
@@ -95,16 +96,14 @@ class Trial:
         return self.cluster.coordinator.poll() is not None or "skein: ready on" in self.cluster.log
 
     def serves(self):
-        """Whether the replica answers: after a fault that it did not survive, it is launched again."""
-        cluster = self.cluster
-        cluster.wait_ready()
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            reply = cluster.server.post("/v1/completions", {"prompt": [1, 2, 3], "max_tokens": 4})
-            if reply.status == 200:
-                return True
-            time.sleep(0.1)
-        return True  # it said that it is not ready: explained
+        """Whether the server answers, with tokens or with a sentence that says why not; False if it is gone."""
+        self.cluster.wait_ready()
+        try:
+            reply = self.cluster.server.post("/v1/completions", {"prompt": [1, 2, 3], "max_tokens": 4})
+        except OSError:
+            return False  # killed between the moment that it was ready and this
+        assert reply.status == 200 or len(reply.error["message"]) > 20, reply.body
+        return True
 
 
 def restore(cluster):

@@ -67,6 +67,45 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   EXPECT_EQ(back.starved_seconds, 0.9);
 }
 
+TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {
+  const RegisterAgent agent{.node = "a",
+                            .build = "1",
+                            .instance = ~uint64_t{0},
+                            .address = "10.0.0.1",
+                            .network = "10.0.0.0/24",
+                            .topology = "gpus: []",
+                            .jobs = {{.launch = 5, .replica = 2, .identity = "id"}}};
+  const auto registration = decode_frame(encode_frame(agent));
+  ASSERT_TRUE(registration.ok()) << registration.status().message();
+  const auto& back = std::get<RegisterAgent>(*registration);
+  EXPECT_EQ(back.instance, agent.instance);
+  EXPECT_EQ(back.network, agent.network);
+  EXPECT_EQ(back.topology, agent.topology);
+  ASSERT_EQ(back.jobs.size(), 1u);
+  EXPECT_EQ(back.jobs[0].replica, 2u);
+  EXPECT_EQ(back.jobs[0].identity, "id");
+
+  const auto status = decode_frame(encode_frame(AgentStatus{{3, 4}}));
+  EXPECT_EQ(std::get<AgentStatus>(*status).launches, (std::vector<uint64_t>{3, 4}));
+  StartDaemon start;
+  start.job.launch = 5;
+  start.node = "b";
+  start.command = "orted";
+  const auto daemon = decode_frame(encode_frame(start));
+  EXPECT_EQ(std::get<StartDaemon>(*daemon).job.launch, 5u);
+  EXPECT_EQ(std::get<StartDaemon>(*daemon).command, "orted");
+}
+
+TEST(Wire, ALaunchPlacesEveryRankOnce) {
+  Launch launch{.launch = 1, .ranks = 3, .spec = "{}"};
+  launch.nodes = {{.node = "a", .address = "10.0.0.1", .ranks = 2}, {.node = "b", .address = "10.0.0.2", .ranks = 1}};
+  const auto back = decode_frame(encode_frame(launch));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(std::get<Launch>(*back).nodes[1].address, "10.0.0.2");
+  launch.ranks = 4;
+  EXPECT_FALSE(decode_frame(encode_frame(launch)).ok());
+}
+
 TEST(Wire, RefusesFramesThatContradictThemselves) {
   GenerationRequest request;
   request.tokens = {1};

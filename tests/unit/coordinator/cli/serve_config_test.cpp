@@ -70,6 +70,26 @@ TEST_F(ServeConfigTest, ErrorsNameFileAndLine) {
   error("model: m\nreplicas: 3\n");
 }
 
+TEST_F(ServeConfigTest, AClusterNamesItsPlaces) {
+  const std::string head = "model: m\nlisten: tcp://10.0.0.1:7300\nkey_file: k\nallow_list: a\n";
+  const auto config =
+      parse(head + "replicas:\n  - {tensor_parallel_size: 2, places: [node-a:0, node-b:3]}\n");
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  ASSERT_EQ(config->shapes()[0].places.size(), 2u);
+  EXPECT_EQ(config->shapes()[0].places[1].node, "node-b");
+  EXPECT_EQ(config->shapes()[0].places[1].device, 3);
+
+  EXPECT_NE(error(head).find("needs places"), std::string::npos);
+  EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:0]}\n").find("give listen"), std::string::npos);
+  EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:x]}\n").find(":3: \"a:x\" is no place"), std::string::npos);
+  EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:0, b:0]}\n").find(":3: places names 2 ranks"),
+            std::string::npos);
+  EXPECT_NE(error("model: m\nlisten: tcp://*:7300\n").find("every interface"), std::string::npos);
+  EXPECT_NE(error("model: m\nlisten: 10.0.0.1\n").find("must be tcp://"), std::string::npos);
+  EXPECT_NE(error("model: m\nlisten: tcp://10.0.0.1:7300\n").find("skein keys"), std::string::npos);
+  EXPECT_NE(error(head + "ports: 1-2\nreplicas:\n  - {places: [a:0]}\n").find("too few"), std::string::npos);
+}
+
 TEST_F(ServeConfigTest, AModelIsNeeded) {
   EXPECT_FALSE(parse_serve_config({}).ok());
   EXPECT_FALSE(parse_serve_config({"a", "b"}).ok());

@@ -1,0 +1,52 @@
+#include "coordinator/control/job.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace skein {
+namespace {
+
+TEST(OrtedCommand, IsSplitAsMpirunQuotesIt) {
+  const auto words =
+      parse_orted_command(R"--( orted -mca ess "env" -mca orte_node_regex "a,[2:10].77.0.2@0(2)" -mca x "")--");
+  ASSERT_TRUE(words.ok()) << words.status().message();
+  EXPECT_EQ(*words, (std::vector<std::string>{"orted", "-mca", "ess", "env", "-mca", "orte_node_regex",
+                                              "a,[2:10].77.0.2@0(2)", "-mca", "x", ""}));
+}
+
+TEST(OrtedCommand, NothingElseIsRun) {
+  for (const char* command : {"", "sh -c orted", "/bin/orted2 x", "orted x; reboot", "orted $(reboot)", "orted `reboot`",
+                              "orted \"x", "orted x > y", "orted x\nreboot"}) {
+    EXPECT_FALSE(parse_orted_command(command).ok()) << command;
+  }
+  EXPECT_FALSE(parse_orted_command("orted " + std::string(1 << 20, 'x')).ok());
+}
+
+std::string value_behind(const std::vector<std::string>& words, const std::string& key) {
+  const auto found = std::ranges::find(words, key);
+  return found == words.end() ? "" : *(found + 1);
+}
+
+TEST(MpirunArguments, NodesAreAddressesAndLaunchesHavePortsOfTheirOwn) {
+  Launch launch{.launch = 7, .ranks = 3, .spec = {}};
+  launch.nodes = {{.node = "a", .address = "10.0.0.1", .ranks = 2}, {.node = "b", .address = "10.0.0.2", .ranks = 1}};
+  const MpirunOptions options{.worker = "/opt/skein-worker",
+                              .rsh = "/opt/skein rsh",
+                              .folder = "/run/x",
+                              .spec_path = "/run/x/spec.json",
+                              .ports = {.first = 7310, .last = 7809},
+                              .networks = "10.0.0.0/24"};
+  const auto words = mpirun_arguments(launch, options);
+  EXPECT_EQ(value_behind(words, "--host"), "10.0.0.1:2,10.0.0.2:1");
+  EXPECT_EQ(value_behind(words, "oob_tcp_dynamic_ipv4_ports"), "7338-7341");
+  EXPECT_EQ(value_behind(words, "btl_tcp_port_min_v4"), "7560");
+  EXPECT_EQ(words.back(), "/run/x/spec.json");
+  launch.launch = 8;
+  EXPECT_EQ(value_behind(mpirun_arguments(launch, options), "oob_tcp_dynamic_ipv4_ports"), "7342-7345");
+  launch.nodes.clear();
+  EXPECT_EQ(value_behind(mpirun_arguments(launch, options), "btl"), "self,vader");
+}
+
+}  // namespace
+}  // namespace skein

@@ -1,0 +1,64 @@
+#include "worker/preflight.h"
+
+#include <gtest/gtest.h>
+
+namespace skein {
+namespace {
+
+ReplicaSpec spec() {
+  ReplicaSpec spec;
+  spec.model = "/models/m";
+  spec.tensor_parallel_size = 3;
+  spec.places = {{"node-a", 0}, {"node-a", 1}, {"node-b", 0}};
+  spec.rank_memory_bytes = 4'000'000'000;
+  return spec;
+}
+
+std::vector<RankReport> reports() {
+  std::vector<RankReport> reports(3);
+  for (size_t rank = 0; rank < 3; ++rank) {
+    reports[rank] = {.build = "1", .host = rank < 2 ? "a" : "b", .fingerprint = 5, .memory_free = 8'000'000'000,
+                     .clock_ms = 1'000'000, .error = {}};
+  }
+  return reports;
+}
+
+std::string sentence(const std::function<void(std::vector<RankReport>&)>& change) {
+  std::vector<RankReport> changed = reports();
+  change(changed);
+  return compare(spec(), changed).message();
+}
+
+TEST(Preflight, RanksThatFitTogetherGoOn) { EXPECT_EQ(sentence([](auto&) {}), ""); }
+
+TEST(Preflight, NamesTheRankThatDoesNotFit) {
+  EXPECT_EQ(sentence([](auto& r) { r[2].error = "there is no model"; }), "rank 2 on node-b: there is no model");
+  EXPECT_NE(sentence([](auto& r) { r[1].build = "2"; }).find("rank 1 on node-a runs Skein 2"), std::string::npos);
+  EXPECT_NE(sentence([](auto& r) { r[2].fingerprint = 6; }).find("files of rank 2 on node-b differ"), std::string::npos);
+  EXPECT_NE(sentence([](auto& r) { r[2].clock_ms += 60'000; }).find("rank 2 on node-b is 60 s ahead"), std::string::npos);
+  EXPECT_NE(sentence([](auto& r) { r[2].clock_ms -= 60'000; }).find("behind"), std::string::npos);
+}
+
+TEST(Preflight, CountsTheRanksThatShareAMachinesMemory) {
+  EXPECT_EQ(sentence([](auto& r) { r[2].memory_free = 4'000'000'000; }), "");
+  const std::string said = sentence([](auto& r) { r[0].memory_free = 7'900'000'000; });
+  EXPECT_NE(said.find("rank 0 on node-a has 7.9 GB of memory free where its 2 ranks need 8.0 GB"), std::string::npos)
+      << said;
+}
+
+TEST(Preflight, AReportSurvivesTheRoundTrip) {
+  RankReport report = look_around();
+  report.fingerprint = ~uint64_t{0};
+  EXPECT_GT(report.memory_free, 0);
+  EXPECT_GT(report.clock_ms, 0);
+  const auto back = decode_rank_report(encode(report));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->fingerprint, report.fingerprint);
+  EXPECT_EQ(back->host, report.host);
+  EXPECT_EQ(back->memory_free, report.memory_free);
+  EXPECT_FALSE(decode_rank_report("{}").ok());
+  EXPECT_FALSE(decode_rank_report("no JSON").ok());
+}
+
+}  // namespace
+}  // namespace skein
