@@ -1,9 +1,9 @@
 #include "topology/calibration.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 
 #include "base/check.h"
 #include "base/yaml.h"
@@ -54,9 +54,11 @@ Status at_line(int line, const std::string& what) {
 }
 
 Result<double> read_number(const Yaml& yaml, const std::string& key) {
-  char* end = nullptr;
-  const double value = std::strtod(yaml.scalar.c_str(), &end);
-  if (yaml.kind != Yaml::Kind::kScalar || yaml.scalar.empty() || *end != '\0' || !std::isfinite(value) || value < 0) {
+  double value = 0;
+  const char* text = yaml.scalar.data();
+  const auto [end, error] = std::from_chars(text, text + yaml.scalar.size(), value);
+  const bool whole = yaml.kind == Yaml::Kind::kScalar && error == std::errc() && end == text + yaml.scalar.size();
+  if (!whole || !std::isfinite(value) || value < 0) {
     return at_line(yaml.line, key + " must be a number that is not negative");
   }
   return value;
@@ -250,8 +252,7 @@ struct FieldWriter {
   }
   void operator()(const char* key, const Curve& curve) const {
     if (curve.empty()) return;
-    out += "    " + std::string(key) + ": {x: " + list_text(curve.x) + ",\n" + std::string(std::string(key).size() + 7, ' ') +
-           "y: " + list_text(curve.y) + "}\n";
+    out += "    " + std::string(key) + ":\n      x: " + list_text(curve.x) + "\n      y: " + list_text(curve.y) + "\n";
   }
 };
 

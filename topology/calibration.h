@@ -9,8 +9,8 @@
 
 namespace skein {
 
-// What was measured on real machines: the cost model multiplies ceilings by these shares and looks exchanges up in these
-// curves. `skein topology --measure` and the benches write such files; configs/calibration/ holds ours.
+// What was measured on real machines: the cost model multiplies ceilings by these shares and looks exchanges up in
+// these curves. `skein topology --measure` and the benches write such files; configs/calibration/ holds ours.
 
 // A quantity at measured points, x ascending. Linear between points in the logarithm of x (shares) or in x (times).
 struct Curve {
@@ -84,8 +84,8 @@ double time_at(const Curve& curve, double x);
 // What a product reaches; 1 where nothing was measured.
 double product_share_at(const DeviceCalibration& device, double tokens, double weight_bytes);
 
-// The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in length or
-// do not ascend, shares outside (0, 2], negative times.
+// The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
+// length or do not ascend, shares outside (0, 2], negative times.
 std::string to_yaml(const Calibration& calibration);
 Result<Calibration> parse_calibration(std::string_view yaml);
 

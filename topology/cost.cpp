@@ -73,6 +73,13 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
   CHECK(!sites_.empty());
   tp_ = static_cast<int>(shards_.size() / sites_.size());
   CHECK_EQ(shards_.size(), sites_.size() * static_cast<size_t>(tp_));
+  // Of ranks with parts of the same size one stands for all.
+  const auto same_size = [](const ShardPlan& a, const ShardPlan& b) {
+    return a.pp_rank == b.pp_rank && a.q_heads.size() == b.q_heads.size() && a.kv_heads.size() == b.kv_heads.size() &&
+           a.intermediate.size() == b.intermediate.size() && a.vocabulary.size() == b.vocabulary.size();
+  };
+  const auto rest = std::ranges::unique(shards_, same_size);
+  shards_.erase(rest.begin(), rest.end());
 }
 
 // Inputs, outputs and weights are read or written once.
@@ -119,8 +126,8 @@ double ReplicaCost::ends_us(const ShardPlan& shard, const StageSite& site, const
 double ReplicaCost::stage_us(int stage, const StepLoad& load) const {
   const StageSite& site = sites_[static_cast<size_t>(stage)];
   double slowest = 0;
-  for (int rank = 0; rank < tp_; ++rank) {
-    const ShardPlan& shard = shards_[static_cast<size_t>(stage * tp_ + rank)];
+  for (const ShardPlan& shard : shards_) {
+    if (shard.pp_rank != stage) continue;
     const bool recorded = stages() == 1 && load.prompt_tokens == 0;
     const double device_us = shard.layers.size() * layer_us(shard, site, load);
     const double host_us = recorded ? 0 : shard.layers.size() * site.device->layer_launch_us;

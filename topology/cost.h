@@ -11,9 +11,9 @@ namespace skein {
 
 // Times of a replica's steps, from what its devices and links were measured to reach. All times in microseconds.
 //
-// A launch takes the larger of its bytes over the read rate and its FLOPs over the products' ceiling, divided by the share
-// that such a launch reaches (topology/calibration.h). A step on a stage is the sum over its launches and sums; stages are
-// added up, and with a lane of requests per stage in flight the slowest stage sets the pace:
+// A launch takes the larger of its bytes over the read rate and its FLOPs over the products' ceiling, divided by the
+// share that such a launch reaches (topology/calibration.h). A step on a stage is the sum over its launches and sums;
+// stages are added up, and with a lane of requests per stage in flight the slowest stage sets the pace:
 //
 //   step = max(sum of stages and hops, lanes x slowest stage)
 
@@ -23,7 +23,8 @@ struct Exchange {
   Path path = {};
   int ranks = 2;
 };
-// The entry that fits best: same device before any, then the fewest ranks that are not fewer. nullptr: none was measured.
+// The entry that fits best: same device before any, then the fewest ranks that are not fewer. nullptr: none was
+// measured.
 const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks);
 double all_reduce_us(const Exchange& exchange, double bytes);
 double send_us(const Exchange& exchange, double bytes);
@@ -67,7 +68,7 @@ class ReplicaCost {
 
   ModelDescription model_;
   ModelFormats formats_;
-  std::vector<ShardPlan> shards_;
+  std::vector<ShardPlan> shards_;  // by stage; ranks with equal parts once
   std::vector<StageSite> sites_;
   int tp_;
 };

@@ -115,14 +115,50 @@ Status level_does_not_hold(const Search& search, const Packing& without_level) {
     itl = std::min(itl, replica.shape->lone.itl_ms);
   }
   std::string remedy;
-  if (demand.level.ttft_ms > 0 && demand.level.ttft_ms < ttft) remedy = "ttft-ms to " + number_text(std::ceil(ttft));
+  if (demand.level.ttft_ms > 0 && demand.level.ttft_ms < ttft) {
+    remedy = "ttft-ms to " + std::to_string(static_cast<int>(std::ceil(ttft)));
+  }
   if (demand.level.itl_ms > 0 && demand.level.itl_ms < itl) {
-    remedy += (remedy.empty() ? "" : " and ") + std::string("itl-ms to ") + number_text(std::ceil(itl * 10) / 10);
+    remedy += (remedy.empty() ? "" : " and ") + std::string("itl-ms to ") + std::to_string(static_cast<int>(std::ceil(itl)));
   }
   if (remedy.empty()) remedy = "either";  // each can be had, but not both on one shape
   return resource_exhausted("the service level does not hold here even for one request at a time: its first token takes " +
                             number_text(ttft) + " ms and each further one " + number_text(itl) + " ms" +
-                            asked_shape(search) + "; raise " + remedy + " or use shorter prompts");
+                            asked_shape(search) + "; raise " + remedy + ", or use shorter requests");
+}
+
+// Goals that allow one shape each: those that give the most per device when the devices are filled with them, or the
+// lowest latency where that is what counts.
+std::vector<PackingGoal> promising_shapes(const Search& search, const std::vector<Domain>& domains, ShapeBook& book) {
+  int devices = 0;
+  int tp_max = 1;
+  for (const Domain& domain : domains) {
+    devices += domain.size();
+    tp_max = std::max(tp_max, domain.group_max);
+  }
+  std::vector<std::pair<double, PackingGoal>> ranked;
+  Packer packer(*search.request.cluster, book, domains);
+  for (const int tp : kDegrees) {
+    for (const int pp : kDegrees) {
+      if (tp > tp_max || tp * pp > devices || pp > book.layers()) continue;
+      if ((search.goal.tp != 0 && search.goal.tp != tp) || (search.goal.pp != 0 && search.goal.pp != pp)) continue;
+      PackingGoal goal = search.goal;
+      goal.tp = tp;
+      goal.pp = pp;
+      goal.objective = Objective::kGoodput;
+      const Packing full = packer.best(goal);
+      if (full.replicas.empty()) continue;
+      const bool latency = search.goal.objective == Objective::kLatency;
+      const double worth = latency ? figure(search, full) : full.request_rate / full.devices;
+      goal.objective = search.goal.objective;
+      ranked.emplace_back(worth, goal);
+    }
+  }
+  std::ranges::stable_sort(ranked, std::greater<>(), &std::pair<double, PackingGoal>::first);
+  if (ranked.size() > kAlternativesMax + 2) ranked.resize(kAlternativesMax + 2);
+  std::vector<PackingGoal> goals;
+  for (const auto& [worth, goal] : ranked) goals.push_back(goal);
+  return goals;
 }
 
 }  // namespace
@@ -142,22 +178,23 @@ std::string shapes_text(const Packing& packing) {
   return text.empty() ? "nothing" : text;
 }
 
-ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& load) {
+ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& load, Objective objective) {
   ModelOutcome outcome;
   for (const Shape* shape : shapes) {
     outcome.request_rate_max += shape->best.request_rate;
     outcome.devices += shape->devices();
   }
-  outcome.request_rate = load.request_rate > 0 ? std::min(load.request_rate, outcome.request_rate_max)
-                                               : outcome.request_rate_max;
+  const double wanted = std::min(load.request_rate, outcome.request_rate_max);
   std::map<const Shape*, Operation> operations;
   for (const Shape* shape : shapes) {
-    const auto [at, fresh] = operations.try_emplace(shape, shape->best);
-    if (fresh && outcome.request_rate < outcome.request_rate_max) {
+    const Operation& usual = objective == Objective::kLatency ? shape->lone : shape->best;
+    const auto [at, fresh] = operations.try_emplace(shape, usual);
+    if (fresh && wanted > 0) {
       Load part = load;
-      part.request_rate = outcome.request_rate * shape->best.request_rate / outcome.request_rate_max;
+      part.request_rate = wanted * shape->best.request_rate / outcome.request_rate_max;
       at->second = operation_at(*shape->cost, part, shape->limits);
     }
+    outcome.request_rate += at->second.request_rate;
     outcome.ttft_ms = std::max(outcome.ttft_ms, at->second.ttft_ms);
     outcome.itl_ms = std::max(outcome.itl_ms, at->second.itl_ms);
     outcome.output_rate += at->second.output_rate;
@@ -165,30 +202,16 @@ ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& loa
   return outcome;
 }
 
-std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& rules, const Packing& packing,
-                                         ShapeBook& book) {
+std::vector<Alternative> alternatives_to(const Search& search, const Packing& packing, ShapeBook& book) {
   const double chosen = figure(search, packing);
-  int devices = 0;
-  int tp_max = 1;
-  for (const Domain& domain : domains_of(search.request, search.taken, rules)) {
-    devices += domain.size();
-    tp_max = std::max(tp_max, domain.group_max);
-  }
   std::vector<Alternative> all;
-  for (const int tp : kDegrees) {
-    for (const int pp : kDegrees) {
-      if (tp > tp_max || tp * pp > devices || pp > book.layers()) continue;
-      if ((search.goal.tp != 0 && search.goal.tp != tp) || (search.goal.pp != 0 && search.goal.pp != pp)) continue;
-      PackingGoal goal = search.goal;
-      goal.tp = tp;
-      goal.pp = pp;
-      const Packing other = pack(search, rules, goal, book);
-      if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
-      all.push_back({.what = "TP " + std::to_string(tp) + " x PP " + std::to_string(pp),
-                     .replicas = static_cast<int>(other.replicas.size()),
-                     .outcome = outcome_of(shapes_of(other), demand_of(search).load),
-                     .change = figure(search, other) / chosen - 1});
-    }
+  for (const PackingGoal& goal : promising_shapes(search, packing.domains, book)) {
+    const Packing other = Packer(*search.request.cluster, book, packing.domains).best(goal);
+    if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
+    all.push_back({.what = "TP " + std::to_string(goal.tp) + " x PP " + std::to_string(goal.pp),
+                   .replicas = static_cast<int>(other.replicas.size()),
+                   .outcome = outcome_of(shapes_of(other), demand_of(search).load, goal.objective),
+                   .change = figure(search, other) / chosen - 1});
   }
   std::ranges::stable_sort(all, std::greater<>(), &Alternative::change);
   if (all.size() > kAlternativesMax) all.resize(kAlternativesMax);

@@ -52,7 +52,8 @@ int64_t step_bytes(const ModelDescription& model, const ShardPlan& shard, const 
 // Rotation table, the slots' tokens, block tables.
 int64_t slot_bytes(const ModelDescription& model, const MemoryRequest& request) {
   const int64_t context = request.context_max.value_or(model.context_max);
-  const int64_t tables = static_cast<int64_t>(model.kv_groups.size()) * ceil_div(context, int64_t{request.block_tokens});
+  const auto groups = static_cast<int64_t>(model.kv_groups.size());
+  const int64_t tables = groups * ceil_div(context, int64_t{request.block_tokens});
   return context * model.rope.rotary_dim * 4 + 4 * int64_t{request.slots} * (context + tables);
 }
 

@@ -166,7 +166,8 @@ Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
   for (size_t devices = 1; devices < best_state.size(); ++devices) {
     const double rate = table.exactly[static_cast<size_t>(best_state[devices])];
     if (!better(rate, front.back().rate)) continue;
-    front.push_back({.devices = static_cast<int>(devices), .rate = rate, .replicas = table.replicas(best_state[devices])});
+    front.push_back({.devices = static_cast<int>(devices), .rate = rate,
+                     .replicas = table.replicas(best_state[devices])});
   }
   return front;
 }
@@ -195,13 +196,14 @@ void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, cons
   }
 }
 
-// The stages of a domain are neighbours, as anything else crosses more often, and of domains that nothing tells apart the
-// first goes first. Any order counts where kinds differ, as the first and the last stage have more to hold, and where a
-// network may be faster than the way between two devices of a node.
+// The stages of a domain are neighbours, as anything else crosses more often, and of domains that nothing tells apart
+// the first goes first. Any order counts where kinds differ, as the first and the last stage have more to hold, and
+// where a network may be faster than the way between two devices of a node.
 void Packer::try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left,
                         Column* best) {
-  const auto stages_left = [](const StageRun& run) { return run.stages; };
-  if (std::ranges::all_of(left, [](int stages) { return stages == 0; }, stages_left)) return try_runs(cell, tp, *runs, best);
+  if (std::ranges::all_of(left, [](const StageRun& run) { return run.stages == 0; })) {
+    return try_runs(cell, tp, *runs, best);
+  }
   const bool any_order = any_order_counts(cell, left);
   std::set<std::string> tried;
   for (size_t i = 0; i < left.size(); ++i) {
@@ -209,7 +211,8 @@ void Packer::try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, c
     if (left[i].stages == 0) continue;
     const bool again = !runs->empty() && runs->back().domain == domain;
     const bool used = std::ranges::find(*runs, domain, &StageRun::domain) != runs->end();
-    if (!used && !tried.insert(likeness_[static_cast<size_t>(domain)] + std::to_string(left[i].stages)).second) continue;
+    const std::string likeness = likeness_[static_cast<size_t>(domain)] + std::to_string(left[i].stages);
+    if (!used && !tried.insert(likeness).second) continue;
     std::vector<StageRun> rest = left;
     const int stages = any_order ? 1 : left[i].stages;
     rest[i].stages -= stages;
@@ -335,20 +338,39 @@ void Packer::pack_left_over(const PackingGoal& goal, Packing* packing) {
   domains_ = std::move(whole);
 }
 
+// Of cells alike no more are needed than there are devices to take from them.
+void Packer::drop_spare_cells(int devices, std::vector<Cell>* cells, std::vector<const Front*>* fronts) {
+  std::map<const Front*, int> kept;
+  size_t end = 0;
+  for (size_t i = 0; i < cells->size(); ++i) {
+    const Front* front = (*fronts)[i];
+    if (front->size() < 2 || kept[front]++ >= devices / (*front)[1].devices) continue;
+    (*cells)[end] = (*cells)[i];
+    (*fronts)[end++] = front;
+  }
+  cells->resize(end);
+  fronts->resize(end);
+}
+
 Packing Packer::fewest(const PackingGoal& goal) {
-  const std::vector<Cell> cells = cells_of(goal);
+  std::vector<Cell> cells = cells_of(goal);
+  std::vector<const Front*> fronts;
   double sum = 0;
   int devices = 0;
   for (const Cell& cell : cells) {
-    sum += solve(cell, goal).back().rate;
-    devices += solve(cell, goal).back().devices;
+    fronts.push_back(&solve(cell, goal));
+    if (!better(goal.request_rate, sum)) continue;
+    sum += fronts.back()->back().rate;
+    devices += fronts.back()->back().devices;
   }
   if (better(goal.request_rate, sum)) return most(goal);
-  // rates[k]: the best with at most k devices of the cells so far.
+  drop_spare_cells(devices, &cells, &fronts);
+  // rates[k]: the best with at most k devices of the cells so far. Filled one after the other they reach it with
+  // `devices`.
   std::vector<double> rates(static_cast<size_t>(devices) + 1, 0);
   std::vector<std::vector<uint16_t>> chosen;
-  for (const Cell& cell : cells) {
-    const Front& front = solve(cell, goal);
+  for (const Front* of_cell : fronts) {
+    const Front& front = *of_cell;
     std::vector<uint16_t>& choice = chosen.emplace_back(rates.size(), 0);
     for (size_t k = rates.size(); k-- > 0;) {
       for (size_t i = 1; i < front.size() && front[i].devices <= static_cast<int>(k); ++i) {
@@ -363,7 +385,7 @@ Packing Packer::fewest(const PackingGoal& goal) {
   while (better(goal.request_rate, rates[k])) ++k;
   Packing packing{.domains = domains_, .replicas = {}};
   for (size_t i = cells.size(); i-- > 0;) {
-    const Choice& choice = solve(cells[i], goal)[chosen[i][k]];
+    const Choice& choice = (*fronts[i])[chosen[i][k]];
     add(cells[i], choice, &packing);
     k -= static_cast<size_t>(choice.devices);
   }

@@ -33,9 +33,9 @@ struct PackingGoal {
 //
 // Exact where all domains together have few enough states: value(s) is the best sum for replicas that take exactly the
 // devices s, and states are visited in an order in which all parts of a state come before it. A replica enters only if
-// smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like nodes,
-// each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic programming
-// over devices used; what the cells leave over is put together into cells of its own.
+// smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
+// nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
+// programming over devices used; what the cells leave over is put together into cells of its own.
 class Packer {
  public:
   Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains);
@@ -62,9 +62,11 @@ class Packer {
   const Front& solve(const Cell& cell, const PackingGoal& goal);
   Front solve_anew(const Cell& cell, const PackingGoal& goal);
   void try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best);
-  void try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left, Column* best);
+  void try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left,
+                  Column* best);
   void try_runs(const Cell& cell, int tp, const std::vector<StageRun>& runs, Column* best);
   bool any_order_counts(const Cell& cell, const std::vector<StageRun>& runs) const;
+  static void drop_spare_cells(int devices, std::vector<Cell>* cells, std::vector<const Front*>* fronts);
   void pack_left_over(const PackingGoal& goal, Packing* packing);
   void add(const Cell& cell, const Choice& choice, Packing* packing) const;
   std::string signature(const Cell& cell) const;

@@ -181,7 +181,8 @@ Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string
     ASSIGN_OR_RETURN(const std::string node, text(rank, "node"));
     ASSIGN_OR_RETURN(const int device, integer(rank, "device", 0));
     const auto at = nodes.find(node);
-    if (at == nodes.end() || static_cast<size_t>(device) >= file.cluster.nodes[static_cast<size_t>(at->second)].devices.size()) {
+    const size_t devices = at == nodes.end() ? 0 : file.cluster.nodes[static_cast<size_t>(at->second)].devices.size();
+    if (static_cast<size_t>(device) >= devices) {
       return lacks("device " + std::to_string(device) + " of node \"" + node + "\"");
     }
     replica.devices.push_back({.node = at->second, .device = device});

@@ -69,8 +69,8 @@ Status check_request(const PlanRequest& request) {
   return {};
 }
 
-PlacedReplica placed(const Shape& shape, int model, std::vector<DeviceId> devices) {
-  return {.model = model,
+PlacedReplica placed(const PlanRequest& request, const Shape& shape, int model, std::vector<DeviceId> devices) {
+  PlacedReplica replica{.model = model,
           .tensor_parallel_size = shape.tp,
           .pipeline_parallel_size = static_cast<int>(shape.stages.size()),
           .devices = std::move(devices),
@@ -79,11 +79,16 @@ PlacedReplica placed(const Shape& shape, int model, std::vector<DeviceId> device
           .kv_blocks = shape.kv_blocks,
           .best = shape.best,
           .lone = shape.lone};
+  const Load& load = request.models[static_cast<size_t>(model)].load;
+  if (request.burst_prompts > 0) replica.burst = burst(*shape.cost, shape.limits, request.burst_prompts, load);
+  return replica;
 }
 
 std::vector<DeviceId> taken_by(const std::vector<PlacedReplica>& replicas) {
   std::vector<DeviceId> taken;
-  for (const PlacedReplica& replica : replicas) taken.insert(taken.end(), replica.devices.begin(), replica.devices.end());
+  for (const PlacedReplica& replica : replicas) {
+    taken.insert(taken.end(), replica.devices.begin(), replica.devices.end());
+  }
   return taken;
 }
 
@@ -137,10 +142,13 @@ Status place_model(const PlanRequest& request, int model, const PackingGoal& goa
     std::vector<const Shape*> shapes;
     for (const Packed& replica : packing.replicas) shapes.push_back(replica.shape);
     const std::vector<std::vector<DeviceId>> seats = seat(*request.cluster, packing);
-    for (size_t i = 0; i < seats.size(); ++i) plan->replicas.push_back(placed(*shapes[i], model, seats[i]));
+    std::vector<PlacedReplica> replicas;
+    for (size_t i = 0; i < seats.size(); ++i) replicas.push_back(placed(request, *shapes[i], model, seats[i]));
+    std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
+    plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
     ModelPlan explained;
-    explained.outcome = outcome_of(shapes, request.models[static_cast<size_t>(model)].load);
-    explained.alternatives = alternatives_to(search, rules, packing, book);
+    explained.outcome = outcome_of(shapes, request.models[static_cast<size_t>(model)].load, request.objective);
+    explained.alternatives = alternatives_to(search, packing, book);
     explained.constraints = constraint_costs(search, rules, packing);
     plan->models[static_cast<size_t>(model)] = std::move(explained);
     return {};
@@ -179,7 +187,8 @@ std::optional<DeviceId> still_there(const DeviceId& id, const Cluster& old_clust
   return DeviceId{.node = static_cast<int>(node - cluster.nodes.begin()), .device = id.device};
 }
 
-std::vector<PlacedReplica> survivors(const PlanRequest& request, const Cluster& old_cluster, const PlacementPlan& previous) {
+std::vector<PlacedReplica> survivors(const PlanRequest& request, const Cluster& old_cluster,
+                                     const PlacementPlan& previous) {
   std::vector<PlacedReplica> kept;
   for (PlacedReplica replica : previous.replicas) {
     bool whole = true;
@@ -225,7 +234,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
       shapes[at].push_back(shape_of(request, books[at], plan.replicas[i]));
     }
     std::erase(shapes[at], nullptr);
-    plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load);
+    plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load, request.objective);
   }
   plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
   plan.left_over = left_over(request, plan.replicas);

@@ -38,6 +38,7 @@ struct PlanRequest {
   Objective objective = Objective::kGoodput;
   double memory_share = 0.9;         // of a GPU's memory that a rank may fill
   std::vector<std::string> nodes = {};  // that may be used; empty: all
+  int burst_prompts = 0;             // PlacedReplica::burst is for so many; 0: none
 };
 
 struct PlannedStage {
@@ -56,6 +57,7 @@ struct PlacedReplica {
   int kv_blocks = 0;
   Operation best;                    // at the highest rate at which the level holds
   Operation lone;                    // one request at a time
+  Burst burst = {};                  // PlanRequest::burst_prompts at once
 };
 
 // What all replicas of a model do.

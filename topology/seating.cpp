@@ -17,48 +17,60 @@ int rail_of(const Node& node, int device) {
   return -1;
 }
 
+int index_of(std::map<std::string, int>* indices, const std::string& text) {
+  return indices->try_emplace(text, static_cast<int>(indices->size())).first->second;
+}
+
 // Replicas by what is already there: fewest in the rack, then on the node.
 class Spread {
  public:
-  Spread(const Cluster& cluster, const std::vector<Domain>& domains) : cluster_(cluster), domains_(domains) {
-    for (const Domain& domain : domains) free_.push_back(domain.size());
+  Spread(const Cluster& cluster, const std::vector<Domain>& domains) : on_node_(cluster.nodes.size(), 0) {
+    std::map<std::string, int> racks;
+    std::map<std::string, int> kinds;
+    for (const Domain& domain : domains) {
+      const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
+      places_.push_back({.node = static_cast<size_t>(domain.node),
+                         // Without racks every node is one.
+                         .rack = static_cast<size_t>(index_of(&racks, node.rack.empty() ? "node " + node.name : node.rack)),
+                         .kind = index_of(&kinds, domain.key),
+                         .free = domain.size()});
+    }
+    in_rack_.assign(racks.size(), 0);
   }
 
   void take(int domain, int devices) {
-    free_[static_cast<size_t>(domain)] -= devices;
-    ++on_node_[node_of(domain)];
-    ++in_rack_[rack_of(domain)];
+    Place& place = places_[static_cast<size_t>(domain)];
+    place.free -= devices;
+    ++on_node_[place.node];
+    ++in_rack_[place.rack];
   }
 
   // A domain like `domain` with that many free devices; -1: none is left.
-  int least_used(int domain, int devices) {
+  int least_used(int domain, int devices) const {
+    const int kind = places_[static_cast<size_t>(domain)].kind;
     int best = -1;
     std::pair<int, int> fewest;
-    for (size_t i = 0; i < domains_.size(); ++i) {
-      if (free_[i] < devices || domains_[i].key != domains_[static_cast<size_t>(domain)].key) continue;
-      const int candidate = static_cast<int>(i);
-      const std::pair<int, int> there = {in_rack_[rack_of(candidate)], on_node_[node_of(candidate)]};
-      if (best < 0 || there < fewest) {
-        best = candidate;
-        fewest = there;
-      }
+    for (size_t i = 0; i < places_.size(); ++i) {
+      const Place& place = places_[i];
+      if (place.free < devices || place.kind != kind) continue;
+      const std::pair<int, int> there = {in_rack_[place.rack], on_node_[place.node]};
+      if (best >= 0 && there >= fewest) continue;
+      best = static_cast<int>(i);
+      fewest = there;
     }
     return best;
   }
 
  private:
-  int node_of(int domain) const { return domains_[static_cast<size_t>(domain)].node; }
-  // Without racks every node is one.
-  std::string rack_of(int domain) const {
-    const Node& node = cluster_.nodes[static_cast<size_t>(node_of(domain))];
-    return node.rack.empty() ? node.name : node.rack;
-  }
-
-  const Cluster& cluster_;
-  const std::vector<Domain>& domains_;
-  std::vector<int> free_;
-  std::map<int, int> on_node_;
-  std::map<std::string, int> in_rack_;
+  struct Place {
+    size_t node;
+    size_t rack;
+    int kind;
+    int free;
+  };
+  std::vector<Place> places_;
+  std::vector<int> on_node_;
+  std::vector<int> in_rack_;
 };
 
 bool spans(const Packed& replica) { return replica.runs.size() > 1; }
@@ -76,7 +88,8 @@ std::vector<size_t> seating_order(const Packing& packing) {
   return order;
 }
 
-// The packing with replicas of one domain moved to the least used domains of the kind; as it was, if they do not all fit so.
+// The packing with replicas of one domain moved to the least used domains of the kind; as it was, if they do not all
+// fit so.
 std::vector<Packed> spread_out(const Cluster& cluster, const Packing& packing, const std::vector<size_t>& order) {
   int devices = 0;
   for (const Domain& domain : packing.domains) devices += domain.size();
@@ -117,7 +130,8 @@ std::vector<Pool> pools_of(const Cluster& cluster, const std::vector<Domain>& do
   for (const Domain& domain : domains) {
     const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
     Pool pool{.node = &node, .node_index = domain.node, .devices = domain.devices};
-    std::ranges::stable_sort(pool.devices, {}, [&](int device) { return node.devices[static_cast<size_t>(device)].numa; });
+    const auto socket = [&](int device) { return node.devices[static_cast<size_t>(device)].numa; };
+    std::ranges::stable_sort(pool.devices, {}, socket);
     pools.push_back(std::move(pool));
   }
   return pools;

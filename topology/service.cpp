@@ -5,9 +5,9 @@
 
 #include "base/check.h"
 
-// Assumptions: all requests are alike; they arrive at random (Poisson) and prompts are read in the order of arrival; the
-// engine is never idle while somebody waits; decodes go into every step and prompts fill what room is left, in chunks of
-// at most step_tokens_max tokens.
+// Assumptions: all requests are alike; they arrive at random (Poisson) and prompts are read in the order of arrival;
+// the engine is never idle while somebody waits; decodes go into every step and prompts fill what room is left, in
+// chunks of at most step_tokens_max tokens.
 //
 // With b sequences running, s(b) is the time of a step without prompts, and x(b) the device time that the chunks of one
 // prompt add to the steps they share. Every request costs x and its share of `output` steps, so
@@ -123,10 +123,10 @@ Operation operation_at(const ReplicaCost& cost, const Load& load, const ReplicaL
   return operate(cost, load, limits, high);
 }
 
-Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, int input_tokens, int output_tokens) {
+Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, const Load& load) {
   const int lanes = std::min(cost.stages(), prompts);
   const double per_lane = static_cast<double>(prompts) / lanes;
-  double left = per_lane * input_tokens;  // prompt tokens of a lane that nobody has read
+  double left = per_lane * load.input_tokens;  // prompt tokens of a lane that nobody has read
   Burst burst;
   double answered = 0;  // prompts of a lane that decode by now
   double decoded = 0;
@@ -134,18 +134,18 @@ Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, i
     const double tokens = std::min(left, limits.step_tokens_max - answered);
     left -= tokens;
     // Prompts are read one after the other; chunks that hold several of them read half a prompt's keys on average.
-    const double read = per_lane * input_tokens - left;
-    const double ended = std::floor(read / input_tokens);
-    const double keys = tokens >= input_tokens ? 0.5 * input_tokens
-                                               : std::fmod(read - tokens, input_tokens) + 0.5 * tokens;
-    const StepLoad step{.decodes = answered, .context = input_tokens + 0.5 * decoded, .prompt_tokens = tokens,
+    const double read = per_lane * load.input_tokens - left;
+    const double ended = std::floor(read / load.input_tokens);
+    const double keys = tokens >= load.input_tokens ? 0.5 * load.input_tokens
+                                               : std::fmod(read - tokens, load.input_tokens) + 0.5 * tokens;
+    const StepLoad step{.decodes = answered, .context = load.input_tokens + 0.5 * decoded, .prompt_tokens = tokens,
                         .prompt_keys = keys, .prompt_rows = ended - answered};
     burst.prefill_s += cost.step_us(step, lanes) / 1e6;
     if (answered > 0) ++decoded;
     answered = ended;
   }
   burst.prefill_s += cost.request_us() / 1e6;
-  const StepLoad step{.decodes = per_lane, .context = input_tokens + 0.5 * (output_tokens + decoded)};
+  const StepLoad step{.decodes = per_lane, .context = load.input_tokens + 0.5 * (load.output_tokens + decoded)};
   burst.decode_step_ms = cost.step_us(step, lanes) / 1e3;
   return burst;
 }

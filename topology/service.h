@@ -55,6 +55,6 @@ struct Burst {
   double prefill_s = 0;        // until the last prompt's first token
   double decode_step_ms = 0;   // afterwards, halfway through the answers
 };
-Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, int input_tokens, int output_tokens);
+Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, const Load& load);
 
 }  // namespace skein

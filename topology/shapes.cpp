@@ -16,6 +16,7 @@ constexpr int64_t kEndlessTokens = int64_t{1} << 40;
 constexpr int kEndlessSequences = 1 << 14;
 // All ways to deal the layers out are tried up to that many.
 constexpr int64_t kSplitsMax = 64;
+constexpr size_t kTargetsTried = 2;  // stages that may take a layer from the slowest one
 constexpr double kNoise = 1e-9;  // relative; less is no improvement
 
 bool apart(const Device& a, const Device& b) { return a.kind != b.kind || a.nvlink_domain != b.nvlink_domain; }
@@ -45,6 +46,21 @@ bool next_split(std::vector<int>* layers) {
   return false;
 }
 
+// Fastest first, in a step of decodes as many as run at best.
+std::vector<size_t> stages_by_time(const Shape& shape, const Load& load) {
+  std::vector<std::pair<double, size_t>> times;
+  const auto stages = static_cast<double>(shape.stages.size());
+  const StepLoad step{.decodes = std::max(1.0, shape.best.concurrency / stages),
+                      .context = load.input_tokens + 0.5 * load.output_tokens};
+  for (size_t stage = 0; stage < shape.stages.size(); ++stage) {
+    times.emplace_back(shape.cost->stage_us(static_cast<int>(stage), step), stage);
+  }
+  std::ranges::sort(times);
+  std::vector<size_t> order;
+  for (const auto& [us, stage] : times) order.push_back(stage);
+  return order;
+}
+
 std::vector<int> split_by_memory(int layers, const std::vector<int64_t>& memory) {
   int64_t memory_left = 0;
   for (const int64_t bytes : memory) memory_left += std::max<int64_t>(bytes, 1);
@@ -59,22 +75,6 @@ std::vector<int> split_by_memory(int layers, const std::vector<int64_t>& memory)
   return split;
 }
 
-// Moves a layer from one stage to another where `improves` says so; false: nowhere.
-template <typename Improves>
-bool move_a_layer(std::vector<int>* split, Improves improves) {
-  for (int& from : *split) {
-    for (int& to : *split) {
-      if (&from == &to || from == 1) continue;
-      --from;
-      ++to;
-      if (improves(*split)) return true;
-      ++from;
-      --to;
-    }
-  }
-  return false;
-}
-
 // What a rank may fill: GPUs, `share` of the memory less what others hold.
 int64_t usable_memory(const Cluster& cluster, const Node& node, const Device& device, double share) {
   const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
@@ -87,9 +87,8 @@ Path worst_path(const Cluster& cluster, const Domain& domain) {
   Path worst;
   for (const int device : domain.devices) {
     const auto path = path_between(cluster, {domain.node, domain.devices[0]}, {domain.node, device});
-    if (path && path->link != LinkKind::kSelf && (worst.link == LinkKind::kSelf || path->bytes_per_s < worst.bytes_per_s)) {
-      worst = *path;
-    }
+    if (!path || path->link == LinkKind::kSelf) continue;
+    if (worst.link == LinkKind::kSelf || path->bytes_per_s < worst.bytes_per_s) worst = *path;
   }
   return worst;
 }
@@ -101,16 +100,17 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
   const Node& node = cluster.nodes[static_cast<size_t>(node_index)];
   const auto first = static_cast<ptrdiff_t>(domains->size());
   for (size_t d = 0; d < node.devices.size(); ++d) {
-    if (std::ranges::find(taken, static_cast<int>(d)) != taken.end()) continue;
     const Device& device = node.devices[d];
-    if (!backend_runs_on(cluster.kinds[static_cast<size_t>(device.kind)])) continue;
+    const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+    const bool free = std::ranges::find(taken, static_cast<int>(d)) == taken.end() && (kind.gpu || taken.empty());
+    if (!free || !backend_runs_on(kind)) continue;
     const int64_t memory = usable_memory(cluster, node, device, request.memory_share);
     const auto same = std::find_if(domains->begin() + first, domains->end(), [&](const Domain& domain) {
       return !apart(node.devices[static_cast<size_t>(domain.devices[0])], device);
     });
     if (same == domains->end()) {
       domains->push_back({.node = node_index, .kind = device.kind, .devices = {static_cast<int>(d)}, .memory = memory});
-    } else if (cluster.kinds[static_cast<size_t>(device.kind)].gpu) {
+    } else if (kind.gpu) {
       same->devices.push_back(static_cast<int>(d));
       same->memory = std::min(same->memory, memory);
       if (device.nvlink_domain >= 0 || relaxed.group_over_pcie) same->group_max = same->size();
@@ -240,7 +240,9 @@ std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<Domain>& d
           {.device = device,
            .gpu = kind.gpu,
            .cores = kind.gpu ? 1.0 : static_cast<double>(cores),
-           .group = {.measured = find_link(calibration, domain.inside.link, kind.name, tp), .path = domain.inside, .ranks = tp},
+           .group = {.measured = find_link(calibration, domain.inside.link, kind.name, tp),
+                     .path = domain.inside,
+                     .ranks = tp},
            .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}});
       sites.memory.push_back(domain.memory);
     }
@@ -248,9 +250,9 @@ std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<Domain>& d
   return sites;
 }
 
-// Layers for the stages: all ways where they are few; else from equal parts, or parts by memory where equal ones do not
-// fit, one layer at a time as long as that helps.
-std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) const {
+// Layers for the stages: all ways where they are few; else the better of equal parts and parts by memory, and from
+// there layers go one by one from the slowest stage to fast ones as long as that helps.
+std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   const int stages = static_cast<int>(sites.stages.size());
   const auto equal = plan_shards(demand_.checkpoint->description(), tp, stages);
   if (!equal.ok() || !check_shard_formats(*demand_.checkpoint, *equal).ok()) return std::nullopt;
@@ -270,11 +272,21 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) const {
     while (next_split(&any));
     return best;
   }
-  if (!best) {
-    split = split_by_memory(layers(), sites.memory);
-    if (!improves(split)) return std::nullopt;
-  }
-  while (move_a_layer(&split, improves)) {
+  const std::vector<int> by_memory = split_by_memory(layers(), sites.memory);
+  if (by_memory != split && improves(by_memory)) split = by_memory;
+  if (!best) return std::nullopt;
+  for (bool moved = true; moved;) {
+    moved = false;
+    const std::vector<size_t> slowest_last = stages_by_time(*best, demand_.load);
+    const size_t from = slowest_last.back();
+    for (size_t i = 0; i + 1 < slowest_last.size() && i < kTargetsTried && !moved && split[from] > 1; ++i) {
+      --split[from];
+      ++split[slowest_last[i]];
+      moved = improves(split);
+      if (moved) continue;
+      ++split[from];
+      --split[slowest_last[i]];
+    }
   }
   return best;
 }
@@ -292,7 +304,15 @@ MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t st
   return request;
 }
 
-std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, const Sites& sites) const {
+const RankMemory& ShapeBook::memory_of(const ShardPlan& shard, const MemoryRequest& request) {
+  const std::array<int64_t, 7> key = {shard.tp_rank,    shard.tp_size,    shard.pp_size == 1, shard.last_stage(),
+                                      shard.layers.begin, shard.layers.end, request.gpu ? request.runtime_bytes : -1};
+  const auto [at, fresh] = memories_.try_emplace(key);
+  if (fresh) at->second = rank_memory(*demand_.checkpoint, shard, request);
+  return at->second;
+}
+
+std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, const Sites& sites) {
   const ModelDescription& model = demand_.checkpoint->description();
   const auto shards = plan_shards(model, tp, layers);
   CHECK(shards.ok());
@@ -302,10 +322,11 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
   for (size_t stage = 0; stage < stages; ++stage) {
     const StageSite& site = sites.stages[stage];
     const MemoryRequest request = memory_request(site, tp, stages);
-    PlannedStage planned{.layers = layers[stage], .memory = {}, .to_next = stage + 1 < stages ? site.next.path.link : LinkKind::kSelf};
+    PlannedStage planned{.layers = layers[stage], .memory = {}};
+    if (stage + 1 < stages) planned.to_next = site.next.path.link;
     for (int rank = 0; rank < tp; ++rank) {
-      const RankMemory memory =
-          rank_memory(*demand_.checkpoint, (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)], request);
+      const ShardPlan& shard = (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)];
+      const RankMemory& memory = memory_of(shard, request);
       const int64_t left = sites.memory[stage] - memory.fixed() - (site.gpu ? kGpuLateReserve : 0);
       if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, std::max<int64_t>(left, 0) / memory.kv_per_token);
       if (rank == 0 || memory.fixed() > planned.memory.fixed()) planned.memory = memory;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <map>
 #include <optional>
 #include <string>
@@ -68,8 +69,9 @@ class ShapeBook {
   struct Sites;
   const DeviceCalibration* device_of(int kind);
   std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
-  std::optional<Shape> work_out(int tp, const Sites& sites) const;
-  std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites) const;
+  std::optional<Shape> work_out(int tp, const Sites& sites);
+  std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
+  const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
   MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;
 
   const PlanRequest& request_;
@@ -77,6 +79,7 @@ class ShapeBook {
   const Relaxed relaxed_;
   const ModelFormats formats_;
   std::map<int, std::optional<DeviceCalibration>> devices_;  // by kind
+  std::map<std::array<int64_t, 7>, RankMemory> memories_;  // of ranks, by what theirs depends on
   std::map<std::string, std::optional<Shape>> shapes_;
 };
 

@@ -22,8 +22,8 @@ struct Placement {
   Placement& operator=(const Placement&) = delete;
 };
 
-// Finds the cluster file, the models and their demands; placement->plan stays empty. Requires: config.placement.cluster is
-// not empty.
+// Finds the cluster file, the models and their demands; placement->plan stays empty. Requires:
+// config.placement.cluster is not empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);
 
 }  // namespace skein

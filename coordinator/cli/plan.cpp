@@ -16,6 +16,7 @@ struct PlanConfig {
   ServeConfig serve;
   std::string format = "text";
   std::string previous;  // plan file
+  int num_prompts = 0;
 };
 
 OptionTable options(PlanConfig* config) {
@@ -23,6 +24,8 @@ OptionTable options(PlanConfig* config) {
   add_serve_options(&table, &config->serve);
   add_placement_options(&table, &config->serve.placement);
   table.add_choice("format", "of what is printed", {"text", "json", "svg"}, &config->format);
+  table.add_integer("num-prompts", "also predict that many prompts at once, as `skein bench offline` sends them", 0, 4096,
+                    &config->num_prompts);
   table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
   return table;
 }
@@ -40,6 +43,7 @@ Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& plac
 Status plan_cluster(const PlanConfig& config) {
   Placement placement;
   RETURN_IF_ERROR(describe_placement(config.serve, &placement));
+  placement.request.burst_prompts = config.num_prompts;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());

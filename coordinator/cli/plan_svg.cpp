@@ -72,7 +72,8 @@ class Picture {
     svg_.text(box.middle(), y + 11, caption, small);
     if (seat.replica < 0) return;
     const PlacedReplica& replica = placement_.plan.replicas[static_cast<size_t>(seat.replica)];
-    svg_.text(box.middle(), y + 25, "R" + std::to_string(seat.replica), {.size = 12, .color = kInk, .anchor = "middle", .bold = true});
+    svg_.text(box.middle(), y + 25, "R" + std::to_string(seat.replica),
+              {.size = 12, .color = kInk, .anchor = "middle", .bold = true});
     const int stage = seat.rank / replica.tensor_parallel_size;
     const int rank = seat.rank % replica.tensor_parallel_size;
     std::string part;
@@ -83,7 +84,8 @@ class Picture {
 
   void card(double x, double y, const Node& node, const std::vector<Seat>& seats, double width, double height) {
     svg_.box({.x = x, .y = y, .width = width, .height = height}, "#f5f7fa", kEdge);
-    svg_.text(x + kPad, y + 18, node.name + (node.rack.empty() ? "" : ", rack " + node.rack), {.size = 12, .color = kInk, .bold = true});
+    svg_.text(x + kPad, y + 18, node.name + (node.rack.empty() ? "" : ", rack " + node.rack),
+              {.size = 12, .color = kInk, .bold = true});
     if (cores(node)) return tile(x + kPad, y + 26, seats[0], std::to_string(node.devices.size()) + " cores");
     for (size_t i = 0; i < seats.size(); ++i) {
       tile(x + kPad + static_cast<double>(i % kTilesPerRow) * kTile,
@@ -119,7 +121,9 @@ class Picture {
     for (size_t i = 0; i < nodes.size();) {
       size_t end = i;
       size_t tallest = 1;
-      for (; end < nodes.size() && nodes[end].rack == nodes[i].rack; ++end) tallest = std::max(tallest, nodes[end].devices.size());
+      for (; end < nodes.size() && nodes[end].rack == nodes[i].rack; ++end) {
+        tallest = std::max(tallest, nodes[end].devices.size());
+      }
       svg_.text(kLeft, y_ + 10, "rack " + nodes[i].rack.substr(0, kRackNameMax), {.size = 10, .color = kFaint});
       double x = first;
       for (; i < end; ++i) {
@@ -128,8 +132,8 @@ class Picture {
           y_ += static_cast<double>(tallest) * kSquare + 6;
         }
         for (size_t device = 0; device < nodes[i].devices.size(); ++device) {
-          svg_.box({.x = x, .y = y_ + static_cast<double>(device) * kSquare, .width = kSquare - 1, .height = kSquare - 1},
-                   color_of(seats_[i][device]), "none", 1);
+          const double y = y_ + static_cast<double>(device) * kSquare;
+          svg_.box({.x = x, .y = y, .width = kSquare - 1, .height = kSquare - 1}, color_of(seats_[i][device]), "none", 1);
         }
         x += kSquare + 3;
       }
@@ -141,7 +145,8 @@ class Picture {
   void footing() {
     std::vector<std::pair<std::string, int>> shapes;
     for (const PlacedReplica& replica : placement_.plan.replicas) {
-      const std::string text = placement_.request.models[static_cast<size_t>(replica.model)].name + " as " + shape_text(replica);
+      const ModelDemand& model = placement_.request.models[static_cast<size_t>(replica.model)];
+      const std::string text = model.name + " as " + shape_text(replica);
       auto at = std::ranges::find(shapes, text, &std::pair<std::string, int>::first);
       if (at == shapes.end()) at = shapes.insert(at, {text, 0});
       ++at->second;

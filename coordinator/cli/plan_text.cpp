@@ -24,6 +24,10 @@ std::string rate_text(double value) {
   return value >= 10 ? format("%.1f", value) : format("%.2f", value);
 }
 
+std::string count_text(size_t count, const std::string& what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
 std::string percent_text(double share) { return format("%+.0f %%", 100 * share); }
 
 std::string cluster_line(const Cluster& cluster) {
@@ -31,7 +35,7 @@ std::string cluster_line(const Cluster& cluster) {
   for (const Node& node : cluster.nodes) {
     for (const Device& device : node.devices) ++counts[device.kind];
   }
-  std::string text = cluster.name + ": " + std::to_string(cluster.nodes.size()) + (cluster.nodes.size() == 1 ? " node" : " nodes");
+  std::string text = cluster.name + ": " + count_text(cluster.nodes.size(), "node");
   for (const auto& [kind, count] : counts) {
     const DeviceKind& of = cluster.kinds[static_cast<size_t>(kind)];
     text += ", " + std::to_string(count) + " x " + of.name + (of.gpu ? "" : " core");
@@ -98,6 +102,14 @@ std::string stage_lines(const Placement& placement, const PlacedReplica& replica
   return text;
 }
 
+std::string burst_line(const Placement& placement, const PlacedReplica& replica) {
+  const int prompts = placement.request.burst_prompts;
+  const Load& load = placement.request.models[static_cast<size_t>(replica.model)].load;
+  const Burst& burst = replica.burst;
+  return format("            %d prompts at once: prefill %.1f tokens/s, then %.1f tokens/s in steps of %.3f ms\n", prompts,
+                prompts * load.input_tokens / burst.prefill_s, prompts / burst.decode_step_ms * 1e3, burst.decode_step_ms);
+}
+
 std::string replica_lines(const Placement& placement) {
   const std::vector<PlacedReplica>& replicas = placement.plan.replicas;
   std::string text;
@@ -113,9 +125,12 @@ std::string replica_lines(const Placement& placement) {
     text += format(" for %s: up to %s requests/s with %.0f at once; KV cache %lld tokens in %d blocks\n",
                    demand.name.c_str(), rate_text(replica.best.request_rate).c_str(), replica.best.concurrency,
                    static_cast<long long>(tokens), replica.kv_blocks);
-    for (size_t i = first; i < std::min(end, first + kReplicasShownMax); ++i) text += stage_lines(placement, replicas[i]);
+    if (placement.request.burst_prompts > 0) text += burst_line(placement, replica);
+    for (size_t i = first; i < std::min(end, first + kReplicasShownMax); ++i) {
+      text += stage_lines(placement, replicas[i]);
+    }
     if (end - first > kReplicasShownMax) {
-      text += format("            and %zu more alike\n", end - first - kReplicasShownMax);
+      text += format("            and %zu more alike: see the map\n", end - first - kReplicasShownMax);
     }
     first = end;
   }
@@ -148,8 +163,8 @@ std::string map_lines(const Placement& placement) {
     for (int other; end < nodes.size() && pattern_of(seats[end], &other) == pattern; ++end) {
     }
     if (end - i > 3) {
-      text += format("            %s to %s (%zu nodes alike, replicas counted from %d):%s\n", nodes[i].name.c_str(),
-                     nodes[end - 1].name.c_str(), end - i, first, pattern.c_str());
+      text += format("            %s to %s, %zu nodes alike", nodes[i].name.c_str(), nodes[end - 1].name.c_str(), end - i);
+      text += first < 0 ? ": idle\n" : format(", replicas counted from %d:", first) + pattern + "\n";
       i = end;
       continue;
     }
@@ -190,7 +205,8 @@ std::vector<std::vector<Seat>> seats_by_node(const Placement& placement) {
       const DeviceId id = replica.devices[rank];
       const Seat seat{.replica = static_cast<int>(i), .rank = static_cast<int>(rank)};
       std::vector<Seat>& node = seats[static_cast<size_t>(id.node)];
-      const Device& device = placement.cluster.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)];
+      const Node& of = placement.cluster.nodes[static_cast<size_t>(id.node)];
+      const Device& device = of.devices[static_cast<size_t>(id.device)];
       node[static_cast<size_t>(id.device)] = seat;
       // A rank on cores has all of its node's.
       if (!placement.cluster.kinds[static_cast<size_t>(device.kind)].gpu) std::ranges::fill(node, seat);
@@ -206,11 +222,11 @@ std::string plan_text(const Placement& placement) {
     const ModelOutcome& outcome = plan.models[i].outcome;
     text += "model       " + demand_line(placement.request.models[i]) + "\n";
     text += "predicted   " + outcome_line(outcome) + "; at most " + rate_text(outcome.request_rate_max) + " requests/s, on " +
-            std::to_string(outcome.devices) + (outcome.devices == 1 ? " device\n" : " devices\n");
+            count_text(static_cast<size_t>(outcome.devices), "device") + "\n";
   }
   text += replica_lines(placement) + map_lines(placement);
-  if (!plan.left_over.empty()) text += "left over   " + std::to_string(plan.left_over.size()) + " devices\n";
-  if (plan.moved > 0) text += "moved       " + std::to_string(plan.moved) + " replicas that could have stayed\n";
+  if (!plan.left_over.empty()) text += "left over   " + count_text(plan.left_over.size(), "device") + "\n";
+  if (plan.moved > 0) text += "moved       " + count_text(static_cast<size_t>(plan.moved), "replica") + " to make room\n";
   for (size_t i = 0; i < plan.models.size(); ++i) text += why_lines(plan.models[i]);
   for (const std::string& note : plan.notes) text += "note        " + note + "\n";
   return text;

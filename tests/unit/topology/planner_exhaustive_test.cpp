@@ -152,7 +152,8 @@ class Exhaustive {
     int64_t tokens = INT64_MAX;
     for (size_t rank = 0; rank < shards->size(); ++rank) {
       const RankMemory memory = rank_memory(*demand_.checkpoint, (*shards)[rank], demand_.memory);
-      const auto kind = std::ranges::find(cluster_.kinds, sites[rank / static_cast<size_t>(tp)].device->name, &DeviceKind::name);
+      const std::string& name = sites[rank / static_cast<size_t>(tp)].device->name;
+      const auto kind = std::ranges::find(cluster_.kinds, name, &DeviceKind::name);
       const auto usable = static_cast<int64_t>(request_.memory_share * static_cast<double>(kind->memory_bytes));
       tokens = std::min(tokens, std::max<int64_t>(usable - memory.fixed() - kGpuLateReserve, 0) / memory.kv_per_token);
     }
@@ -217,7 +218,8 @@ std::string describe(const Cluster& cluster, const ModelDemand& demand, const Pl
 }
 
 TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
-  const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2), test::dummy_model(5, 8, 8)};
+  const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2),
+                                                test::dummy_model(5, 8, 8)};
   const Calibration nothing_measured;
   Random random(20261126);
   int placed = 0;
@@ -241,8 +243,11 @@ TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
       continue;
     }
     ++placed;
-    for (const PlacedReplica& replica : plan->replicas) spanning += replica.devices.front().node != replica.devices.back().node;
-    EXPECT_NEAR(plan->models[0].outcome.request_rate_max, reference.most(), kClose * reference.most()) << "cluster " << i << "\n" << describe(cluster, request.models[0], *plan);
+    for (const PlacedReplica& replica : plan->replicas) {
+      spanning += replica.devices.front().node != replica.devices.back().node;
+    }
+    EXPECT_NEAR(plan->models[0].outcome.request_rate_max, reference.most(), kClose * reference.most())
+        << "cluster " << i << "\n" << describe(cluster, request.models[0], *plan);
 
     request.objective = Objective::kFewestDevices;
     request.models[0].load.request_rate = reference.most() * pick(random, 1, 110) / 100.0;

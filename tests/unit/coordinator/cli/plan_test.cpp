@@ -1,0 +1,129 @@
+// `skein plan` for the files in configs/clusters. The expected texts in plans/ were read by people; after a change
+// that is meant, build/cpu/bin/skein plan with a case's arguments writes its new one.
+
+#include "coordinator/cli/plan_text.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "model/mapped_file.h"
+#include "topology/plan_file.h"
+
+namespace skein {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Case {
+  std::string name;  // of the file in plans/
+  std::vector<std::string> arguments;
+};
+
+std::string in_clusters(const std::string& name) { return "configs/clusters/" + name + ".yaml"; }
+
+const std::string kSmall = "configs/models/llama-3.1-8b";
+const std::string kLarge = "configs/models/llama-3.1-70b";
+
+Status place(const std::vector<std::string>& arguments, Placement* placement) {
+  ASSIGN_OR_RETURN(const ServeConfig config, parse_serve_config(arguments));
+  RETURN_IF_ERROR(describe_placement(config, placement));
+  ASSIGN_OR_RETURN(placement->plan, plan_placement(placement->request));
+  return {};
+}
+
+class PlanOfCluster : public ::testing::TestWithParam<Case> {};
+
+TEST_P(PlanOfCluster, IsAsReviewed) {
+  Placement placement;
+  const Status status = place(GetParam().arguments, &placement);
+  const std::string text = status.ok() ? plan_text(placement) : "skein: " + status.message() + "\n";
+  const auto expected = read_file("tests/unit/coordinator/cli/plans/" + GetParam().name + ".txt", 1 << 20);
+  EXPECT_EQ(text, expected.ok() ? *expected : expected.status().message());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, PlanOfCluster,
+    ::testing::Values(
+        Case{"h100-node", {kSmall, "--cluster", in_clusters("h100-node")}},
+        Case{"h100-node-latency", {kLarge, "--cluster", in_clusters("h100-node"), "--objective", "latency"}},
+        Case{"h200-pair", {kLarge, "--cluster", in_clusters("h200-pair"), "--itl-ms", "30", "--ttft-ms", "1000"}},
+        Case{"laptop", {kSmall, "--cluster", in_clusters("laptop"), "--input-len", "200", "--output-len", "100"}},
+        Case{"pcie-h100", {kLarge, "--cluster", in_clusters("pcie-h100"), "--input-len", "2000", "--output-len", "300"}},
+        Case{"pcie-node", {kSmall, "--cluster", in_clusters("pcie-node")}},
+        Case{"mixed-32", {kLarge, "--cluster", in_clusters("mixed-32"), "--request-rate", "30", "--itl-ms", "50"}},
+        Case{"fat-tree-1024", {kSmall, "--cluster", in_clusters("fat-tree-1024"), "--request-rate", "20000",
+                               "--itl-ms", "30"}}),
+    [](const auto& info) {
+      std::string name = info.param.name;
+      std::ranges::replace(name, '-', '_');
+      return name;
+    });
+
+class PlanFileTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const Status status = place({kSmall, "--cluster", in_clusters("h200-pair"), "--tensor-parallel-size", "4"}, &placement_);
+    ASSERT_TRUE(status.ok()) << status.message();
+    json_ = to_json(placement_.request, placement_.plan).dump();
+  }
+
+  Placement placement_;
+  std::string json_;
+};
+
+TEST_F(PlanFileTest, KeepsEveryPlace) {
+  const auto file = parse_plan(json_);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  ASSERT_EQ(file->plan.replicas.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(file->plan.replicas[i].devices, placement_.plan.replicas[i].devices);
+    EXPECT_EQ(file->plan.replicas[i].kv_blocks, placement_.plan.replicas[i].kv_blocks);
+  }
+  EXPECT_TRUE(check_unchanged(*file, placement_.cluster).ok());
+}
+
+TEST_F(PlanFileTest, IsRefusedForAnotherCluster) {
+  const auto file = parse_plan(json_);
+  ASSERT_TRUE(file.ok());
+  Cluster fewer = placement_.cluster;
+  fewer.nodes[1].devices.pop_back();
+  EXPECT_THAT(check_unchanged(*file, fewer).message(), HasSubstr("node \"h200-2\" had 8 x NVIDIA H200, and it has 7 x"));
+  Cluster lost = placement_.cluster;
+  lost.nodes.pop_back();
+  EXPECT_THAT(check_unchanged(*file, lost).message(), HasSubstr("a node \"h200-2\", which is not there now"));
+  Cluster more = placement_.cluster;
+  more.nodes.push_back(more.nodes[0]);
+  more.nodes.back().name = "h200-3";
+  EXPECT_THAT(check_unchanged(*file, more).message(), HasSubstr("before node \"h200-3\" was there"));
+}
+
+TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
+  EXPECT_FALSE(parse_plan("{").ok());
+  EXPECT_THAT(parse_plan("{}").status().message(), HasSubstr("the plan lacks a number \"version\""));
+  EXPECT_THAT(parse_plan("{\"version\": 2}").status().message(), HasSubstr("of version 2"));
+  std::string elsewhere = json_;
+  elsewhere.replace(elsewhere.rfind("\"device\":7"), 10, "\"device\":8");
+  EXPECT_THAT(parse_plan(elsewhere).status().message(), HasSubstr("device 8 of node"));
+}
+
+TEST_F(PlanFileTest, PicturesShowEveryRank) {
+  const std::string svg = plan_svg(placement_);
+  EXPECT_THAT(svg, HasSubstr(">R3<"));
+  EXPECT_THAT(svg, HasSubstr(">t3<"));
+  EXPECT_THAT(svg, HasSubstr("4 replicas of llama-3.1-8b as TP 4 x PP 1"));
+}
+
+TEST(PlanArguments, AreRefusedWithASentence) {
+  Placement placement;
+  EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--nodes", "nobody"}, &placement).message(),
+              HasSubstr("has no node \"nobody\""));
+  Placement wide;
+  EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--tensor-parallel-size", "64"}, &wide).message(),
+              HasSubstr("tensor parallel degree 64 is not possible"));
+  Placement unrated;
+  EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--objective", "fewest-devices"}, &unrated).message(),
+              HasSubstr("needs a --request-rate"));
+}
+
+}  // namespace
+}  // namespace skein
