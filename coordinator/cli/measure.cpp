@@ -30,6 +30,7 @@ constexpr bool kBuiltWithCuda = false;
 constexpr auto kDeadline = std::chrono::seconds(90);  // of one run
 constexpr size_t kSamplesBytesMax = 1 << 20;
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
+constexpr int kGroupMax = 8;  // ranks of the largest group that is measured
 constexpr double kSuspectShare = 0.5;  // less of a ceiling than that is told
 
 std::string today() {
@@ -166,7 +167,7 @@ class Measuring {
       measured.push_back(node_.devices[i].kind);
       RETURN_IF_ERROR(measure_device(static_cast<int>(i)));
     }
-    for (int ranks = 2; ranks <= alike(); ranks *= 2) RETURN_IF_ERROR(measure_group(ranks));
+    for (int ranks = 2; ranks <= std::min(alike(), kGroupMax); ranks *= 2) RETURN_IF_ERROR(measure_group(ranks));
     return std::move(result_);
   }
 
