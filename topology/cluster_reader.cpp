@@ -12,7 +12,8 @@ namespace {
 
 constexpr size_t kFileBytesMax = 1 << 20;
 constexpr int kNodesMax = 1 << 16;
-constexpr int kDevicesMax = 1024;  // of an entry
+constexpr int kDevicesMax = 1024;           // of a node
+constexpr size_t kAllDevicesMax = 1 << 20;  // of a cluster
 constexpr int kNicsMax = 64;
 constexpr double kGibMax = 1 << 20;
 constexpr double kRateMax = 1e6;
@@ -125,9 +126,10 @@ class Reader {
     for (int i = 0; i < count; ++i) {
       ASSIGN_OR_RETURN(Node node, read_node(merged, i));
       node.line = yaml.line;
+      devices_ += node.devices.size();
       cluster_.nodes.push_back(std::move(node));
-      if (cluster_.nodes.size() > static_cast<size_t>(kNodesMax)) {
-        return at_line(yaml.line, "a cluster of more than 65,536 nodes; lower count");
+      if (cluster_.nodes.size() > static_cast<size_t>(kNodesMax) || devices_ > kAllDevicesMax) {
+        return at_line(yaml.line, "a cluster has at most 65,536 nodes and 1,048,576 devices; lower count");
       }
     }
     return {};
@@ -181,6 +183,9 @@ class Reader {
       RETURN_IF_ERROR(fields.finish());
       ASSIGN_OR_RETURN(device.kind, kind_index(kind, yaml.line));
       node->devices.push_back(std::move(device));
+      if (node->devices.size() > static_cast<size_t>(kDevicesMax)) {
+        return at_line(yaml.line, "a node has at most 1,024 devices; lower count");
+      }
     }
     return {};
   }
@@ -208,6 +213,7 @@ class Reader {
   }
 
   Cluster cluster_;
+  size_t devices_ = 0;
   std::map<std::string, const Yaml*> templates_;
 };
 

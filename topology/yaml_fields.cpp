@@ -67,8 +67,6 @@ const Yaml::Member* YamlFields::find(std::string_view key) {
   return &*member;
 }
 
-bool YamlFields::has(std::string_view key) { return find(key) != nullptr; }
-
 const std::string* YamlFields::scalar(std::string_view key) {
   const Yaml::Member* member = find(key);
   if (member == nullptr) return nullptr;

@@ -16,7 +16,6 @@ class YamlFields {
   // `what` names the map in errors: "a node". `index`: of the thing that is made, from 0.
   YamlFields(const Yaml& yaml, std::string what, int index = 0);
 
-  bool has(std::string_view key);
   // Targets stay as they are where the key is missing.
   void text(std::string_view key, std::string* target);
   void choice(std::string_view key, const std::vector<std::string>& choices, int* target);

@@ -23,7 +23,6 @@ constexpr int64_t kExchanges[] = {1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 1
                                   1 << 20, 4 << 20, 16 << 20, 64 << 20};
 constexpr int64_t kCpuExchangeMax = 4 << 20;
 constexpr int64_t kRowBytes = 8192;  // of a sum's rows: bf16, hidden 4096
-constexpr int64_t kPeerRowsMax = 8192;  // of the largest sum over peers
 
 Result<const Ops*> ops_of(const ProbeSpec& spec) {
   if (spec.device == "cpu") return &cpu_ops();
@@ -104,7 +103,8 @@ class GroupProbe {
   }
 
   Result<const PeerGroup*> join_peers(int ranks) {
-    return ops_.join_peers(device_, {.rank = mpi_.rank(), .size = ranks, .rows = kPeerRowsMax / (ranks - 1),
+    const int64_t bytes_max = (int64_t{ranks == 2 ? 64 : 12} << 20) / (ranks - 1);  // as a replica's ranks ask for
+    return ops_.join_peers(device_, {.rank = mpi_.rank(), .size = ranks, .rows = bytes_max / kRowBytes,
                                      .row_bytes = kRowBytes,
                                      .all_gather = [&](const std::string& bytes) { return mpi_.all_gather(bytes); }});
   }

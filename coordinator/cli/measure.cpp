@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ constexpr bool kBuiltWithCuda = false;
 constexpr auto kDeadline = std::chrono::seconds(90);  // of one run
 constexpr size_t kSamplesBytesMax = 1 << 20;
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
+constexpr int kGroupMax = 8;  // ranks of the largest group that is measured
 constexpr double kSuspectShare = 0.5;  // less of a ceiling than that is told
 
 std::string today() {
@@ -59,30 +61,64 @@ class PrivateFolder {
   std::string path_;
 };
 
-// What a child has written to its standard error until it ended, or nothing of what came after the deadline.
-Result<std::string> words_until_end(const ChildProcess& child) {
+// While it lives, signals that ask this process to end are polled for instead: what is running has to be cleared away.
+class EndRequests {
+ public:
+  EndRequests() {
+    sigemptyset(&signals_);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&signals_, number);
+    sigprocmask(SIG_BLOCK, &signals_, &before_);
+    fd_ = signalfd(-1, &signals_, SFD_CLOEXEC);
+  }
+  ~EndRequests() {
+    close(fd_);
+    sigprocmask(SIG_SETMASK, &before_, nullptr);
+  }
+  EndRequests(const EndRequests&) = delete;
+  EndRequests& operator=(const EndRequests&) = delete;
+  int fd() const { return fd_; }
+  // Takes what is pending: it has been obeyed. Requires: fd() is readable.
+  void take() const {
+    signalfd_siginfo info;
+    [[maybe_unused]] const ssize_t bytes = read(fd_, &info, sizeof info);
+  }
+
+ private:
+  sigset_t signals_;
+  sigset_t before_;
+  int fd_ = -1;
+};
+
+// Waits for a child's end and returns what it has written to its standard error; ends it at the deadline, or when this
+// process is asked to end.
+Result<std::string> words_until_end(const ChildProcess& child, const EndRequests& end) {
   const auto deadline = std::chrono::steady_clock::now() + kDeadline;
   std::string words;
-  char buffer[4096];
-  while (true) {
+  Status cut;
+  while (cut.ok()) {
     const std::chrono::duration<double, std::milli> left = deadline - std::chrono::steady_clock::now();
-    pollfd wait{child.error_fd, POLLIN, 0};
-    if (left.count() <= 0 || poll(&wait, 1, static_cast<int>(left.count()) + 1) == 0) break;
-    const ssize_t bytes = read(child.error_fd, buffer, sizeof buffer);
-    if (bytes == 0) break;
-    if (bytes > 0) words.append(buffer, static_cast<size_t>(bytes));
+    pollfd waits[] = {{child.error_fd, POLLIN, 0}, {end.fd(), POLLIN, 0}};
+    if (left.count() <= 0 || poll(waits, 2, static_cast<int>(left.count()) + 1) == 0) {
+      cut = unavailable("a probe has not ended within 90 s: is something else running on these devices?");
+    } else if (waits[1].revents != 0) {
+      end.take();
+      cut = unavailable("asked to end while measuring");
+    } else {
+      char buffer[4096];
+      const ssize_t bytes = read(child.error_fd, buffer, sizeof buffer);
+      if (bytes == 0) break;
+      if (bytes > 0) words.append(buffer, static_cast<size_t>(bytes));
+    }
   }
-  const bool late = std::chrono::steady_clock::now() >= deadline;
-  if (late) kill(-child.pid, SIGKILL);
+  if (!cut.ok()) kill(-child.pid, SIGKILL);
   int status = 0;
   while (waitpid(child.pid, &status, 0) < 0 && errno == EINTR) continue;
   kill(-child.pid, SIGKILL);  // whatever of its group is left
   close(child.error_fd);
-  if (late) return unavailable("a probe has not ended within 90 s: is something else running on these devices?");
+  RETURN_IF_ERROR(cut);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return words;
   const size_t reason = words.find(kReasonPrefix);
-  if (reason == words.npos) return unavailable("a probe ended early: " + words.substr(0, 300));
-  const size_t begin = reason + kReasonPrefix.size();
+  const size_t begin = reason == words.npos ? 0 : reason + kReasonPrefix.size();
   return unavailable("a probe ended early: " + words.substr(begin, words.find('\n', begin) - begin));
 }
 
@@ -106,8 +142,9 @@ Result<std::vector<ProbeSample>> run_probe(ProbeSpec spec, int ranks) {
     options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
     options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
   }
+  const EndRequests end;
   ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
-  RETURN_IF_ERROR(words_until_end(child).status());
+  RETURN_IF_ERROR(words_until_end(child, end).status());
   ASSIGN_OR_RETURN(const std::string text, read_file(spec.output, kSamplesBytesMax));
   ASSIGN_OR_RETURN(const Json json, parse_json(text));
   return parse_probe_samples(json);
@@ -130,7 +167,7 @@ class Measuring {
       measured.push_back(node_.devices[i].kind);
       RETURN_IF_ERROR(measure_device(static_cast<int>(i)));
     }
-    for (int ranks = 2; ranks <= alike(); ranks *= 2) RETURN_IF_ERROR(measure_group(ranks));
+    for (int ranks = 2; ranks <= std::min(alike(), kGroupMax); ranks *= 2) RETURN_IF_ERROR(measure_group(ranks));
     return std::move(result_);
   }
 

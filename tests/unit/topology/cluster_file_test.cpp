@@ -121,6 +121,12 @@ constexpr Mistake kMistakes[] = {
      "line 2: network of a NIC is one of infiniband, roce, tcp, not \"ib\""},
     {"CountBeyondReason", "nodes:\n  - {name: a<0>, count: 100000, cores: 1, memory_gib: 1}\n",
      "line 2: count of a node must be a whole number from 1 to 65536"},
+    {"DevicesBeyondReason",
+     "nodes:\n  - {name: a, cores: 1, memory_gib: 1, devices: [{kind: NVIDIA L4, count: 600}, {kind: NVIDIA L4, count: 600}]}\n",
+     "line 2: a node has at most 1,024 devices; lower count"},
+    {"ClusterBeyondReason",
+     "nodes:\n  - {name: a<0>, count: 65536, cores: 1, memory_gib: 1, devices: [{kind: NVIDIA L4, count: 1024}]}\n",
+     "line 2: a cluster has at most 65,536 nodes and 1,048,576 devices; lower count"},
     {"BadCounter", "nodes:\n  - {name: a<x>, cores: 1, memory_gib: 1}\n", "line 2: name: the counter <x> is none"},
     {"NothingJoins",
      "nodes:\n  - {name: a, cores: 1, memory_gib: 1, nics: [{name: e, gbit_per_s: 1}]}\n"

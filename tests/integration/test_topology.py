@@ -1,0 +1,90 @@
+"""`skein topology`: this machine, cluster files, what contradicts them, and the probes."""
+
+import json
+import pathlib
+import re
+import signal
+import xml.etree.ElementTree
+
+import pytest
+
+from skein_server import READY_S, Skein, wait_for
+
+CLUSTERS = pathlib.Path(__file__).parents[2] / "configs" / "clusters"
+
+
+def run(*arguments, status=0, cwd=None):
+    with Skein("topology", *arguments, cwd=cwd) as skein:
+        assert skein.wait(READY_S) == status, skein.err
+        skein.assert_nothing_left()
+        return skein.out, skein.err
+
+
+def test_this_machine_is_a_cluster_file_that_it_agrees_with(tmp_path):
+    out, err = run("--format", "yaml")
+    assert re.search(r"^nodes:\n  - name: .+\n    cores: \d+$", out, re.MULTILINE), out
+    file = tmp_path / "node.yaml"
+    file.write_text(out)
+    out, err = run("--config", file)
+    assert "1 node" in out and str(file) not in out + err, "a difference between a machine and its own description"
+
+
+def test_every_format_shows_the_same_cluster():
+    file = CLUSTERS / "h200-pair.yaml"
+    assert "16 x NVIDIA H200" in run("--config", file)[0]
+    shown = json.loads(run("--config", file, "--format", "json")[0])
+    assert [node["name"] for node in shown["cluster"]["nodes"]] == ["h200-1", "h200-2"]
+    assert shown["findings"] == []
+    picture = xml.etree.ElementTree.fromstring(run("--config", file, "--format", "svg")[0])
+    assert picture.tag.endswith("svg")
+
+
+def test_a_node_that_is_not_as_described_is_told_with_the_files_lines():
+    file = CLUSTERS / "h200-pair.yaml"
+    out, _ = run("--config", file, "--node", "h200-2")
+    lines = [line for line in out.splitlines() if line.startswith(f"note: {file}: line ")]
+    assert any("should be NVIDIA H200; found" in line or "says 8 devices" in line for line in lines), out
+    assert any("there is no mlx5_0" in line for line in lines), out
+    _, err = run("--config", file, "--node", "h200-2", "--format", "svg")
+    assert "there is no mlx5_0" in err, "notes of a picture go to standard error"
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--config", CLUSTERS / "h200-pair.yaml", "--node", "h200-3"], 'has no node "h200-3"'),
+    (["--node", "h200-3"], "it needs --config"),
+    (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
+    (["cluster.yaml"], "Files go behind --config"),
+    (["--formt", "svg"], "did you mean --format?"),
+], ids=lambda value: None)
+def test_what_makes_no_sense_is_one_sentence(arguments, says):
+    with Skein("topology", *arguments) as skein:
+        assert skein.wait(READY_S) in (1, 2)
+        assert says in skein.err and len(skein.err.splitlines()) == 1, skein.err
+
+
+def test_a_broken_file_names_itself_the_line_and_the_remedy(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("nodes:\n  - {name: a, cores: 1, memory_gib: 1, devices: [{kind: NVIDIA H20}]}\n")
+    _, err = run("--config", file, status=2)
+    assert err.startswith(f"skein: {file}: line 2: the device kind \"NVIDIA H20\" is not known; did you mean")
+
+
+def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
+    _, err = run("--measure", "--output", "mine.yaml", cwd=tmp_path)
+    assert "mine.yaml" in err
+    calibration = (tmp_path / "mine.yaml").read_text()
+    for figure in ("read_bytes_per_s", "flops"):
+        assert float(re.search(rf"^ +{figure}: (\S+)$", calibration, re.MULTILINE)[1]) > 1e8, calibration
+    tokens = re.search(r"product_tokens: \[(.*)\]", calibration)[1].split(",")
+    assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == len(tokens), calibration
+    ranks = re.search(r"^ +ranks: (\d+)$", calibration, re.MULTILINE)
+    assert ranks is None or ranks[1] == "2"  # None: a single core
+
+
+def test_measuring_can_be_interrupted():
+    with Skein("topology", "--measure") as skein:
+        wait_for(lambda: skein.processes("rank"), "a probe")
+        skein.process.send_signal(signal.SIGINT)
+        assert skein.wait(READY_S) == 1
+        assert "asked to end" in skein.err
+        skein.assert_nothing_left()
