@@ -207,8 +207,9 @@ Status read_link_member(const Yaml::Member& member, LinkCalibration* link) {
     link->ranks = static_cast<int>(ranks);
     return link->ranks >= 2 ? Status() : at_line(member.line, "ranks must be 2 or more");
   }
-  if (member.key == "library_bytes") {
-    ASSIGN_OR_RETURN(link->library_bytes, read_number(member.value, member.key));
+  if (member.key == "library_bytes" || member.key == "stage_bytes") {
+    double& target = member.key == "stage_bytes" ? link->stage_bytes : link->library_bytes;
+    ASSIGN_OR_RETURN(target, read_number(member.value, member.key));
     return {};
   }
   ASSIGN_OR_RETURN(known, read_field(member, *link, [](auto& l, auto visit) { link_curves_of(l, visit); }));
@@ -330,6 +331,7 @@ std::string to_yaml(const Calibration& calibration) {
     out += source_text(link.source) + "    ranks: " + std::to_string(link.ranks) + "\n";
     link_curves_of(link, FieldWriter{out});
     FieldWriter{out}("library_bytes", link.library_bytes);
+    FieldWriter{out}("stage_bytes", link.stage_bytes);
   }
   return out;
 }

@@ -65,7 +65,8 @@ struct LinkCalibration {
   Curve all_reduce_us = {};
   Curve all_gather_us = {};
   Curve point_to_point_us = {};   // empty where ranks > 2
-  double library_bytes = 0;  // device memory that the group's communicator takes on a rank
+  double library_bytes = 0;  // device memory that the group takes on a rank: communicator, inboxes
+  double stage_bytes = 0;    // ... that a pipeline's communicator takes; ranks 2
 };
 
 struct Calibration {

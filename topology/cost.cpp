@@ -136,14 +136,17 @@ double ReplicaCost::stage_us(int stage, const StepLoad& load) const {
   return slowest;
 }
 
+double ReplicaCost::slowest_us(const StepLoad& load) const {
+  double slowest = 0;
+  for (int stage = 0; stage < stages(); ++stage) slowest = std::max(slowest, stage_us(stage, load));
+  return slowest;
+}
+
 double ReplicaCost::step_us(const StepLoad& load, int lanes) const {
   const double tokens = load.decodes + load.prompt_tokens;
   double sum = 0;
-  double slowest = 0;
   for (int stage = 0; stage < stages(); ++stage) {
-    const double us = stage_us(stage, load);
-    sum += us;
-    slowest = std::max(slowest, us);
+    sum += stage_us(stage, load);
     if (stage + 1 < stages()) {
       // The residual in float32, and what the last layer adds to it.
       sum += send_us(sites_[static_cast<size_t>(stage)].next, tokens * model_.hidden * (4 + formats_.stream));
@@ -152,7 +155,7 @@ double ReplicaCost::step_us(const StepLoad& load, int lanes) const {
   const double host_us = sites_.front().device->host_us;
   // One stage has its next step queued; more of them wait until the tokens have come back.
   if (stages() == 1) return std::max(sum, host_us);
-  return std::max(sum + host_us, lanes * slowest);
+  return std::max(sum + host_us, lanes * slowest_us(load));
 }
 
 }  // namespace skein

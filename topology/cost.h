@@ -57,6 +57,7 @@ class ReplicaCost {
 
   int stages() const { return static_cast<int>(sites_.size()); }
   double stage_us(int stage, const StepLoad& load) const;  // its slowest rank
+  double slowest_us(const StepLoad& load) const;           // the slowest stage
   // From the start of a lane's step to that of its next one, while `lanes` lanes with the same load are in flight.
   double step_us(const StepLoad& load, int lanes) const;
   double request_us() const { return sites_.front().device->request_us; }

@@ -137,10 +137,13 @@ Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, c
     const double read = per_lane * load.input_tokens - left;
     const double ended = std::floor(read / load.input_tokens);
     const double keys = tokens >= load.input_tokens ? 0.5 * load.input_tokens
-                                               : std::fmod(read - tokens, load.input_tokens) + 0.5 * tokens;
+                                                    : std::fmod(read - tokens, load.input_tokens) + 0.5 * tokens;
     const StepLoad step{.decodes = answered, .context = load.input_tokens + 0.5 * decoded, .prompt_tokens = tokens,
                         .prompt_keys = keys, .prompt_rows = ended - answered};
-    burst.prefill_s += cost.step_us(step, lanes) / 1e6;
+    const double cycle_us = cost.step_us(step, lanes);
+    burst.prefill_s += cycle_us / 1e6;
+    // The last lane begins when the others have passed the slowest stage.
+    if (left == 0) burst.prefill_s += (cost.step_us(step, 1) + (lanes - 1) * cost.slowest_us(step) - cycle_us) / 1e6;
     if (answered > 0) ++decoded;
     answered = ended;
   }

@@ -299,7 +299,7 @@ MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t st
   double bytes = site.device->context_bytes + (stages == 1 ? site.device->graph_bytes : 0);
   double library = 0;
   if (tp > 1 && site.group.measured != nullptr) library = site.group.measured->library_bytes;
-  if (stages > 1 && site.next.measured != nullptr) library = std::max(library, site.next.measured->library_bytes);
+  if (stages > 1 && site.next.measured != nullptr) library = std::max(library, site.next.measured->stage_bytes);
   request.runtime_bytes = static_cast<int64_t>(bytes + library);
   return request;
 }

@@ -106,8 +106,9 @@ std::string burst_line(const Placement& placement, const PlacedReplica& replica)
   const int prompts = placement.request.burst_prompts;
   const Load& load = placement.request.models[static_cast<size_t>(replica.model)].load;
   const Burst& burst = replica.burst;
-  return format("            %d prompts at once: prefill %.1f tokens/s, then %.1f tokens/s in steps of %.3f ms\n", prompts,
-                prompts * load.input_tokens / burst.prefill_s, prompts / burst.decode_step_ms * 1e3, burst.decode_step_ms);
+  return format("            %d prompts at once: prefill %.1f tokens/s, then %.1f tokens/s in steps of %.3f ms\n",
+                prompts, prompts * load.input_tokens / burst.prefill_s, prompts / burst.decode_step_ms * 1e3,
+                burst.decode_step_ms);
 }
 
 std::string replica_lines(const Placement& placement) {

@@ -1,0 +1,177 @@
+// What the planner promises besides the best figure: where replicas go, and what stays when the cluster changes.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/unit/topology/planner_fixture.h"
+
+namespace skein {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kMiB = 1 << 20;
+
+// Racks of two nodes with four GPUs each; a GPU holds the whole model.
+class PlannerRules : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    model_ = test::dummy_model(4);
+    cluster_.name = "test";
+    cluster_.kinds = {test::gpu_kind("kind", 2000 * kMiB, 3e12)};
+    for (int n = 0; n < 4; ++n) {
+      cluster_.nodes.push_back(test::gpu_node("n" + std::to_string(n), 4));
+      cluster_.nodes.back().rack = n < 2 ? "r0" : "r1";
+    }
+    ModelDemand demand{.name = "model", .checkpoint = model_.get()};
+    demand.memory = {.gpu = true, .block_tokens = 64, .slots = 32, .step_tokens_max = 512};
+    demand.load = {.request_rate = 0, .input_tokens = 500, .output_tokens = 100};
+    request_ = {.cluster = &cluster_, .calibration = &nothing_measured_, .models = {demand}};
+  }
+
+  PlacementPlan plan() {
+    auto plan = plan_placement(request_);
+    EXPECT_TRUE(plan.ok()) << plan.status().message();
+    return plan.ok() ? *plan : PlacementPlan{};
+  }
+
+  // The request rate that `replicas` GPUs give, nearly.
+  void ask_for(double replicas) {
+    request_.objective = Objective::kGoodput;
+    request_.models[0].load.request_rate = 0;
+    const double all = plan().models[0].outcome.request_rate_max;
+    request_.objective = Objective::kFewestDevices;
+    request_.models[0].load.request_rate = all * replicas / 16;
+  }
+
+  Cluster without(const std::string& node) const {
+    Cluster rest = cluster_;
+    std::erase_if(rest.nodes, [&](const Node& candidate) { return candidate.name == node; });
+    return rest;
+  }
+
+  std::unique_ptr<Checkpoint> model_;
+  Calibration nothing_measured_;
+  Cluster cluster_;
+  PlanRequest request_;
+};
+
+TEST_F(PlannerRules, ReplicasGoToDifferentRacksThenNodes) {
+  ask_for(3.9);
+  const PlacementPlan spread = plan();
+  ASSERT_EQ(spread.replicas.size(), 4u);
+  std::set<int> nodes;
+  for (const PlacedReplica& replica : spread.replicas) nodes.insert(replica.devices[0].node);
+  EXPECT_EQ(nodes.size(), 4u);
+  ask_for(1.9);
+  const PlacementPlan two = plan();
+  ASSERT_EQ(two.replicas.size(), 2u);
+  EXPECT_NE(cluster_.nodes[static_cast<size_t>(two.replicas[0].devices[0].node)].rack,
+            cluster_.nodes[static_cast<size_t>(two.replicas[1].devices[0].node)].rack);
+  EXPECT_EQ(two.left_over.size(), 14u);
+}
+
+TEST_F(PlannerRules, NoDeviceHasTwoRanks) {
+  std::set<DeviceId> seen;
+  const PlacementPlan all = plan();
+  for (const PlacedReplica& replica : all.replicas) {
+    for (const DeviceId& id : replica.devices) EXPECT_TRUE(seen.insert(id).second);
+  }
+  EXPECT_EQ(seen.size() + all.left_over.size(), 16u);
+}
+
+TEST_F(PlannerRules, StagesOnDifferentNodesShareRails) {
+  // Two GPUs a node, each with a NIC of its own; only two nodes together hold the model.
+  cluster_.kinds = {test::gpu_kind("kind", 250 * kMiB, 3e12)};
+  cluster_.nodes = {test::gpu_node("a", 2), test::gpu_node("b", 2)};
+  for (Node& node : cluster_.nodes) {
+    Nic nic = node.nics[0];
+    node.nics = {nic, nic};
+    for (int i = 0; i < 2; ++i) {
+      node.nics[static_cast<size_t>(i)].rail = node.name == "a" ? i : 1 - i;
+      node.nics[static_cast<size_t>(i)].devices = {i};
+    }
+  }
+  request_.models[0].tensor_parallel_size = 2;
+  request_.models[0].pipeline_parallel_size = 2;
+  request_.models[0].load = {.input_tokens = 64, .output_tokens = 16};
+  const PlacementPlan spanning = plan();
+  ASSERT_EQ(spanning.replicas.size(), 1u);
+  const std::vector<DeviceId>& ranks = spanning.replicas[0].devices;
+  ASSERT_NE(ranks[0].node, ranks[2].node);
+  EXPECT_NE(ranks[0].device, ranks[2].device) << "rails cross between the nodes";
+  EXPECT_NE(ranks[1].device, ranks[3].device);
+}
+
+TEST_F(PlannerRules, FewerLayersWhereTheLogitsAreAndOnWeakerGpus) {
+  const auto deep = test::dummy_model(16);
+  request_.models[0].checkpoint = deep.get();
+  request_.models[0].pipeline_parallel_size = 2;
+  cluster_.kinds.push_back(test::gpu_kind("weak", 2000 * kMiB, 1e12));
+  cluster_.nodes = {test::gpu_node("strong", 1), test::gpu_node("weak", 1, 1)};
+  const PlacementPlan uneven = plan();
+  ASSERT_EQ(uneven.replicas.size(), 1u);
+  for (size_t stage = 0; stage < 2; ++stage) {
+    const bool weak = uneven.replicas[0].devices[stage].node == 1;
+    const int layers = uneven.replicas[0].stages[stage].layers;
+    EXPECT_EQ(weak, layers < 6) << layers;
+  }
+  // The logits of this one weigh as much as 2.4 layers.
+  const auto logits = Checkpoint::open("configs/models/llama-3.1-8b", LoadFormat::kDummy);
+  ASSERT_TRUE(logits.ok());
+  request_.models[0].checkpoint = logits->get();
+  cluster_.kinds = {test::gpu_kind("kind", 40'000 * kMiB, 3e12)};
+  cluster_.nodes = {test::gpu_node("pair", 2)};
+  const PlacementPlan pair = plan();
+  ASSERT_EQ(pair.replicas.size(), 1u);
+  EXPECT_GT(pair.replicas[0].stages[0].layers, pair.replicas[0].stages[1].layers);
+}
+
+TEST_F(PlannerRules, ALostNodeMovesNobodyElse) {
+  ask_for(11.9);
+  const PlacementPlan before = plan();
+  const Cluster rest = without("n1");
+  request_.cluster = &rest;
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  EXPECT_EQ(after->moved, 0);
+  EXPECT_EQ(after->replicas.size(), before.replicas.size());
+  size_t stayed = 0;
+  for (const PlacedReplica& replica : before.replicas) {
+    const std::string& node = cluster_.nodes[static_cast<size_t>(replica.devices[0].node)].name;
+    for (const PlacedReplica& now : after->replicas) {
+      stayed += rest.nodes[static_cast<size_t>(now.devices[0].node)].name == node &&
+                now.devices[0].device == replica.devices[0].device;
+    }
+  }
+  EXPECT_EQ(stayed, 9u) << "twelve replicas, three on each node";
+}
+
+TEST_F(PlannerRules, WhatCannotBeHadIsSaidInNumbers) {
+  request_.models[0].level.itl_ms = 0.001;
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("raise itl-ms to 1"));
+  request_.models[0].level = {};
+  ask_for(40);
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("add about 24 x kind"));
+  request_.models[0].load.request_rate = 0;
+  request_.objective = Objective::kGoodput;
+  cluster_.kinds = {test::gpu_kind("kind", 150 * kMiB, 3e12)};
+  cluster_.nodes = {test::gpu_node("n0", 2)};
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("need 5 x kind and 2 are free; add 3 or use a smaller model"));
+}
+
+TEST_F(PlannerRules, SeveralModelsGetWhatTheyNeed) {
+  ask_for(3.9);
+  request_.models.push_back(request_.models[0]);
+  request_.models[1].name = "second";
+  const PlacementPlan both = plan();
+  EXPECT_EQ(both.replicas.size(), 8u);
+  EXPECT_EQ(both.models[1].outcome.devices, 4);
+  request_.models[1].load.request_rate = 0;
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("second: several models share"));
+}
+
+}  // namespace
+}  // namespace skein
