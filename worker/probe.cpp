@@ -66,7 +66,7 @@ class GroupProbe {
 #ifdef SKEIN_CUDA
     ASSIGN_OR_RETURN(links.collectives,
                      NcclCollectives::create({.ranks = config, .stream = ops_.native_stream(device_),
-                                              .gathered_floats = 0, .broadcast = broadcast}));
+                                              .broadcast = broadcast}));
 #endif
     return links;
   }

@@ -443,7 +443,7 @@ TEST_P(ModelOnGpu, AgreesWithTransformersWhenDeterministic) {
   const std::string folder = kFixtures + GetParam();
   ReplicaSpec spec = gpu_spec(1, 2048);
   spec.deterministic = true;
-  compare(folder + (GetParam().starts_with("gguf_") ? "/model.gguf" : ""), folder + "/expected.json", spec);
+  compare(folder + (GetParam().starts_with("gguf_") ? "/model.gguf" : ""), read_prompts(folder + "/expected.json"), spec);
 }
 
 }  // namespace
