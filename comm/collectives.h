@@ -29,7 +29,7 @@ class Collectives {
 };
 
 // For devices whose memory is the host's and whose launches have run when they return: all of it through the
-// communicator's shared memory, f32 only.
+// communicator, f32 only.
 class SharedMemoryCollectives : public Collectives {
  public:
   explicit SharedMemoryCollectives(const CommunicatorConfig& config, Communicator& communicator)

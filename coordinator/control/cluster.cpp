@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <filesystem>
@@ -218,9 +219,17 @@ struct Cluster::State {
       uint64_t launch = 0;
       const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
       std::from_chars(digits.data(), digits.data() + digits.size(), launch);
+      if (config.listen && !may_lead(received.user, launch)) return;
       core->replica_frame(launch, std::move(*received.frame), now, &actions);
     }
     perform(std::move(actions));
+  }
+
+  // A leader has the key of its replica's first node.
+  bool may_lead(const std::string& user, uint64_t launch) const {
+    return std::ranges::none_of(core->replicas(), [&](const Core::Replica& replica) {
+      return replica.launch == launch && replica.spec.places[0].node != user;
+    });
   }
 
   bool is_whom_its_key_says(const MessageSocket::Received& received) {

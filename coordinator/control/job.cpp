@@ -77,6 +77,8 @@ void Job::take_line() {
     reason = line;
   } else if (line.find("has lost communication with a remote daemon") != std::string::npos && reason.empty()) {
     reason = "mpirun lost its connection to another node: is that node, or the network to it, down?";
+  } else if (line.find("failed to TCP connect to a peer MPI process") != std::string::npos && reason.empty()) {
+    reason = "a rank cannot connect to one on another node: do firewalls between them let MPI's ports through?";
   } else if (line.find("unable to complete a TCP connection") != std::string::npos && reason.empty()) {
     reason = "the nodes cannot connect to each other: do firewalls between them let mpirun's ports through?";
   } else if (line.find_first_not_of("- \t*") != std::string::npos) {

@@ -160,6 +160,19 @@ TEST_F(BatcherLifecycle, CancelEndsWhatWaitsAndWhatRuns) {
   expect_nothing_held();
 }
 
+TEST_F(BatcherLifecycle, CancelAllLeavesNothing) {
+  config_.slots = 1;
+  make();
+  submit(request(1, 4));
+  submit(request(2, 4));
+  step(70);
+  batcher_->cancel_all();
+  const auto frames = batcher_->take_frames();
+  ASSERT_EQ(frames.size(), 2u);
+  for (const TokenFrame& frame : frames) EXPECT_EQ(frame.finish, FinishReason::kCancelled);
+  expect_nothing_held();
+}
+
 TEST_F(BatcherLifecycle, CancelBetweenStepsFreesAtOnce) {
   make();
   submit(request(1, 4));

@@ -1,6 +1,7 @@
 #include "coordinator/control/job.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -21,6 +22,33 @@ TEST(OrtedCommand, NothingElseIsRun) {
     EXPECT_FALSE(parse_orted_command(command).ok()) << command;
   }
   EXPECT_FALSE(parse_orted_command("orted " + std::string(1 << 20, 'x')).ok());
+}
+
+// Why a job ended that wrote that text and returned 1.
+std::string reason_of(const std::string& text) {
+  int ends[2];
+  EXPECT_EQ(pipe(ends), 0);
+  EXPECT_EQ(write(ends[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  close(ends[1]);
+  Job job;
+  job.error_fd = ends[0];
+  job.read_errors();
+  EXPECT_EQ(job.error_fd, -1);
+  return job.end_reason(1);
+}
+
+TEST(JobReason, IsWhatARankSaidFirst) {
+  EXPECT_EQ(reason_of("essay\nskein-worker: no model\nskein-worker: and then\n"), "no model");
+  EXPECT_EQ(reason_of("words\n-----\n"), "mpirun ended with status 1: words");
+  EXPECT_EQ(reason_of(""), "mpirun ended with status 1");
+}
+
+TEST(JobReason, SaysWhatMpirunMeansByItsEssays) {
+  EXPECT_NE(reason_of("ORTE has lost communication with a remote daemon.\n\n  Peer host: b\n").find("down?"),
+            std::string::npos);
+  EXPECT_NE(reason_of("WARNING: Open MPI failed to TCP connect to a peer MPI process.  This\n  Peer host: b\n")
+                .find("firewalls"),
+            std::string::npos);
 }
 
 std::string value_behind(const std::vector<std::string>& words, const std::string& key) {
