@@ -12,6 +12,8 @@ constexpr int kDefaultContextsHeld = 8;       // full-length requests that the d
 constexpr int64_t kDefaultPoolBytesMax = int64_t{4} << 30;
 constexpr int kCpuLogitRows = 32;  // rows of logits that a rank holds at once
 constexpr int kGpuLogitRows = 512;
+constexpr int64_t kSlotBytes = 2640;            // sampling parameters and places in a step (worker/step_buffers.h)
+constexpr int64_t kStepTableBytes = 64 << 10;  // block assignments of a step
 constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
 int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }
@@ -49,12 +51,12 @@ int64_t step_bytes(const ModelDescription& model, const ShardPlan& shard, const 
   return request.step_tokens_max * (4 * int64_t{model.hidden} + (request.gpu ? 2 : 4) * streamed);
 }
 
-// Rotation table, the slots' tokens, block tables.
+// Rotation table, the slots' tokens and sampling, block tables, a step's inputs.
 int64_t slot_bytes(const ModelDescription& model, const MemoryRequest& request) {
   const int64_t context = request.context_max.value_or(model.context_max);
   const auto groups = static_cast<int64_t>(model.kv_groups.size());
   const int64_t tables = groups * ceil_div(context, int64_t{request.block_tokens});
-  return context * model.rope.rotary_dim * 4 + 4 * int64_t{request.slots} * (context + tables);
+  return context * model.rope.rotary_dim * 4 + request.slots * (4 * (context + tables) + kSlotBytes) + kStepTableBytes;
 }
 
 // A rank's slice of the logits, or all of them where they are gathered: on GPUs of one stage straight into the first

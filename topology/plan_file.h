@@ -8,7 +8,7 @@
 
 namespace skein {
 
-// A plan as JSON: for other programs, for `skein serve --plan`, and to plan again from after the cluster has changed.
+// A plan as JSON: for other programs, to be checked and to plan again from after the cluster has changed.
 
 Json to_json(const PlanRequest& request, const PlacementPlan& plan);
 

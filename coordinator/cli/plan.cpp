@@ -16,6 +16,7 @@ struct PlanConfig {
   ServeConfig serve;
   std::string format = "text";
   std::string previous;  // plan file
+  std::string check;     // plan file
   int num_prompts = 0;
 };
 
@@ -27,6 +28,8 @@ OptionTable options(PlanConfig* config) {
   table.add_integer("num-prompts", "also predict that many prompts at once, as `skein bench offline` sends them", 0, 4096,
                     &config->num_prompts);
   table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
+  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for",
+                 &config->check);
   return table;
 }
 
@@ -43,6 +46,12 @@ Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& plac
 Status plan_cluster(const PlanConfig& config) {
   Placement placement;
   RETURN_IF_ERROR(describe_placement(config.serve, &placement));
+  if (!config.check.empty()) {
+    ASSIGN_OR_RETURN(const PlanFile file, read_plan_file(config.check));
+    RETURN_IF_ERROR(check_unchanged(file, placement.cluster).within(config.check));
+    std::printf("%s holds for the cluster as it is\n", config.check.c_str());
+    return {};
+  }
   placement.request.burst_prompts = config.num_prompts;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));

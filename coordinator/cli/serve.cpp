@@ -18,7 +18,6 @@ int print_help() {
   ServeConfig config;
   OptionTable table;
   add_serve_options(&table, &config);
-  add_placement_options(&table, &config.placement);
   std::printf("usage: skein serve MODEL [flags]\n%s", table.help().c_str());
   return 0;
 }

@@ -282,7 +282,6 @@ Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments
   ServeConfig config;
   OptionTable table;
   add_serve_options(&table, &config);
-  add_placement_options(&table, &config.placement);
   RETURN_IF_ERROR(parse_serve_config(arguments, table, &config));
   return config;
 }

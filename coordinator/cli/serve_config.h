@@ -29,7 +29,7 @@ struct AskedModel {
   double itl_ms = 0;
 };
 
-// Where replicas go, when a cluster is described. Flags of `skein serve` and `skein plan`.
+// Where replicas go, when a cluster is described. Flags of `skein plan`.
 struct PlacementConfig {
   std::string cluster;                   // file; empty: this machine
   std::vector<std::string> nodes;        // of it that may be used; empty: all
@@ -39,7 +39,7 @@ struct PlacementConfig {
   std::vector<AskedModel> models;        // YAML only: several models on one cluster
 };
 
-// Everything `skein serve` can be told, by flags or in one YAML file with the same names.
+// Everything `skein serve` and `skein plan` can be told, by flags or in one YAML file with the same names.
 struct ServeConfig {
   std::string model;
   int tensor_parallel_size = 0;        // 0: 1, on a described cluster what is best

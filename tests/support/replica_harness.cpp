@@ -25,6 +25,7 @@ struct ReplicaHarness::State {
   std::unique_ptr<std::barrier<>> meet;
   std::unique_ptr<std::barrier<>> ranks_meet;
   std::vector<std::string> gathered;  // by rank
+  std::vector<int64_t> device_bytes;  // by rank
   std::vector<std::thread> ranks;
   uint64_t next_id = 1;
 
@@ -49,6 +50,7 @@ struct ReplicaHarness::State {
     auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
+    device_bytes[rank] = (*executor)->device_bytes();
     ranks_meet->arrive_and_wait();
     if (ops->records) {
       CHECK((*executor)->run(warm_up_plan(static_cast<int>(checkpoint->description().kv_groups.size()))).ok());
@@ -130,6 +132,7 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
       plan_shards(state.checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size);
   CHECK(shards.ok());
   state.shards = std::move(*shards);
+  state.device_bytes.resize(state.shards.size());
   auto cache = std::make_unique<KvCache>(KvCacheConfig{
       .groups = std::vector<KvGroupConfig>(state.checkpoint->description().kv_groups.size(),
                                            {.blocks = spec.kv_blocks, .block_tokens = spec.block_tokens}),
@@ -208,6 +211,7 @@ std::vector<std::vector<ReplicaHarness::Answer>> ReplicaHarness::run(const std::
   return answers;
 }
 
+std::vector<int64_t> ReplicaHarness::device_bytes() const { return state_->device_bytes; }
 const ModelDescription& ReplicaHarness::model() const { return state_->checkpoint->description(); }
 Batcher& ReplicaHarness::batcher() { return *state_->batcher; }
 

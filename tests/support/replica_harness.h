@@ -34,6 +34,7 @@ class ReplicaHarness {
   std::vector<std::vector<Answer>> run(const std::vector<GenerationRequest>& requests);
 
   const ModelDescription& model() const;
+  std::vector<int64_t> device_bytes() const;  // by rank: what each took of its device, pages and all
   Batcher& batcher();
 
  private:

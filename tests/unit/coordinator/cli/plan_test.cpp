@@ -25,7 +25,11 @@ const std::string kSmall = "configs/models/llama-3.1-8b";
 const std::string kLarge = "configs/models/llama-3.1-70b";
 
 Status place(const std::vector<std::string>& arguments, Placement* placement) {
-  ASSIGN_OR_RETURN(const ServeConfig config, parse_serve_config(arguments));
+  ServeConfig config;
+  OptionTable table;
+  add_serve_options(&table, &config);
+  add_placement_options(&table, &config.placement);
+  RETURN_IF_ERROR(parse_serve_config(arguments, table, &config));
   RETURN_IF_ERROR(describe_placement(config, placement));
   ASSIGN_OR_RETURN(placement->plan, plan_placement(placement->request));
   return {};
