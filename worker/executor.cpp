@@ -358,7 +358,7 @@ struct Executor::State {
   }
 
   Status record_decode_steps() {
-    if (!ops.records) return {};
+    if (!ops.records || !one_stage()) return {};
     const int most = forward->logit_rows_max();
     for (int rows = 1; rows <= most; rows = recorded_rows(rows) + 1) {
       const StepView step = inputs.upload({}, std::min(recorded_rows(rows), most));

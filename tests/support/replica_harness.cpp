@@ -5,9 +5,6 @@
 #include <thread>
 
 #include "comm/communicator.h"
-#ifdef SKEIN_CUDA
-#include "comm/nccl_collectives.h"
-#endif
 #include "model/shard.h"
 #include "worker/executor.h"
 
@@ -16,7 +13,6 @@ namespace skein::testing {
 struct ReplicaHarness::State {
   ReplicaSpec spec;
   const Ops* ops = nullptr;
-  bool peers = true;
   std::unique_ptr<Checkpoint> checkpoint;
   std::vector<ShardPlan> shards;
   std::unique_ptr<Batcher> batcher;
@@ -44,8 +40,10 @@ struct ReplicaHarness::State {
     auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads,
                              .deterministic = spec.deterministic});
     CHECK(device.ok());
-    const std::unique_ptr<Collectives> collectives = make_collectives(shard, **device, **communicator);
-    const RankLinks links{.communicator = **communicator, .collectives = *collectives,
+    SharedMemoryCollectives collectives({.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
+                                         .pp_rank = shard.pp_rank},
+                                        **communicator);
+    const RankLinks links{.communicator = **communicator, .collectives = collectives,
                           .minimum = [](int64_t value) { return value; }, .peers = join_peers(shard, **device)};
     auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
@@ -72,29 +70,10 @@ struct ReplicaHarness::State {
     return all;
   }
 
-  std::unique_ptr<Collectives> make_collectives(const ShardPlan& shard, [[maybe_unused]] Device& device,
-                                                Communicator& communicator) {
-    const CommunicatorConfig config{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
-                                    .pp_rank = shard.pp_rank};
-#ifdef SKEIN_CUDA
-    if (ops->native_stream(device) != nullptr && config.world_size() > 1) {
-      auto nccl = NcclCollectives::create(
-          {.ranks = config, .stream = ops->native_stream(device),
-           .broadcast = [&](const std::string& bytes) {
-             return all_gather(static_cast<size_t>(config.world_rank()), bytes)[0];
-           }});
-      if (!nccl.ok()) std::fprintf(stderr, "%s\n", nccl.status().message().c_str());
-      CHECK(nccl.ok());
-      return std::move(*nccl);
-    }
-#endif
-    return std::make_unique<SharedMemoryCollectives>(config, communicator);
-  }
-
-  // GPUs with peers sum through their memory: everything must fit into it, in one stage. Deterministic ones have as
+  // GPUs do without NCCL here: everything must fit into the peers' memory, in one stage. Deterministic ones have as
   // little of it as there can be, so that sums take several launches.
   const PeerGroup* join_peers(const ShardPlan& shard, Device& device) {
-    if (!peers || shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
+    if (shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
     CHECK_EQ(shard.pp_size, 1);
     const ModelDescription& model = checkpoint->description();
     auto group = ops->join_peers(
@@ -116,13 +95,12 @@ struct ReplicaHarness::State {
   }
 };
 
-ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops, bool peers)
+ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops)
     : state_(std::make_unique<State>()) {
   State& state = *state_;
   state.spec = spec;
   state.spec.model = model;
   state.ops = &ops;
-  state.peers = peers;
   const bool dummy = spec.load_format == "dummy";
   auto checkpoint = Checkpoint::open(model, dummy ? LoadFormat::kDummy : LoadFormat::kAuto);
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());

@@ -17,9 +17,8 @@ namespace skein::testing {
 // A whole replica in one process: real batcher, executors and shared memory, threads in the place of processes.
 class ReplicaHarness {
  public:
-  // CHECKs that everything starts. `ops` must outlive the harness. GPUs of a tensor-parallel group write to each
-  // other's memory; without `peers` NCCL carries their sums.
-  ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops = cpu_ops(), bool peers = true);
+  // CHECKs that everything starts. `ops` must outlive the harness.
+  ReplicaHarness(const ReplicaSpec& spec, const std::string& model, const Ops& ops = cpu_ops());
   ~ReplicaHarness();
 
   struct Answer {
