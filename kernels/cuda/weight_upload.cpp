@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -19,8 +18,8 @@ constexpr int kSlots = 32;       // pieces of the ring
 constexpr int kInFlight = 8;     // of them, on their way to the device; the others are being filled
 constexpr unsigned kThreadsMax = 14;
 
-constexpr int kConvertedAtOnce = CudaDevice::kScratchBytes / kPieceBytes;
-static_assert(kConvertedAtOnce >= 2);
+constexpr int64_t kConvertedAtOnce = CudaDevice::kScratchBytes / kPieceBytes;
+static_assert(kConvertedAtOnce >= 1);
 
 }  // namespace
 
@@ -29,12 +28,10 @@ WeightUpload::WeightUpload(CudaDevice& device) : device_(device), full_(kSlots) 
   device_.check(cudaMallocHost(&ring, kSlots * kPieceBytes), "page-locked memory for weights");
   if (!device_.status().ok()) return;
   ring_ = static_cast<std::byte*>(ring);
-  device_.check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
-  for (auto& [events, count] : {std::pair(&read_, kSlots), {&converted_, kConvertedAtOnce}}) {
-    events->resize(static_cast<size_t>(count));
-    for (CUevent_st*& event : *events) {
-      device_.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
-    }
+  for (int i = 0; i < kSlots; ++i) {
+    CUevent_st* event = nullptr;
+    device_.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    read_.push_back(event);
   }
   const unsigned processors = std::max(std::thread::hardware_concurrency(), 2u);
   for (unsigned i = 0; i < std::min(processors - 1, kThreadsMax); ++i) threads_.emplace_back([this] { fill_pieces(); });
@@ -47,13 +44,8 @@ WeightUpload::~WeightUpload() {
   }
   room_.notify_all();
   threads_.clear();
-  if (copies_ != nullptr) {
-    cudaStreamSynchronize(copies_);
-    cudaStreamDestroy(copies_);
-  }
   cudaStreamSynchronize(device_.stream());
   for (CUevent_st* event : read_) cudaEventDestroy(event);
-  for (CUevent_st* event : converted_) cudaEventDestroy(event);
   cudaFreeHost(ring_);
 }
 
@@ -78,8 +70,7 @@ void WeightUpload::add(const PackArgs& args) {
 
 void WeightUpload::finish() {
   send_until(0);
-  device_.check(cudaStreamSynchronize(copies_), "copy of weights");
-  device_.check(cudaStreamSynchronize(device_.stream()), "conversion of weights");
+  device_.check(cudaStreamSynchronize(device_.stream()), "copy of weights");
 }
 
 std::byte* WeightUpload::memory(int64_t slot) const { return ring_ + slot * kPieceBytes; }
@@ -127,7 +118,7 @@ void WeightUpload::send_until(int64_t left) {
     pieces_.pop_front();
     const int64_t number = sent_++;
     lock.unlock();
-    send(piece, number);
+    send(piece, slot);
     const int64_t read = number - kInFlight;
     if (read >= 0) device_.check(cudaEventSynchronize(read_[static_cast<size_t>(read % kSlots)]), "copy of weights");
     lock.lock();
@@ -136,27 +127,19 @@ void WeightUpload::send_until(int64_t left) {
   }
 }
 
-void WeightUpload::send(const Piece& piece, int64_t number) {
-  const auto slot = static_cast<size_t>(number % kSlots);
-  const auto working = static_cast<size_t>(number % kConvertedAtOnce);
+void WeightUpload::send(const Piece& piece, int64_t slot) {
   const Weight& weight = *piece.weight;
   const int64_t rows = piece.end - piece.begin;
   const int64_t columns = weight.out.columns;
-  void* out = static_cast<uint16_t*>(weight.out.data) + (weight.first_row + piece.begin) * columns;
-  const bool converts = weight.format != Format::kBF16;
+  auto* out = static_cast<uint16_t*>(weight.out.data) + (weight.first_row + piece.begin) * columns;
   void* to = out;
-  if (converts) {
-    to = static_cast<std::byte*>(device_.scratch()) + working * kPieceBytes;
-    device_.check(cudaStreamWaitEvent(copies_, converted_[working]), "cudaStreamWaitEvent");
-  }
-  device_.check(cudaMemcpyAsync(to, memory(number % kSlots), static_cast<size_t>(rows * weight.row_bytes),
-                                cudaMemcpyHostToDevice, copies_),
+  const bool converts = weight.format != Format::kBF16;
+  if (converts) to = static_cast<std::byte*>(device_.scratch()) + slot % kConvertedAtOnce * kPieceBytes;
+  device_.check(cudaMemcpyAsync(to, memory(slot), static_cast<size_t>(rows * weight.row_bytes), cudaMemcpyHostToDevice,
+                                device_.stream()),
                 "copy of weights");
-  device_.check(cudaEventRecord(read_[slot], copies_), "cudaEventRecord");
-  if (!converts) return;
-  device_.check(cudaStreamWaitEvent(device_.stream(), read_[slot]), "cudaStreamWaitEvent");
-  convert_rows(device_, out, to, weight.format, rows, columns);
-  device_.check(cudaEventRecord(converted_[working], device_.stream()), "cudaEventRecord");
+  if (converts) convert_rows(device_, out, to, weight.format, rows, columns);
+  device_.check(cudaEventRecord(read_[static_cast<size_t>(slot)], device_.stream()), "cudaEventRecord");
 }
 
 }  // namespace skein::cuda

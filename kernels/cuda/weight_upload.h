@@ -12,7 +12,6 @@
 #include "kernels/ops.h"
 
 struct CUevent_st;
-struct CUstream_st;
 
 namespace skein::cuda {
 
@@ -20,8 +19,8 @@ class CudaDevice;
 
 // Weights on their way to the device. Threads copy rows from the page cache, which one thread alone does not read at
 // its rate, into pieces of page-locked memory; the executor thread sends full pieces off. What one weight leaves in the
-// ring of pieces goes on while the next is being added. Launches must not use the device's working memory until
-// finish(). Single-owner (executor thread) but for its own threads.
+// ring of pieces goes on while the next is being added. Conversions use the device's working memory until finish().
+// Single-owner (executor thread) but for its own threads.
 class WeightUpload {
  public:
   explicit WeightUpload(CudaDevice& device);
@@ -51,14 +50,12 @@ class WeightUpload {
   void fill(const Piece& piece, std::byte* to) const;
   // Sends pieces, in the order of their numbers, until `left` have not been sent.
   void send_until(int64_t left);
-  void send(const Piece& piece, int64_t number);
+  void send(const Piece& piece, int64_t slot);
   std::byte* memory(int64_t slot) const;
 
   CudaDevice& device_;
-  std::byte* ring_ = nullptr;           // page-locked
-  CUstream_st* copies_ = nullptr;       // conversions go through the device's own stream, meanwhile
-  std::vector<CUevent_st*> read_;       // by slot: the device has read it
-  std::vector<CUevent_st*> converted_;  // by slot of the device's working memory: what was in it has been converted
+  std::byte* ring_ = nullptr;       // page-locked
+  std::vector<CUevent_st*> read_;   // by slot: the device has read it
 
   std::mutex mutex_;                // guards what follows
   std::condition_variable filled_, room_;
