@@ -102,8 +102,8 @@ struct Work {
 template <typename S>
 struct Cursor {
   const InvariantArgs& args;
-  int index;     // of the tile
-  int tile_step; // to the block's next one, where nobody claims tiles
+  int index;      // of the tile
+  int tile_step;  // to the block's next one, where nobody claims tiles
   int pass = 0;
   int step = 0;
   Tile tile = tile_at<S>(args, index);
