@@ -287,7 +287,7 @@ class Deterministic : public ::testing::TestWithParam<std::string> {
   bool random() const { return GetParam() == "random"; }
 
   ReplicaSpec spec(int gpus = 1) const {
-    ReplicaSpec spec = gpu_spec(gpus, 4096);
+    ReplicaSpec spec = gpu_spec(4096, gpus);
     if (random()) spec.load_format = "dummy";
     spec.deterministic = true;
     spec.context_max = random() ? 6000 : 1100;
