@@ -15,7 +15,7 @@ import time
 import pytest
 
 from gpus import GPUS, SMALL, cuda_build, one_gpu, two_gpus
-from skein_server import BIN, READY_S, Reader, Server, Skein, wait_for
+from skein_server import BIN, READY_S, ROOT, Reader, Server, Skein, wait_for
 
 BREAKABLE = {"LD_PRELOAD": str(BIN / "libgpu_fault.so")}
 ENDED_S = 5  # from the fault to the end of what the replica was doing
@@ -214,7 +214,7 @@ def test_more_gpus_than_there_are(long_model):
 @one_gpu
 def test_a_share_that_is_too_small():
     """A twentieth of a GPU does not hold 15 GiB of weights: nothing is loaded."""
-    message = refused("configs/models/llama-3.1-8b", "--load-format", "dummy", "--gpu-memory-utilization", 0.05)
+    message = refused(ROOT / "configs/models/llama-3.1-8b", "--load-format", "dummy", "--gpu-memory-utilization", 0.05)
     assert "GiB" in message
 
 
