@@ -14,7 +14,7 @@ import tempfile
 import threading
 import uuid
 
-from skein_server import BIN, EXIT_S, FIXTURES, MARK, MODEL, READY_S, Process, Server, _read, wait_for
+from skein_server import BIN, EXIT_S, FIXTURES, MARK, MODEL, READY_S, ROOT, Process, Server, _read, wait_for
 
 CLONE_NEWNET = 0x40000000
 SUBNET = "10.77.0"
@@ -48,12 +48,14 @@ class Host:
     def __init__(self, name, number):
         self.name = name
         self.address = f"{SUBNET}.{number}"
-        script = ("mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /dev/shm && hostname \"$1\" && ip link set lo up && "
-                  "exec python3 -S -c \"$2\"")
+        # A tree that lies in /tmp stays to be seen.
+        script = ("case $3 in /tmp/*) mount --bind \"$3\" /mnt; esac && mount -t tmpfs tmpfs /tmp && "
+                  "case $3 in /tmp/*) mkdir -p \"$3\" && mount --move /mnt \"$3\"; esac && "
+                  "mount -t tmpfs tmpfs /dev/shm && hostname \"$1\" && ip link set lo up && exec python3 -S -c \"$2\"")
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
-             "--propagation", "private", "sh", "-c", script, "init", name, INIT],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+             "--propagation", "private", "sh", "-c", script, "init", name, INIT, ROOT],
+            cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout.readline() == "ready\n", f"host {name} did not come up"
         children = pathlib.Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
         self.init = int(children[0])

@@ -136,7 +136,7 @@ def test_two_ranks_on_a_node_share_its_memory(one_machine):
         cluster.stop_coordinator()
         cluster.assert_no_jobs()
         for host in cluster.network.hosts.values():
-            assert not host.run("find", "/tmp", "/dev/shm", "-name", "spec.json", "-o", "-name", "skein-*", "-type", "f")
+            assert not host.run("find", "/tmp", "/dev/shm", "-xdev", "-xdev", "-name", "spec.json", "-o", "-name", "skein-*", "-type", "f")
 
 
 def launch_fails(cluster, seconds=60):
