@@ -87,7 +87,7 @@ Result<KeyPair> read_key_file(const std::string& path) {
 
 Result<std::string> read_public_key_file(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, text_of(path));
-  const Result<std::string> key = find_key(text, "public");
+  Result<std::string> key = find_key(text, "public");
   if (!key.ok()) return key.status().within(path);
   if (key->empty()) return invalid_argument(path + ": needs a public key");
   return key;

@@ -163,8 +163,9 @@ void RankSocket::exchange(std::span<RankSocket* const> peers, std::span<const st
 SocketPair make_socket_pair(const LostPeer& lost) {
   int ends[2];
   CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-  return {std::make_unique<RankSocket>(ends[0], "this rank itself", lost),
-          std::make_unique<RankSocket>(ends[1], "this rank itself", lost)};
+  auto first = std::make_unique<RankSocket>(ends[0], "this rank itself", lost);
+  auto second = std::make_unique<RankSocket>(ends[1], "this rank itself", lost);
+  return {std::move(first), std::move(second)};
 }
 
 }  // namespace skein

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <ranges>
 
 #include "base/check.h"
 
@@ -44,8 +43,8 @@ class SocketCommunicator : public Communicator {
       : Communicator(config), nodes_(std::move(nodes)), to_group_(static_cast<size_t>(config.tp_size)) {}
 
   Status connect() {
-    const bool shared = std::ranges::all_of(
-        std::views::iota(0, config_.world_size()), [&](int rank) { return host(rank) == host(first_of_group(rank)); });
+    bool shared = true;
+    for (int rank = 0; rank < config_.world_size(); ++rank) shared &= host(rank) == host(first_of_group(rank));
     const std::vector<PlannedLink> links = plan_links(config_, shared);
     MeshOptions options{.rank = config_.world_rank(),
                         .links = {},

@@ -42,7 +42,7 @@ Shade shade_of_kind(int kind) { return kKinds[static_cast<size_t>(kind) % std::s
 
 // "NVIDIA H100 80GB HBM3" is "H100" on a tile, "NVIDIA A100-SXM4-80GB" is "A100-SXM4".
 std::string tile_name(const std::string& kind) {
-  const std::string name = kind.starts_with("NVIDIA ") ? kind.substr(7) : kind;
+  std::string name = kind.starts_with("NVIDIA ") ? kind.substr(7) : kind;
   if (name.size() <= kTileNameMax) return name;
   const std::string model = name.substr(0, name.find(' '));
   return model.size() <= kTileNameMax ? model : model.substr(0, model.find('-', model.find('-') + 1));
@@ -128,9 +128,10 @@ class Card {
         draw_gpu(socket.devices[i], {x, y, kTileWidth, kTileHeight});
         x += kTileWidth + kGap;
       } else {
-        const auto column = static_cast<double>(i % kCoresPerRow);
-        const auto row = static_cast<double>(i / kCoresPerRow);
-        draw_core(socket.devices[i], {x + column * (kCoreSize + 4), y + row * (kCoreSize + 4), kCoreSize, kCoreSize});
+        const size_t column = i % kCoresPerRow;
+        const size_t row = i / kCoresPerRow;
+        draw_core(socket.devices[i], {x + static_cast<double>(column) * (kCoreSize + 4),
+                                      y + static_cast<double>(row) * (kCoreSize + 4), kCoreSize, kCoreSize});
       }
     }
     y += devices_height(socket) + (beside_.empty() ? 0 : kNicHeight + 16) + kGap;
@@ -263,10 +264,10 @@ class Racks {
     svg_.text(area.x + kGap, area.y + 18, rack.empty() ? "no rack" : rack, {.size = 12, .bold = true});
     const std::vector<int>& nodes = nodes_[rack];
     for (size_t i = 0; i < nodes.size(); ++i) {
-      const auto column = static_cast<double>(i % columns(nodes.size()));
-      const auto row = static_cast<double>(i / columns(nodes.size()));
-      const SvgBox tile{area.x + kGap + column * (tile_width() + 4), area.y + 26 + row * (tile_height() + 4),
-                        tile_width(), tile_height()};
+      const size_t column = i % columns(nodes.size());
+      const size_t row = i / columns(nodes.size());
+      const SvgBox tile{area.x + kGap + static_cast<double>(column) * (tile_width() + 4),
+                        area.y + 26 + static_cast<double>(row) * (tile_height() + 4), tile_width(), tile_height()};
       const Node& node = cluster_.nodes[static_cast<size_t>(nodes[i])];
       const Shade shade = node.devices.empty() ? Shade{"#ffffff", kEdge} : shade_of_kind(node.devices.front().kind);
       svg_.box(tile, shade.fill, shade.edge, 3);

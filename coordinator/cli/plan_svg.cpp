@@ -88,8 +88,9 @@ class Picture {
               {.size = 12, .color = kInk, .bold = true});
     if (cores(node)) return tile(x + kPad, y + 26, seats[0], std::to_string(node.devices.size()) + " cores");
     for (size_t i = 0; i < seats.size(); ++i) {
-      tile(x + kPad + static_cast<double>(i % kTilesPerRow) * kTile,
-           y + 26 + static_cast<double>(i / kTilesPerRow) * (kTileHeight + 6), seats[i], "GPU " + std::to_string(i));
+      const size_t row = i / kTilesPerRow;
+      tile(x + kPad + static_cast<double>(i % kTilesPerRow) * kTile, y + 26 + static_cast<double>(row) * (kTileHeight + 6),
+           seats[i], "GPU " + std::to_string(i));
     }
   }
 
@@ -100,8 +101,8 @@ class Picture {
       const Node& node = placement_.cluster.nodes[i];
       const size_t tiles = cores(node) ? 1 : std::max<size_t>(node.devices.size(), 1);
       const double width = std::max(130.0, 2 * kPad - 6 + kTile * static_cast<double>(std::min(tiles, kTilesPerRow)));
-      const auto rows = static_cast<double>((tiles + kTilesPerRow - 1) / kTilesPerRow);
-      const double height = 30 + rows * (kTileHeight + 6);
+      const size_t rows = (tiles + kTilesPerRow - 1) / kTilesPerRow;
+      const double height = 30 + static_cast<double>(rows) * (kTileHeight + 6);
       if (x > kLeft && x + width > kPageWidth) {
         x = kLeft;
         y_ += row_height + 12;

@@ -216,7 +216,7 @@ class Agent {
       ASSIGN_OR_RETURN(listeners_[launch.launch], RshListener::listen(path));
       environment[kRshVariable] = path;
     }
-    const Status status = start_process_of(
+    Status status = start_process_of(
         std::move(job),
         mpirun_arguments(launch, {.worker = worker_,
                                   .rsh = program_folder() + "/skein rsh",

@@ -92,7 +92,7 @@ Status run_rsh(const std::string& host, const std::string& command) {
   const std::string request = host + "\n" + command;
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       send(fd, request.data(), request.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(request.size())) {
-    const Status status = error_of("cannot reach this node's agent");
+    Status status = error_of("cannot reach this node's agent");
     close(fd);
     return status;
   }

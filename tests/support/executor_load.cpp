@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -58,7 +59,7 @@ class LoneRank {
 bool same(const SampledToken& a, const SampledToken& b) {
   const auto count = static_cast<size_t>(std::max(a.top_count, 0));
   return a.token == b.token && a.rank == b.rank && a.top_count == b.top_count &&
-         std::memcmp(&a.logprob, &b.logprob, sizeof a.logprob) == 0 &&
+         std::bit_cast<uint32_t>(a.logprob) == std::bit_cast<uint32_t>(b.logprob) &&
          std::memcmp(a.top_tokens, b.top_tokens, count * sizeof(int32_t)) == 0 &&
          std::memcmp(a.top_logprobs, b.top_logprobs, count * sizeof(float)) == 0;
 }

@@ -25,7 +25,7 @@ class KeysTest : public ::testing::Test {
   ~KeysTest() override { std::filesystem::remove_all(folder_); }
 
   std::string write(const std::string& text, mode_t mode = 0600) {
-    const std::string path = folder_ + "/key";
+    std::string path = folder_ + "/key";
     std::ofstream(path) << text;
     chmod(path.c_str(), mode);
     return path;

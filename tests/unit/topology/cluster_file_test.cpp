@@ -76,7 +76,9 @@ struct Mistake {
   const char* says;
 };
 
-void PrintTo(const Mistake& mistake, std::ostream* out) { *out << mistake.name; }
+void PrintTo(const Mistake& mistake, std::ostream* out) {  // NOLINT: GoogleTest looks for this name
+  *out << mistake.name;
+}
 
 constexpr Mistake kMistakes[] = {
     {"DuplicateNames", "nodes:\n  - {name: a, cores: 1, memory_gib: 1}\n  - {name: a, cores: 1, memory_gib: 1}\n",

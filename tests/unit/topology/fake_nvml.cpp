@@ -36,6 +36,7 @@ struct Fabric {
 
 }  // namespace
 
+// NOLINTBEGIN(readability-identifier-naming): the names of NVIDIA's library
 extern "C" {
 
 void fake_nvml_set(const FakeGpu* set, int count) { gpus.assign(set, set + count); }
@@ -97,3 +98,4 @@ int nvmlDeviceGetMaxPcieLinkWidth(void* device, unsigned* lanes) {
 #endif
 
 }  // extern "C"
+// NOLINTEND(readability-identifier-naming)

@@ -2,11 +2,17 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <random>
+#include <string_view>
 
 namespace skein {
 namespace {
+
+// Every byte of `count` structs without padding.
+template <typename T>
+std::string_view raw(const T* structs, size_t count) {
+  return {reinterpret_cast<const char*>(structs), count * sizeof(T)};
+}
 
 StepPlan sample_plan() {
   StepPlan plan;
@@ -80,17 +86,15 @@ TEST(StepPlan, SurvivesTheWire) {
   EXPECT_EQ(decoded->admissions[0].slot, 3);
   EXPECT_EQ(decoded->admissions[0].tokens, plan.admissions[0].tokens);
   // The structs are without padding, so that this compares every field and every unused entry.
-  EXPECT_EQ(std::memcmp(&decoded->admissions[0].sampling, &plan.admissions[0].sampling,
-                        sizeof(SlotSampling)),
-            0);
+  EXPECT_EQ(raw(&decoded->admissions[0].sampling, 1), raw(&plan.admissions[0].sampling, 1));
   EXPECT_EQ(decoded->assignments[0].group, 1);
   EXPECT_EQ(decoded->assignments[0].slot, 3);
   EXPECT_EQ(decoded->assignments[0].first, 4);
   EXPECT_EQ(decoded->assignments[0].blocks, (std::vector<int32_t>{11, 12}));
-  EXPECT_EQ(std::memcmp(decoded->copies.data(), plan.copies.data(), sizeof(BlockCopy)), 0);
-  EXPECT_EQ(std::memcmp(decoded->rows.data(), plan.rows.data(), 2 * sizeof(PlanRow)), 0);
+  EXPECT_EQ(raw(decoded->copies.data(), 1), raw(plan.copies.data(), 1));
+  EXPECT_EQ(raw(decoded->rows.data(), 2), raw(plan.rows.data(), 2));
   EXPECT_EQ(decoded->sample_queries, plan.sample_queries);
-  EXPECT_EQ(std::memcmp(decoded->samples.data(), plan.samples.data(), 3 * sizeof(SampleRow)), 0);
+  EXPECT_EQ(raw(decoded->samples.data(), 3), raw(plan.samples.data(), 3));
   EXPECT_EQ(decoded->tokens(), 6);
 }
 
@@ -115,8 +119,7 @@ TEST(StepResult, SurvivesTheWire) {
   EXPECT_EQ(decoded->step, 77u);
   EXPECT_EQ(decoded->waited_ns, 12'345);
   ASSERT_EQ(decoded->samples.size(), 2u);
-  EXPECT_EQ(std::memcmp(decoded->samples.data(), result.samples.data(), 2 * sizeof(SampledToken)),
-            0);
+  EXPECT_EQ(raw(decoded->samples.data(), 2), raw(result.samples.data(), 2));
 }
 
 TEST(StepPlan, EveryTruncationAndExtensionIsRefused) {
