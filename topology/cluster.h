@@ -82,7 +82,7 @@ struct DeviceId {
   int node = 0;
   int device = 0;
   bool operator==(const DeviceId&) const = default;
-  bool operator<(const DeviceId& other) const { return node != other.node ? node < other.node : device < other.device; }
+  auto operator<=>(const DeviceId&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a literal 0
 };
 
 enum class LinkKind : uint8_t { kSelf, kNvlink, kPcie, kSocket, kMemory, kInfiniBand, kRoce, kTcp };

@@ -89,8 +89,8 @@ class Picture {
     if (cores(node)) return tile(x + kPad, y + 26, seats[0], std::to_string(node.devices.size()) + " cores");
     for (size_t i = 0; i < seats.size(); ++i) {
       const size_t row = i / kTilesPerRow;
-      tile(x + kPad + static_cast<double>(i % kTilesPerRow) * kTile, y + 26 + static_cast<double>(row) * (kTileHeight + 6),
-           seats[i], "GPU " + std::to_string(i));
+      tile(x + kPad + static_cast<double>(i % kTilesPerRow) * kTile,
+           y + 26 + static_cast<double>(row) * (kTileHeight + 6), seats[i], "GPU " + std::to_string(i));
     }
   }
 
