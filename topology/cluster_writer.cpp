@@ -99,8 +99,8 @@ Json kinds_json(const Cluster& cluster) {
 }
 
 bool is_plain(const std::string& text) {
-  static const std::set<std::string> kWords = {"true", "false", "null", "yes", "no", "on", "off"};
-  if (text.empty() || kWords.contains(text) || !std::isalpha(static_cast<unsigned char>(text[0]))) return false;
+  static const std::set<std::string> words = {"true", "false", "null", "yes", "no", "on", "off"};
+  if (text.empty() || words.contains(text) || !std::isalpha(static_cast<unsigned char>(text[0]))) return false;
   return text.back() != ' ' && std::ranges::all_of(text, [](unsigned char c) {
            return std::isalnum(c) || c == ' ' || c == '_' || c == '-' || c == '.' || c == '/';
          });

@@ -87,7 +87,7 @@ std::optional<Missing> missing_devices(const Search& search, const Relaxed& rule
   for (const Domain& domain : domains) there[domain.kind] += domain.size();
   std::optional<Missing> least;
   for (const auto& [kind, count] : there) {
-    const auto widest = std::ranges::max_element(domains, {}, [&](const Domain& domain) {
+    const auto widest = std::ranges::max_element(domains, {}, [kind = kind](const Domain& domain) {
       return domain.kind == kind ? domain.group_max : 0;
     });
     const int needed = devices_needed(search, book, *widest);

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -63,7 +64,7 @@ int usable_cores() {
   double quota = 0;
   double period = 0;
   if (quota_file >> quota >> period && period > 0) {
-    cores = std::min(cores, std::max(1, static_cast<int>(quota / period + 0.5)));
+    cores = std::min(cores, std::max(1, static_cast<int>(std::lround(quota / period))));
   }
   return cores;
 }

@@ -394,7 +394,7 @@ Packing Packer::fewest(const PackingGoal& goal) {
 
 Packing Packer::lowest_latency(const PackingGoal& goal) {
   latency_max_ms_ = 0;
-  const Packing unbounded = most(goal);
+  Packing unbounded = most(goal);
   if (unbounded.replicas.empty() || better(goal.request_rate, unbounded.request_rate)) return unbounded;
   std::vector<double> latencies = book_.latencies();
   // The lowest bound under which enough fits: what fits under one bound fits under all higher ones.

@@ -148,8 +148,8 @@ Status Batcher::submit(GenerationRequest request) {
 }
 
 void Batcher::cancel_all() {
-  const auto keys = std::views::keys(state_->requests);
-  const std::vector<std::pair<uint64_t, uint32_t>> all(keys.begin(), keys.end());
+  std::vector<std::pair<uint64_t, uint32_t>> all;
+  for (const auto& entry : state_->requests) all.push_back(entry.first);
   for (const auto& [request, epoch] : all) cancel(request, epoch);
 }
 
