@@ -78,8 +78,7 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
     return a.pp_rank == b.pp_rank && a.q_heads.size() == b.q_heads.size() && a.kv_heads.size() == b.kv_heads.size() &&
            a.intermediate.size() == b.intermediate.size() && a.vocabulary.size() == b.vocabulary.size();
   };
-  const auto rest = std::ranges::unique(shards_, same_size);
-  shards_.erase(rest.begin(), rest.end());
+  shards_.erase(std::unique(shards_.begin(), shards_.end(), same_size), shards_.end());
 }
 
 // Inputs, outputs and weights are read or written once.

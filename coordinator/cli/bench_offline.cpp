@@ -55,7 +55,7 @@ class OfflineBench {
     ClusterConfig cluster_config;
     for (const PlannedReplica& replica : plan_.replicas) cluster_config.core.replicas.push_back(replica.spec);
     cluster_config.core.waiting_max = config_.num_prompts + 1;
-    Result<std::unique_ptr<Cluster>> cluster = Cluster::start(
+    Result<std::unique_ptr<ReplicaEngine>> cluster = ReplicaEngine::start(
         loop_, std::move(cluster_config),
         {.ready = [this](const ReplicaReady& ready) { on_ready(ready); },
          .lost = [this](const ReplicaLost& lost) { fail(unavailable("a replica was lost: " + lost.reason)); },
@@ -222,7 +222,7 @@ class OfflineBench {
   const BenchConfig& config_;
   const ServePlan& plan_;
   Loop loop_;
-  std::unique_ptr<Cluster> cluster_;
+  std::unique_ptr<ReplicaEngine> cluster_;
   Status status_;
   std::mt19937 random_{7};
   std::vector<Round> rounds_;

@@ -68,7 +68,7 @@ struct Server::State {
   Events events;
   ServedModel model;
   ServerMetrics metrics;
-  std::unique_ptr<Cluster> cluster;
+  std::unique_ptr<ReplicaEngine> cluster;
   std::unique_ptr<TextPool> pool;
   std::unique_ptr<Api> api;
   std::unique_ptr<HttpServer> http;
@@ -83,7 +83,7 @@ struct Server::State {
   Status open(HttpConfig config) {
     ASSIGN_OR_RETURN(ClusterConfig replicas, cluster_config(plan));
     ASSIGN_OR_RETURN(cluster,
-                     Cluster::start(loop, std::move(replicas),
+                     ReplicaEngine::start(loop, std::move(replicas),
                                     {.ready = [this](const ReplicaReady& ready) { on_ready(ready); },
                                      .lost = [this](const ReplicaLost& lost) { on_lost(lost); },
                                      .failed = [this](const std::string& reason) { end(unavailable(reason)); }}));

@@ -54,7 +54,7 @@ std::string replica_peer(uint64_t launch) { return std::string(kReplicaPrefix) +
 
 }  // namespace
 
-struct Cluster::State {
+struct ReplicaEngine::State {
   Loop& loop;
   const ClusterConfig config;
   ClusterEvents events;
@@ -283,16 +283,16 @@ struct Cluster::State {
   }
 };
 
-Cluster::Cluster(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Cluster::~Cluster() = default;
+ReplicaEngine::ReplicaEngine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ReplicaEngine::~ReplicaEngine() = default;
 
-Result<std::unique_ptr<Cluster>> Cluster::start(Loop& loop, ClusterConfig config, ClusterEvents events) {
+Result<std::unique_ptr<ReplicaEngine>> ReplicaEngine::start(Loop& loop, ClusterConfig config, ClusterEvents events) {
   auto state = std::make_unique<State>(loop, std::move(config), std::move(events));
   RETURN_IF_ERROR(state->open());
-  return std::unique_ptr<Cluster>(new Cluster(std::move(state)));
+  return std::unique_ptr<ReplicaEngine>(new ReplicaEngine(std::move(state)));
 }
 
-Result<uint64_t> Cluster::submit(GenerationRequest request, OnFrame on_frame) {
+Result<uint64_t> ReplicaEngine::submit(GenerationRequest request, OnFrame on_frame) {
   const int choices = request.choices;
   Actions actions;
   ASSIGN_OR_RETURN(const uint64_t id, state_->core->submit(std::move(request), &actions));
@@ -302,14 +302,14 @@ Result<uint64_t> Cluster::submit(GenerationRequest request, OnFrame on_frame) {
   return id;
 }
 
-void Cluster::cancel(uint64_t id) {
+void ReplicaEngine::cancel(uint64_t id) {
   Actions actions;
   state_->core->cancel(id, &actions);
   state_->streams.erase(id);
   state_->perform_later(std::move(actions));  // behind the request itself, which may not have left yet
 }
 
-EngineHealth Cluster::health() const {
+EngineHealth ReplicaEngine::health() const {
   const Core& core = *state_->core;
   return {.ready = core.ready() > 0 && !core.draining(),
           .draining = core.draining(),
@@ -317,19 +317,19 @@ EngineHealth Cluster::health() const {
           .replicas = static_cast<int>(core.replicas().size())};
 }
 
-std::string Cluster::metrics() const { return state_->render_metrics ? state_->render_metrics() : std::string(); }
+std::string ReplicaEngine::metrics() const { return state_->render_metrics ? state_->render_metrics() : std::string(); }
 
-void Cluster::set_metrics(std::function<std::string()> render) { state_->render_metrics = std::move(render); }
+void ReplicaEngine::set_metrics(std::function<std::string()> render) { state_->render_metrics = std::move(render); }
 
-const Core& Cluster::core() const { return *state_->core; }
+const Core& ReplicaEngine::core() const { return *state_->core; }
 
-void Cluster::drain(double seconds, std::function<void()> done) {
+void ReplicaEngine::drain(double seconds, std::function<void()> done) {
   state_->core->drain();
   state_->drain_until_ms = now_ms() + static_cast<int64_t>(seconds * 1000);
   state_->drained = std::move(done);
 }
 
-void Cluster::stop(std::function<void()> done) {
+void ReplicaEngine::stop(std::function<void()> done) {
   if (state_->stop_at_ms != 0) return;
   state_->stop_at_ms = now_ms() + kStopMs;
   state_->stopped = std::move(done);

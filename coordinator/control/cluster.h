@@ -37,11 +37,11 @@ struct ClusterEvents {
 // Drives the Core with a real socket, agents and a clock; the Engine that the API talks to. On one machine it owns its
 // agent, which owns the replicas: nothing outlives this process by more than the lease. In a cluster agents come to it,
 // and their replicas wait for the next coordinator. Loop thread only.
-class Cluster : public Engine {
+class ReplicaEngine : public Engine {
  public:
   // Starts the agent, or listens for agents; they launch every replica.
-  static Result<std::unique_ptr<Cluster>> start(Loop& loop, ClusterConfig config, ClusterEvents events);
-  ~Cluster() override;
+  static Result<std::unique_ptr<ReplicaEngine>> start(Loop& loop, ClusterConfig config, ClusterEvents events);
+  ~ReplicaEngine() override;
 
   Result<uint64_t> submit(GenerationRequest request, OnFrame on_frame) override;
   void cancel(uint64_t id) override;
@@ -57,7 +57,7 @@ class Cluster : public Engine {
 
  private:
   struct State;
-  explicit Cluster(std::unique_ptr<State> state);
+  explicit ReplicaEngine(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

@@ -47,10 +47,11 @@ TEST(RankMesh, ConnectionsWithoutTheTokenAreNotTaken) {
                  // The address, then the port; the token, which comes behind, is not known to strangers.
                  int32_t port = 0;
                  std::memcpy(&port, cards[1].data() + INET_ADDRSTRLEN, sizeof port);
-                 strangers.push_back(stranger(cards[1].data(), port, ""));
-                 strangers.push_back(stranger(cards[1].data(), port, "GET / HTTP/1.1"));
-                 strangers.push_back(stranger(cards[1].data(), port, std::string(36, '\0')));
-                 strangers.push_back(stranger(cards[1].data(), port, std::string(4096, 'x')));
+                 const std::string address = cards[1].substr(0, cards[1].find('\0'));
+                 strangers.push_back(stranger(address, port, ""));
+                 strangers.push_back(stranger(address, port, "GET / HTTP/1.1"));
+                 strangers.push_back(stranger(address, port, std::string(36, '\0')));
+                 strangers.push_back(stranger(address, port, std::string(4096, 'x')));
                }
                meet.arrive_and_wait();
                return std::vector<std::string>{cards[0], cards[1]};
