@@ -1,6 +1,7 @@
 """`skein topology`: this machine, cluster files, what contradicts them, and the probes."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -13,8 +14,12 @@ from skein_server import READY_S, Skein, wait_for
 CLUSTERS = pathlib.Path(__file__).parents[2] / "configs" / "clusters"
 
 
+# Open MPI's plugins leave memory behind when a probe ends, and are unloaded by then: no suppression can name them.
+NO_LEAKS = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
+
+
 def run(*arguments, status=0, cwd=None):
-    with Skein("topology", *arguments, cwd=cwd) as skein:
+    with Skein("topology", *arguments, cwd=cwd, env=NO_LEAKS) as skein:
         assert skein.wait(READY_S) == status, skein.err
         skein.assert_nothing_left()
         return skein.out, skein.err
