@@ -1,23 +1,14 @@
 #include "topology/yaml_fields.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <optional>
 
 #include "base/nearest.h"
+#include "base/parse_number.h"
 
 namespace skein {
 namespace {
-
-template <typename Number>
-std::optional<Number> parse_number(std::string_view text) {
-  Number value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
 
 std::string in_quotes(std::string_view text) { return "\"" + std::string(text) + "\""; }
 

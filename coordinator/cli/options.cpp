@@ -1,21 +1,13 @@
 #include "coordinator/cli/options.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/check.h"
 #include "base/nearest.h"
+#include "base/parse_number.h"
 
 namespace skein {
 namespace {
-
-template <typename Number>
-std::optional<Number> parse_number(std::string_view text) {
-  Number value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
 
 template <typename Number>
 Status set_number(std::string_view text, Number least, Number most, const std::function<void(Number)>& store) {

@@ -3,13 +3,12 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <thread>
 
 #include "base/network.h"
 #include "comm/messages.h"
+#include "tests/unit/model/temporary_folder.h"
 
 namespace skein {
 namespace {
@@ -18,19 +17,12 @@ using Clock = std::chrono::steady_clock;
 
 class KeysTest : public ::testing::Test {
  protected:
-  KeysTest() {
-    char folder[] = "/tmp/skein-keys-XXXXXX";
-    folder_ = mkdtemp(folder);
-  }
-  ~KeysTest() override { std::filesystem::remove_all(folder_); }
-
   std::string write(const std::string& text, mode_t mode = 0600) {
-    std::string path = folder_ + "/key";
-    std::ofstream(path) << text;
+    std::string path = folder_.write("key", text);
     chmod(path.c_str(), mode);
     return path;
   }
-  std::string folder_;
+  test::TemporaryFolder folder_;
 };
 
 TEST_F(KeysTest, SurviveTheirFile) {
@@ -47,7 +39,7 @@ TEST_F(KeysTest, RefusesWhatIsNoSecret) {
   EXPECT_NE(read_key_file(write(good, 0644)).status().message().find("chmod 600"), std::string::npos);
   EXPECT_FALSE(read_key_file(write("public x\n")).ok());
   EXPECT_FALSE(read_key_file(write("")).ok());
-  EXPECT_FALSE(read_key_file(folder_ + "/absent").ok());
+  EXPECT_FALSE(read_key_file(folder_.file("absent")).ok());
   const auto published = read_public_key_file(write("public rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7\n"));
   EXPECT_NE(published.status().message().find("manual"), std::string::npos);
 }
