@@ -104,9 +104,9 @@ class Agent {
     }
     if (now >= next_sign_) {
       send(status());
+      watch_lease(now);
       next_sign_ = now + kSignPeriod;
     }
-    watch_lease(now);
   }
 
   void watch_lease(Clock::time_point now) {
@@ -124,8 +124,10 @@ class Agent {
       return end_all(SIGTERM);
     }
     for (auto& [launch, job] : jobs_) {
-      const double lease = job.ready ? config_.node->orphan_seconds : config_.lease_seconds;
-      if (silent <= lease || job.kill_at != Clock::time_point::max()) continue;
+      if (silent <= config_.lease_seconds || job.kill_at != Clock::time_point::max()) continue;
+      // What serves waits for a coordinator. Without ranks it does not serve: on a node that is cut off, an mpirun or
+      // orted that has not yet been acknowledged what it sent lives on until TCP gives up, which takes a quarter of an hour.
+      if (job.ready && silent <= config_.node->orphan_seconds && has_ranks(job)) continue;
       log_warning("agent: no coordinator for the job's lease; ending it", {{"launch", job.id.launch}});
       end_job(job, SIGKILL);
     }
@@ -134,6 +136,10 @@ class Agent {
       log_warning("agent: no answer from the coordinator; does it run there, and is that its public key?",
                   {{"coordinator", config_.coordinator}, {"public_key", config_.node->keys.server_public_key}});
     }
+  }
+
+  bool has_ranks(const Job& job) const {
+    return !children(job.pid, std::filesystem::path(worker_).filename().native()).empty();
   }
 
   void wait() {
@@ -342,7 +348,7 @@ class Agent {
 
   // Children that are no job were left by one that ended.
   void kill_strays() {
-    for (const pid_t child : children()) {
+    for (const pid_t child : children(getpid())) {
       const bool known = std::ranges::any_of(jobs_, [&](const auto& item) { return item.second.pid == child; });
       if (!known) kill(child, SIGKILL);
     }

@@ -108,7 +108,8 @@ Result<ChildProcess> start_process(const ChildOptions& options) {
   return ChildProcess{.pid = pid, .error_fd = error_pipe[0]};
 }
 
-std::vector<pid_t> children() {
+std::vector<pid_t> children(pid_t parent, std::string_view program) {
+  constexpr size_t kNameMax = 15;  // the kernel keeps so much of it
   std::vector<pid_t> found;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator("/proc", ignored)) {
@@ -119,11 +120,13 @@ std::vector<pid_t> children() {
     std::ifstream file(entry.path() / "stat");
     std::string text;
     std::getline(file, text, '\0');
+    const size_t name_begin = text.find('(') + 1;
     const size_t name_end = text.rfind(')');
-    if (name_end == std::string::npos || name_end + 4 >= text.size()) continue;
-    pid_t parent = 0;
-    std::from_chars(text.data() + name_end + 4, text.data() + text.size(), parent);
-    if (parent == getpid()) found.push_back(pid);
+    if (name_end == std::string::npos || name_end + 4 >= text.size() || name_begin > name_end) continue;
+    pid_t its_parent = 0;
+    std::from_chars(text.data() + name_end + 4, text.data() + text.size(), its_parent);
+    const std::string_view its_name = std::string_view(text).substr(name_begin, name_end - name_begin);
+    if (its_parent == parent && (program.empty() || its_name == program.substr(0, kNameMax))) found.push_back(pid);
   }
   return found;
 }

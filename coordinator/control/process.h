@@ -27,8 +27,9 @@ struct ChildOptions {
 // The child's standard input is /dev/null; no other descriptor of this process is inherited.
 Result<ChildProcess> start_process(const ChildOptions& options);
 
-// This process's children, ended ones that nobody has waited for included.
-std::vector<pid_t> children();
+// The children of a process, ended ones that nobody has waited for included; those whose program has that name, if one
+// is given.
+std::vector<pid_t> children(pid_t parent, std::string_view program = {});
 
 // The folder that holds the running program.
 std::string program_folder();

@@ -88,13 +88,18 @@ def test_a_killed_process_ends_its_replica_alone(cluster, role):
     assert cluster.server.tokens(PROMPT)
 
 
-def test_a_node_that_is_cut_off_comes_back(cluster):
+# With mpirun; with orted.
+@pytest.mark.parametrize("node", ["node-a", "node-c"])
+def test_a_node_that_is_cut_off_comes_back(cluster, node):
     before = set(pids(cluster))
-    cluster.network.cut("node-c")
-    wait_for(lambda: not ready(cluster), "the loss")
-    # Its ranks, too, though nobody can tell them: their connections are dead.
-    wait_for(lambda: not before & set(pids(cluster)), lambda: f"the launch's end: {cluster.jobs()}", launch_trials.GONE_S)
-    cluster.network.heal("node-c")
+    cluster.network.cut(node)
+    try:
+        wait_for(lambda: not ready(cluster), "the loss")
+        # Its ranks, too, though nobody can tell them: their connections are dead.
+        wait_for(lambda: not before & set(pids(cluster)), lambda: f"the launch's end: {cluster.jobs()}",
+                 launch_trials.GONE_S)
+    finally:
+        cluster.network.heal(node)
     wait_for(lambda: ready(cluster), cluster.everything, 60)
     assert cluster.server.tokens(PROMPT)
 
@@ -105,9 +110,11 @@ def test_a_cut_between_two_nodes_is_not_waited_out(cluster, pair):
     reader = Reader(cluster.server.stream(PROMPT, max_tokens=2900))
     wait_for(lambda: len(reader.tokens) > 10, "the stream's first tokens")
     cluster.network.cut_between(*pair)
-    wait_for(lambda: reader.ended, lambda: f"the end of the stream: {cluster.everything()}", launch_trials.GONE_S)
-    reader.close()
-    cluster.network.heal_between(*pair)
+    try:
+        wait_for(lambda: reader.ended, lambda: f"the end of the stream: {cluster.everything()}", launch_trials.GONE_S)
+    finally:
+        reader.close()
+        cluster.network.heal_between(*pair)
 
 
 def test_an_orphaned_replica_ends_with_its_lease():
