@@ -78,7 +78,7 @@ std::vector<int> split_by_memory(int layers, const std::vector<int64_t>& memory)
 // What a rank may fill: GPUs, `share` of the memory less what others hold.
 int64_t usable_memory(const Cluster& cluster, const Node& node, const Device& device, double share) {
   const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
-  if (!kind.gpu) return node.memory_bytes - kSystemReserve;
+  if (!kind.gpu) return (node.memory_free > 0 ? node.memory_free : node.memory_bytes) - kSystemReserve;
   const int64_t taken = device.memory_free > 0 ? kind.memory_bytes - device.memory_free : 0;
   return static_cast<int64_t>(share * static_cast<double>(kind.memory_bytes)) - taken;
 }

@@ -2,8 +2,10 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "coordinator/api/observer.h"
+#include "coordinator/cli/rank_memory.h"
 #include "coordinator/control/core.h"
 #include "coordinator/http/server.h"
 
@@ -23,6 +25,7 @@ class ServerMetrics : public RequestObserver {
   void request_finished(const RequestSummary& summary) override;
 
   void replica_ready(uint32_t replica, double load_seconds);
+  void ranks_hold(uint32_t replica, const std::vector<RankBytes>& ranks);
   void replica_lost(uint32_t replica);
   // The text exposition, with gauges as they are now.
   std::string render(const Core& core, const HttpCounters& http);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "coordinator/api/api.h"
 #include "coordinator/cli/metrics.h"
+#include "coordinator/cli/rank_memory.h"
 #include "coordinator/control/cluster.h"
 #include "coordinator/http/loop.h"
 #include "coordinator/http/server.h"
@@ -101,6 +102,11 @@ struct Server::State {
   void on_ready(const ReplicaReady& ready) {
     const RegisterReplica& replica = ready.registration;
     metrics.replica_ready(ready.replica, replica.load_seconds);
+    const std::vector<RankBytes> held = bytes_of_ranks(plan.replicas[ready.replica].memory, replica);
+    metrics.ranks_hold(ready.replica, held);
+    if (const auto missed = miss(plan.replicas[ready.replica].memory, held)) {
+      log_warning("memory differs from the plan", {{"replica", int64_t{ready.replica}}, {"ranks", *missed}});
+    }
     log_info("replica ready", {{"replica", int64_t{ready.replica}},
                                {"ranks", int64_t{replica.ranks}},
                                {"transport", replica.transport},

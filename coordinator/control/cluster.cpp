@@ -319,6 +319,8 @@ EngineHealth ReplicaEngine::health() const {
 
 std::string ReplicaEngine::metrics() const { return state_->render_metrics ? state_->render_metrics() : std::string(); }
 
+std::string ReplicaEngine::nodes() const { return state_->core->nodes().to_json().dump(); }
+
 void ReplicaEngine::set_metrics(std::function<std::string()> render) { state_->render_metrics = std::move(render); }
 
 const Core& ReplicaEngine::core() const { return *state_->core; }

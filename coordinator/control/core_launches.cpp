@@ -44,7 +44,7 @@ void Core::agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Act
   }
   node->lease.heard(now_ms);
   if (const auto* status = std::get_if<AgentStatus>(&frame)) {
-    node->launches = {status->launches.begin(), status->launches.end()};
+    node->take(*status);
     for (const uint64_t launch : status->launches) {
       // Left by a launch that has ended here, or by another coordinator's.
       if (find_launch(launch) == nullptr) actions->push_back(SendToAgent{peer, EndLaunch{launch}});

@@ -7,8 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/lease_watch.h"
+#include "base/status.h"
 #include "comm/wire.h"
+#include "topology/cluster.h"
+#include "topology/node_report.h"
 
 namespace skein {
 
@@ -22,6 +26,11 @@ class NodeTable {
     std::string peer;  // its socket's identity
     LeaseWatch lease;
     std::set<uint64_t> launches;  // that it runs, or was asked to
+    NodeReport report;
+    NodeUse use;
+
+    // What a sign of life says beside being one. What contradicts the report is taken for not known.
+    void take(const AgentStatus& status);
   };
 
   // Why that agent cannot take part; nothing if it can, and is here now. The same process may register again.
@@ -37,6 +46,12 @@ class NodeTable {
   const std::map<std::string, Node>& all() const { return nodes_; }
   // Why a node that asked was refused last; empty: it was not.
   std::string refusal(const std::string& node) const;
+
+  // Of all nodes that are here and have described themselves: what a planner may place ranks on. Devices have the
+  // numbers that places count GPUs by. kUnavailable: there are none.
+  Result<Cluster> cluster() const;
+  // For operators: {"cluster", "findings"} as of `skein topology --format json`, and {"nodes", "refused"}.
+  Json to_json() const;
 
  private:
   std::map<std::string, Node> nodes_;

@@ -60,5 +60,13 @@ TEST(Preflight, AReportSurvivesTheRoundTrip) {
   EXPECT_FALSE(decode_rank_report("no JSON").ok());
 }
 
+TEST(Preflight, CountsTheMemoryThatThisProcessTouched) {
+  constexpr size_t kBytes = size_t{64} << 20;
+  const int64_t before = own_memory();
+  EXPECT_GT(before, 0);
+  const std::vector<char> touched(kBytes, 1);
+  EXPECT_GE(own_memory(), before + static_cast<int64_t>(kBytes) * 9 / 10) << touched.size();
+}
+
 }  // namespace
 }  // namespace skein
