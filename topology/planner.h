@@ -99,7 +99,8 @@ struct PlacementPlan {
   int moved = 0;  // replanned: replicas that had to give up a place that was still there
 };
 
-// What a rank on that device may fill: of a GPU `memory_share` less what others hold, of a node of cores all but a reserve.
+// What a rank on that device may fill: of a GPU `memory_share` less what others hold, of a node of cores all but a
+// reserve.
 int64_t usable_memory(const Cluster& cluster, DeviceId device, double memory_share);
 
 // kResourceExhausted says what is missing and what to change; kInvalidArgument names what makes no sense (a degree that

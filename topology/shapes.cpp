@@ -365,7 +365,9 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
       const RankMemory& memory = memory_of(shard, request);
       const int64_t left = sites.memory[stage] - memory.fixed() - (site.gpu ? kGpuLateReserve : 0);
       const int context = demand_.memory.context_max.value_or(model.context_max);
-      if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, default_pool_tokens(left, memory.kv_per_token, request, context));
+      if (!relaxed_.memory) {
+        kv_tokens = std::min(kv_tokens, default_pool_tokens(left, memory.kv_per_token, request, context));
+      }
       if (rank == 0 || memory.fixed() > planned.memory.fixed()) planned.memory = memory;
     }
     shape.stages.push_back(planned);

@@ -54,7 +54,8 @@ Result<PlacementPlan> read_plan(const std::string& path, const Placement& placem
     replica.model = 0;
     for (DeviceId& id : replica.devices) {
       const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
-      id.node = static_cast<int>(std::ranges::find(placement.cluster.nodes, node, &Node::name) - placement.cluster.nodes.begin());
+      const std::vector<Node>& nodes = placement.cluster.nodes;
+      id.node = static_cast<int>(std::ranges::find(nodes, node, &Node::name) - nodes.begin());
     }
   }
   if (!file.plan.replicas.empty()) return std::move(file.plan);
