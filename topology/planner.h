@@ -99,6 +99,10 @@ struct PlacementPlan {
   int moved = 0;  // replanned: replicas that had to give up a place that was still there
 };
 
+// What a rank on that device may fill: of a GPU `memory_share` less what others hold, of a node of cores all but a
+// reserve.
+int64_t usable_memory(const Cluster& cluster, DeviceId device, double memory_share);
+
 // kResourceExhausted says what is missing and what to change; kInvalidArgument names what makes no sense (a degree that
 // the model cannot take, a device without ceilings, a node that is not there).
 Result<PlacementPlan> plan_placement(const PlanRequest& request);

@@ -61,6 +61,9 @@ class ShapeBook {
   // nullptr: the model does not fit, or its service level does not hold even for a lone request.
   const Shape* find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
 
+  // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
+  std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
+
   const ModelDemand& demand() const { return demand_; }
   std::vector<double> latencies() const;  // of a lone request on every shape found so far, ascending, each once
   int layers() const;
@@ -68,6 +71,7 @@ class ShapeBook {
  private:
   struct Sites;
   const DeviceCalibration* device_of(int kind);
+  std::optional<StageSite> site_on(const Device& device, size_t cores, int tp, const Path& inside, const Path& next);
   std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
   std::optional<Shape> work_out(int tp, const Sites& sites);
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "coordinator/api/observer.h"
+#include "coordinator/cli/plan_accuracy.h"
 #include "coordinator/cli/rank_memory.h"
 #include "coordinator/control/core.h"
 #include "coordinator/http/server.h"
@@ -24,6 +25,8 @@ class ServerMetrics : public RequestObserver {
   void choice_finished(std::string_view reason) override;
   void request_finished(const RequestSummary& summary) override;
 
+  // The replicas were placed by the planner: say how right it was.
+  void expect(PlanAccuracy accuracy);
   void replica_ready(uint32_t replica, double load_seconds);
   void ranks_hold(uint32_t replica, const std::vector<RankBytes>& ranks);
   void replica_lost(uint32_t replica);
