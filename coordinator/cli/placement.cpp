@@ -85,7 +85,9 @@ ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) 
 }
 
 Status describe_placement(const ServeConfig& config, Placement* placement) {
-  ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));
+  if (placement->cluster.nodes.empty()) {
+    ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));
+  }
   ASSIGN_OR_RETURN(placement->calibration, read_calibrations(shipped_calibration(), config.placement.calibration));
   std::vector<AskedModel> asked = config.placement.models;
   if (asked.empty()) {

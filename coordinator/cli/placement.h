@@ -22,8 +22,8 @@ struct Placement {
   Placement& operator=(const Placement&) = delete;
 };
 
-// Finds the cluster file, the models and their demands; placement->plan stays empty. Requires:
-// config.placement.cluster is not empty.
+// Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
+// stays empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);
 // All of it, for one model: as in the file that config.placement.plan names, or else the best.
 Status make_placement(const ServeConfig& config, Placement* placement);

@@ -248,12 +248,13 @@ std::string range_text(const IndexRange& range) {
 
 }  // namespace
 
-Result<ServePlan> make_serve_plan(const ServeConfig& config) {
+Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes) {
   ServePlan plan;
   plan.config = config;
   plan.machine = discover_machine();
   if (config.placed()) {
     const auto placement = std::make_shared<Placement>();
+    if (nodes != nullptr) placement->cluster = *nodes;
     RETURN_IF_ERROR(make_placement(config, placement.get()));
     ASSIGN_OR_RETURN(plan.config.device, placed_device(config, *placement));
     plan.placement = placement;

@@ -24,7 +24,6 @@ constexpr int64_t kStopMs = 4000;  // then whatever is left is killed
 constexpr int kFramesPerTurn = 64;
 
 constexpr std::string_view kOwnAgentPeer = "agent-local";
-constexpr std::string_view kAgentPrefix = "agent-";
 constexpr int64_t kGiveUpMs = 3000;  // after kStopMs: agents that do not answer hold leases
 constexpr std::string_view kReplicaPrefix = "replica-";
 
@@ -234,10 +233,10 @@ struct ReplicaEngine::State {
 
   bool is_whom_its_key_says(const MessageSocket::Received& received) {
     const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
-    if (registration == nullptr || registration->node == received.user) return true;
-    (void)socket->send(received.peer, RefuseAgent{"the key of " + received.user + " cannot register " +
-                                                  registration->node + ": give each node the key of its name"});
-    return false;
+    if (registration == nullptr) return true;
+    const std::optional<std::string> refusal = belies_key(*registration, received.user);
+    if (refusal) (void)socket->send(received.peer, RefuseAgent{*refusal});
+    return !refusal;
   }
 
   void perform_later(Actions actions) {

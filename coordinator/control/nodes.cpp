@@ -47,6 +47,11 @@ Json node_json(const NodeTable::Node& node) {
 
 }  // namespace
 
+std::optional<std::string> belies_key(const RegisterAgent& registration, const std::string& user) {
+  if (registration.node == user) return std::nullopt;
+  return "the key of " + user + " cannot register " + registration.node + ": give each node the key of its name";
+}
+
 void NodeTable::Node::take(const AgentStatus& status) {
   launches = {status.launches.begin(), status.launches.end()};
   use = {};

@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -17,6 +18,10 @@
 namespace skein {
 
 inline constexpr char kThisMachine[] = "local";  // the node of replicas without places
+inline constexpr std::string_view kAgentPrefix = "agent-";  // of agents' identities
+
+// Why an agent with the key of `user` may not register so; nothing if it may.
+std::optional<std::string> belies_key(const RegisterAgent& registration, const std::string& user);
 
 // The agents that are here, one a node. Deterministic: no clock, no I/O. Single-owner.
 class NodeTable {
