@@ -94,7 +94,7 @@ def test_an_operator_sees_what_agents_report(running):
         assert values["skein_node_memory_bytes", name] == node["memory_bytes"]
         assert 0 < values["skein_node_memory_free_bytes", name] <= node["memory_bytes"]
     text = head.run(BIN / "skein", "topology", "--url", url)
-    line = r"^node-b at 10\.77\.0\.2: \S+ \S+ of \S+ \S+ free, ranks on 1 of \d+ devices$"
+    line = r"^node-b at 10\.77\.0\.3: \S+ \S+ of \S+ \S+ free, ranks on 1 of \d+ devices$"
     assert re.search(line, text, re.MULTILINE), text
     file = running.scratch / "reported.yaml"
     file.write_text(head.run(BIN / "skein", "topology", "--url", url, "--format", "yaml"))

@@ -8,6 +8,7 @@
 #include "tests/unit/topology/machine_fixture.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
+#include "topology/gpus.h"
 
 namespace skein::test {
 namespace {

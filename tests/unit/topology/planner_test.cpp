@@ -171,7 +171,7 @@ TEST_F(PlannerRules, WhatOthersHoldOfAHostsMemoryIsNotPlannedOn) {
   node.devices.assign(4, Device{.pci = {}});
   cluster_.nodes.resize(1);
   request_.models[0].memory = {.block_tokens = 16, .slots = 4, .step_tokens_max = 64};
-  ASSERT_EQ(plan().models[0].replicas.size(), 1u);
+  ASSERT_EQ(plan().replicas.size(), 1u);
   node.memory_free = 600 * kMiB;  // of which the weights alone take 545
   EXPECT_FALSE(plan_placement(request_).ok());
 }
