@@ -166,8 +166,8 @@ Status check_placement(const ServeConfig& config) {
       return invalid_argument("replicas and cluster both say where replicas go: leave one of them out");
     }
     if (config.data_parallel_size != 1) {
-      return invalid_argument("over several nodes the number of replicas follows from the load and the devices: give "
-                              "request-rate or nodes instead of data-parallel-size");
+      return invalid_argument("the planner chooses the number of replicas: say what it plans for with request-rate, or on "
+                              "what with nodes, instead of data-parallel-size");
     }
     return {};
   }
