@@ -26,7 +26,8 @@ struct ModelDemand {
   const Checkpoint* checkpoint = nullptr;
   Load load = {};
   ServiceLevel level = {};
-  MemoryRequest memory = {};  // dtype, kv_cache_dtype, block_tokens, slots, step_tokens_max, context_max
+  MemoryRequest memory = {};  // dtype, kv_cache_dtype, block_tokens, slots, step_tokens_max, context_max,
+                              // kv_bytes_per_rank
   int tensor_parallel_size = 0;    // asked for; 0: any
   int pipeline_parallel_size = 0;
 };

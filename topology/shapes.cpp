@@ -297,7 +297,7 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   std::optional<Shape> best = settle(tp, split, sites);
   const auto improves = [&](const std::vector<int>& layers) {
     std::optional<Shape> shape = settle(tp, layers, sites);
-    if (!shape || (best && shape->best.request_rate <= best->best.request_rate * (1 + kNoise))) return false;
+    if (!shape || (best && !better(*shape, *best))) return false;
     best = std::move(shape);
     return true;
   };
@@ -325,6 +325,14 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
     }
   }
   return best;
+}
+
+bool ShapeBook::better(const Shape& a, const Shape& b) const {
+  if (request_.objective == Objective::kLatency) {
+    const double latency = b.lone.latency_ms(demand_.load) - a.lone.latency_ms(demand_.load);
+    if (std::abs(latency) > kNoise * b.lone.latency_ms(demand_.load)) return latency > 0;
+  }
+  return a.best.request_rate > b.best.request_rate * (1 + kNoise);
 }
 
 // Memory that the runtime takes besides.
@@ -364,10 +372,11 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
       const ShardPlan& shard = (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)];
       const RankMemory& memory = memory_of(shard, request);
       const int64_t left = sites.memory[stage] - memory.fixed() - (site.gpu ? kGpuLateReserve : 0);
-      const int context = demand_.memory.context_max.value_or(model.context_max);
-      if (!relaxed_.memory) {
-        kv_tokens = std::min(kv_tokens, default_pool_tokens(left, memory.kv_per_token, request, context));
-      }
+      const int context = request.context_max.value_or(model.context_max);
+      const int64_t pool = request.kv_bytes_per_rank
+                               ? std::min(*request.kv_bytes_per_rank, left) / memory.kv_per_token
+                               : default_pool_tokens(left, memory.kv_per_token, request, context);
+      if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, std::max<int64_t>(pool, 0));
       if (rank == 0 || memory.fixed() > planned.memory.fixed()) planned.memory = memory;
     }
     shape.stages.push_back(planned);

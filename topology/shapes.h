@@ -74,6 +74,7 @@ class ShapeBook {
   std::optional<StageSite> site_on(const Device& device, size_t cores, int tp, const Path& inside, const Path& next);
   std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
   std::optional<Shape> work_out(int tp, const Sites& sites);
+  bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
   const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
   MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;

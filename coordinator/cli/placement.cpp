@@ -30,6 +30,7 @@ MemoryRequest memory_request(const ServeConfig& config, bool gpu) {
                         .block_tokens = static_cast<int>(config.block_size.value_or(gpu ? 64 : 16)),
                         .slots = static_cast<int>(config.max_num_seqs.value_or(gpu ? 256 : 64)),
                         .step_tokens_max = static_cast<int>(config.max_num_batched_tokens.value_or(gpu ? 8192 : 512))};
+  request.kv_bytes_per_rank = config.kv_cache_memory_bytes;
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   return request;
 }
