@@ -53,6 +53,7 @@ Result<ClusterConfig> cluster_config(const ServePlan& plan) {
     RETURN_IF_ERROR(check_keys(plan, config.listen->keys.allowed));
   }
   for (const PlannedReplica& replica : plan.replicas) config.core.replicas.push_back(replica.spec);
+  if (plan.placement && !plan.config.gathered()) config.core.described = plan.placement->cluster;
   config.core.waiting_max = plan.config.max_waiting_requests;
   config.core.launch_timeout_ms = static_cast<int64_t>(plan.config.startup_timeout * 1000);
   return config;

@@ -213,7 +213,9 @@ struct ReplicaEngine::State {
     Actions actions;
     if (received.peer.starts_with(kAgentPrefix)) {
       if (config.listen && !is_whom_its_key_says(received)) return;
+      const bool registers = std::holds_alternative<RegisterAgent>(*received.frame);
       core->agent_frame(received.peer, std::move(*received.frame), now, &actions);
+      if (registers) log_contradictions(received.peer);
     } else if (received.peer.starts_with(kReplicaPrefix)) {
       uint64_t launch = 0;
       const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
@@ -237,6 +239,14 @@ struct ReplicaEngine::State {
     const std::optional<std::string> refusal = belies_key(*registration, received.user);
     if (refusal) (void)socket->send(received.peer, RefuseAgent{*refusal});
     return !refusal;
+  }
+
+  void log_contradictions(const std::string& peer) const {
+    const NodeTable::Node* node = core->nodes().of_peer(peer);
+    if (node == nullptr) return;
+    for (const std::string& what : node->contradictions) {
+      log_warning("node is not as described", {{"node", node->registration.node}, {"difference", what}});
+    }
   }
 
   void perform_later(Actions actions) {

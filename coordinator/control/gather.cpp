@@ -97,7 +97,8 @@ Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<st
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, MessageSocket::bind(listen.endpoint, listen.keys));
   Gathering gathering(std::move(socket), names);
   const Clock::time_point begun = Clock::now();
-  const Clock::time_point end = begun + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const Clock::time_point end = begun + patience;
   Clock::time_point next_word = begun + kFirstWord;
   for (std::vector<std::string> missing = gathering.missing(); !missing.empty(); missing = gathering.missing()) {
     const Clock::time_point now = Clock::now();

@@ -77,6 +77,9 @@ def test_replicas_go_where_the_planner_puts_them(planned):
     for node in NODES:
         assert len(planned.processes("rank", node)) == 1
     assert_greedy_tokens(planned.server)
+    # A core with 2 GiB was described.
+    for node in NODES:
+        assert f'"event":"node is not as described","node":"{node}"' in planned.log
     # Replicas take turns. What a step takes is held against the plan.
     assert not ratios(planned, "decode")
     for _ in range(4):
