@@ -161,6 +161,9 @@ Status check_cluster(const ServeConfig& config) {
 }
 
 Status check_placement(const ServeConfig& config) {
+  if (config.placement.replan && config.placement.plan.empty()) {
+    return invalid_argument("replan writes the file that --plan names: name one");
+  }
   if (config.placed()) {
     if (!config.replicas.empty()) {
       return invalid_argument("replicas and cluster both say where replicas go: leave one of them out");
@@ -323,6 +326,8 @@ OptionTable serve_options(ServeConfig* config) {
   add_placement_options(&table, &config->placement);
   table.add_text("plan", "F", "placement to start, of `skein plan --format json`; default: the best one",
                  &config->placement.plan);
+  table.add_switch("replan", "where the file of --plan is missing, or the cluster is another now: plan again, keep what can "
+                   "stay, and write the file", &config->placement.replan);
   return table;
 }
 

@@ -34,6 +34,7 @@ struct AskedModel {
 struct PlacementConfig {
   std::string cluster;                   // file; empty: this machine
   std::string plan;                      // `skein serve`: file with the placement in JSON; empty: the best one
+  bool replan = false;                   // and where the cluster is another now, plan again and write it there
   std::vector<std::string> nodes;        // of it that may be used; empty: all
   std::vector<std::string> calibration;  // files over those that come with the program
   std::string objective = "auto";        // auto: fewest-devices with a request rate, else goodput

@@ -286,7 +286,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
 std::string describe(const ServePlan& plan) {
   const ModelDescription& model = plan.model.checkpoint->description();
   std::ostringstream out;
-  if (plan.placement && plan.config.placement.plan.empty()) out << plan_text(*plan.placement) << "\n";
+  if (plan.placement && !plan.placement->plan.models.empty()) out << plan_text(*plan.placement) << "\n";
   char parameters[32];
   std::snprintf(parameters, sizeof parameters, "%.1f M", static_cast<double>(model.parameters()) / 1e6);
   out << "model     " << default_model_name(plan.config) << ": " << model.architecture << ", " << parameters

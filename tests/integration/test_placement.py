@@ -162,6 +162,51 @@ def test_without_a_description_the_agents_say_what_there_is(planned):
             planned.start_agent("node-d")
 
 
+def test_what_can_stay_is_adopted_when_a_node_has_gone_for_good(planned):
+    serve = planned.scratch / "serve.yaml"
+    described = serve.read_text()
+    serve.write_text("".join(line for line in described.splitlines(True) if not line.startswith("cluster:")))
+    plan = planned.scratch / "kept.json"
+    flags = ("--plan", str(plan), "--replan", "--nodes-timeout", "3")
+
+    def ranks():
+        """Process ids by node."""
+        return {node: [process.pid for process in planned.processes("rank", node)] for node in NODES}
+
+    def placed():
+        return [[rank["node"] for rank in replica["ranks"]] for replica in json.loads(plan.read_text())["replicas"]]
+
+    try:
+        planned.serve(*flags)
+        wait_for_all(planned)
+        before, nodes = ranks(), placed()
+        assert sorted(nodes[0] + nodes[1]) == list(NODES)
+        # The first replica's last node goes: the second one is the first in the next plan.
+        gone = nodes[0][1]
+        planned.processes("coordinator")[0].kill()
+        planned.processes("agent", gone)[0].kill()
+        planned.coordinator.wait()
+        planned.serve(*flags)
+        wait_for_all(planned, 1)
+        assert placed() == [nodes[1]]
+        kept = ranks()
+        assert all(kept[node] == before[node] for node in nodes[1])
+        wait_for(lambda: not ranks()[nodes[0][0]], "the end of the replica that lost a node")
+        assert_greedy_tokens(planned.server)
+        # It comes back: what runs stays again.
+        planned.start_agent(gone)
+        planned.processes("coordinator")[0].kill()
+        planned.coordinator.wait()
+        planned.serve(*flags)
+        wait_for_all(planned)
+        assert all(ranks()[node] == before[node] for node in nodes[1])
+        assert sorted(sum(placed(), [])) == list(NODES)
+        assert_greedy_tokens(planned.server)
+        planned.stop_coordinator()
+    finally:
+        serve.write_text(described)
+
+
 def test_nobody_to_ask():
     if hosts.why_not() is not None:
         pytest.skip(str(hosts.why_not()))
