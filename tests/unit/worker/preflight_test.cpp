@@ -46,6 +46,14 @@ TEST(Preflight, CountsTheRanksThatShareAMachinesMemory) {
       << said;
 }
 
+TEST(Preflight, WhatRanksTakeOfTheirGpusIsNotWantedOfTheHost) {
+  ReplicaSpec on_gpus = spec();
+  on_gpus.rank_memory_bytes = int64_t{1} << 50;
+  EXPECT_FALSE(compare(on_gpus, reports()).ok());
+  on_gpus.device = "cuda";
+  EXPECT_TRUE(compare(on_gpus, reports()).ok());
+}
+
 TEST(Preflight, AReportSurvivesTheRoundTrip) {
   RankReport report = look_around();
   report.fingerprint = ~uint64_t{0};
