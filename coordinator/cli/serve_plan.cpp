@@ -85,6 +85,7 @@ void settle(ServeConfig* config) {
   if (!config->max_num_seqs) config->max_num_seqs = gpu ? 256 : 64;
   if (!config->max_num_batched_tokens) config->max_num_batched_tokens = gpu ? 8192 : 512;
   if (!config->block_size) config->block_size = gpu ? 64 : 16;
+  if (config->step_timeout == 0) config->step_timeout = gpu ? 60 : 600;
 }
 
 // In the user's cache folder; empty, and nothing is kept, where there is none.
@@ -231,6 +232,7 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   spec.waiting_max = config.max_waiting_requests;
   spec.block_tokens = request.block_tokens;
   spec.kv_blocks = gpu && !config.kv_cache_memory_bytes ? 0 : replica.memory.kv_blocks;
+  spec.step_seconds = std::max(config.step_timeout, 0.1);
   spec.memory_share = config.gpu_memory_utilization;
   spec.memory_reserve = gpu ? kGpuLateReserve : 0;
   spec.deterministic = config.deterministic;
