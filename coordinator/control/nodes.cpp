@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "topology/cluster_file.h"
+#include "topology/contradictions.h"
 
 namespace skein {
 namespace {
@@ -47,6 +48,11 @@ Json node_json(const NodeTable::Node& node) {
 
 }  // namespace
 
+std::optional<std::string> belies_key(const RegisterAgent& registration, const std::string& user) {
+  if (registration.node == user) return std::nullopt;
+  return "the key of " + user + " cannot register " + registration.node + ": give each node the key of its name";
+}
+
 void NodeTable::Node::take(const AgentStatus& status) {
   launches = {status.launches.begin(), status.launches.end()};
   use = {};
@@ -88,6 +94,8 @@ std::optional<std::string> NodeTable::admit(const std::string& peer, RegisterAge
   node.launches.clear();
   for (const AgentJob& job : registration.jobs) node.launches.insert(job.launch);
   registration.topology.clear();
+  const int named = find_node(described_, registration.node);
+  if (named >= 0 && report.cluster) node.contradictions = differences(described_, named, *report.cluster);
   node.report = std::move(report);
   node.registration = std::move(registration);
   node.lease.heard(now_ms);
@@ -132,6 +140,7 @@ Json NodeTable::to_json() const {
   for (const auto& [name, node] : nodes_) {
     nodes.push_back(node_json(node));
     for (const std::string& finding : node.report.findings) findings.push_back(name + ": " + finding);
+    for (const std::string& finding : node.contradictions) findings.push_back(name + ": " + finding);
   }
   Json refused = Json::array();
   for (const auto& [name, reason] : refusals_) {

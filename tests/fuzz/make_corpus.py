@@ -91,6 +91,28 @@ def node_reports():
     return {name: json.dumps(report).encode() for name, report in reports.items()}
 
 
+def placements():
+    cluster = {
+        "cluster": "two", "fabric": {"latency_us": 2, "rack_latency_us": 1, "oversubscription": 2},
+        "kinds": [{"name": "a card", "memory_gib": 80, "read_gb_per_s": 3000, "tflops": 800, "nvlink_gb_per_s": 450,
+                   "nvlinks": 18, "pcie_gb_per_s": 50, "source": "a guess"}],
+        "templates": [{"name": "t", "cores": 8, "memory_gib": 64, "devices": [{"kind": "a card", "count": 2, "nvlink_domain": 0}],
+                       "nics": [{"name": "mlx5_<0>", "count": 2, "network": "infiniband", "gbit_per_s": 400, "rail": "<0>"}]}],
+        "nodes": [{"name": "n<0>", "count": 2, "template": "t", "rack": "r<0/2>"}],
+    }
+    plan = {
+        "version": 1, "cluster": {"name": "two", "nodes": [{"name": name, "devices": ["a card"] * 2} for name in "ab"]},
+        "models": [{"name": "m"}],
+        "replicas": [{"model": 0, "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "kv_blocks": 9,
+                      "stages": [{"layers": 3}, {"layers": 2}],
+                      "ranks": [{"node": node, "device": device} for node in "ab" for device in (0, 1)]}],
+    }
+    calibrations = CORPUS.parents[2] / "configs/calibration"
+    # The target's first byte chooses the reader.
+    return {"cluster": b"\0" + json.dumps(cluster).encode(), "plan": b"\2" + json.dumps(plan).encode(),
+            "calibration": b"\1" + (calibrations / "h200.yaml").read_bytes()}
+
+
 def step_plans():
     sampling = struct.pack("<fffifffiiiQ", 0.7, 0.9, 0.0, 5, 0.0, 0.0, 1.0, 3, 0, 2, 42)
     sampling += array("i", [4]) + array("f", [1.5]) + array("i", [2])
@@ -250,8 +272,8 @@ def api_bodies():
 def main():
     seeds = {
         "frame_fuzz": frames(), "node_report_fuzz": node_reports(), "step_plan_fuzz": step_plans(), "gguf_fuzz": gguf_files(),
-        "safetensors_fuzz": safetensors_files(), "tokenizer_fuzz": tokenizers(), "template_fuzz": templates(),
-        "http_fuzz": http_requests(), "api_fuzz": api_bodies(),
+        "placement_fuzz": placements(), "safetensors_fuzz": safetensors_files(), "tokenizer_fuzz": tokenizers(),
+        "template_fuzz": templates(), "http_fuzz": http_requests(), "api_fuzz": api_bodies(),
     }
     for target, files in seeds.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,21 @@ TEST(Nodes, AReportThatIsOfAnotherNodeOrCannotBeReadIsRefusedWithTheReason) {
   EXPECT_EQ(nodes.refusal("b"), "");
 }
 
+TEST(Nodes, AReportIsHeldAgainstTheDescription) {
+  auto described = parse_node_report(report("a"), "a");
+  ASSERT_TRUE(described.ok());
+  NodeTable nodes(*described->cluster);
+  ASSERT_FALSE(nodes.admit("p", agent("a", report("a")), 0));
+  EXPECT_THAT(nodes.find("a")->contradictions, ElementsAre());
+  std::string fewer = report("a");
+  fewer.replace(fewer.find("\"count\":2"), 9, "\"count\":1");
+  ASSERT_FALSE(nodes.admit("p", agent("a", fewer), 0));
+  ASSERT_FALSE(nodes.find("a")->contradictions.empty());
+  EXPECT_THAT(nodes.to_json().dump(), HasSubstr("a: " + nodes.find("a")->contradictions.front().substr(0, 20)));
+  ASSERT_FALSE(nodes.admit("q", agent("b", report("b")), 0)) << "it was not described";
+  EXPECT_THAT(nodes.find("b")->contradictions, ElementsAre());
+}
+
 TEST(Nodes, WhatIsFreeIsOfTheLastSignOfLife) {
   NodeTable nodes;
   ASSERT_FALSE(nodes.admit("p", agent("a", report("a")), 0));
