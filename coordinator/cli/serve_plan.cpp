@@ -218,8 +218,10 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   if (config.clustered()) {
     spec.ports = config.ports;
     for (const RankMemory& rank : replica.memory.ranks) {
+      // A GPU's pages take what is left, unless so many were asked for.
+      const bool pages_count = !gpu || config.kv_cache_memory_bytes;
       const int64_t pages = rank.kv_per_token * replica.memory.kv_blocks * request.block_tokens;
-      spec.rank_memory_bytes = gpu ? 0 : std::max(spec.rank_memory_bytes, rank.weights + rank.activations + pages);
+      spec.rank_memory_bytes = std::max(spec.rank_memory_bytes, rank.fixed() + (pages_count ? pages : 0));
     }
   }
   spec.model = std::filesystem::absolute(plan.model.path).string();
