@@ -29,6 +29,7 @@ void each_field(Spec& spec, Visit visit) {
   visit("kv_cache_dtype", spec.kv_cache_dtype, 0, 0);
   visit("tensor_parallel_size", spec.tensor_parallel_size, 1, 65536);
   visit("pipeline_parallel_size", spec.pipeline_parallel_size, 1, 65536);
+  visit("stage_layers", spec.stage_layers, 1, 65536);
   visit("context_max", spec.context_max, 1, kIntMax);
   visit("slots", spec.slots, 1, 65536);
   visit("step_tokens_max", spec.step_tokens_max, 1, 1 << 20);
@@ -44,6 +45,12 @@ void each_field(Spec& spec, Visit visit) {
   visit("threads", spec.threads, 1, 4096);
   visit("spin", spec.spin, 0, 0);
   visit("first_core", spec.first_core, -1, kIntMax);
+}
+
+Json field_to_json(const std::vector<int>& numbers) {
+  Json json = Json::array();
+  for (const int number : numbers) json.as_array().emplace_back(number);
+  return json;
 }
 
 Json field_to_json(const std::vector<RankPlace>& places) {
@@ -85,6 +92,12 @@ Status read_field(const Json& json, Number& out, double least, double most) {
   return {};
 }
 
+Status read_field(const Json& json, std::vector<int>& out, double least, double most) {
+  if (!json.is_array()) return invalid_argument("must be an array");
+  for (const Json& entry : json.as_array()) RETURN_IF_ERROR(read_field(entry, out.emplace_back(), least, most));
+  return {};
+}
+
 Status read_field(const Json& json, std::vector<RankPlace>& out, double, double) {
   if (!json.is_array()) return invalid_argument("must be an array");
   for (const Json& entry : json.as_array()) {
@@ -112,7 +125,11 @@ std::vector<NodeShare> node_shares(const ReplicaSpec& spec) {
   return shares;
 }
 
-Status check_places(const ReplicaSpec& spec) {
+Status check_shape(const ReplicaSpec& spec) {
+  if (!spec.stage_layers.empty() && static_cast<int>(spec.stage_layers.size()) != spec.pipeline_parallel_size) {
+    return invalid_argument("stage_layers has " + std::to_string(spec.stage_layers.size()) +
+                            " stages where the pipeline has " + std::to_string(spec.pipeline_parallel_size));
+  }
   if (spec.places.empty()) return {};
   if (static_cast<int>(spec.places.size()) != spec.ranks()) {
     return invalid_argument("places names " + std::to_string(spec.places.size()) + " ranks where tensor parallel " +
@@ -159,7 +176,7 @@ Result<ReplicaSpec> parse_replica_spec(const Json& json) {
     status = read_field(*field, value, least, most).within(std::string("replica spec: \"") + key + "\"");
   });
   if (!status.ok()) return status;
-  RETURN_IF_ERROR(check_places(spec).within("replica spec"));
+  RETURN_IF_ERROR(check_shape(spec).within("replica spec"));
   if (known != json.as_object().size()) {
     return invalid_argument("the replica spec has keys that this build does not know");
   }

@@ -36,6 +36,7 @@ struct ReplicaSpec {
   std::string kv_cache_dtype = "auto";
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
+  std::vector<int> stage_layers;  // of each pipeline stage; none: as even as can be
 
   int context_max = 0;        // prompt + generated tokens of a sequence
   int slots = 64;             // sequences that run at once
@@ -64,8 +65,9 @@ struct NodeShare {
   int ranks = 0;
 };
 std::vector<NodeShare> node_shares(const ReplicaSpec& spec);
-// kInvalidArgument: not one place for each rank, a device twice, or ranks of a node apart from each other.
-Status check_places(const ReplicaSpec& spec);
+// kInvalidArgument: not one place for each rank, a device twice, ranks of a node apart from each other, or layers for
+// another number of stages.
+Status check_shape(const ReplicaSpec& spec);
 
 Json to_json(const ReplicaSpec& spec);
 // kInvalidArgument names the key that is missing, unknown or out of range.

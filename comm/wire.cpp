@@ -54,6 +54,28 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .transport = from.transport()});
 }
 
+void to_wire(const StepWork& from, wire::StepWork* to) {
+  to->set_steps(from.steps);
+  to->set_seconds(from.seconds);
+  to->set_lanes(from.lanes);
+  to->set_decodes(from.decodes);
+  to->set_decode_keys(from.decode_keys);
+  to->set_prompt_tokens(from.prompt_tokens);
+  to->set_prompt_keys(from.prompt_keys);
+  to->set_prompt_rows(from.prompt_rows);
+}
+
+StepWork from_wire(const wire::StepWork& from) {
+  return {.steps = from.steps(),
+          .seconds = from.seconds(),
+          .lanes = from.lanes(),
+          .decodes = from.decodes(),
+          .decode_keys = from.decode_keys(),
+          .prompt_tokens = from.prompt_tokens(),
+          .prompt_keys = from.prompt_keys(),
+          .prompt_rows = from.prompt_rows()};
+}
+
 void fill(const ReplicaStatus& from, wire::Frame* frame) {
   auto* to = frame->mutable_replica_status();
   to->set_launch(from.launch);
@@ -65,6 +87,8 @@ void fill(const ReplicaStatus& from, wire::Frame* frame) {
   to->set_kv_usage(from.kv_usage);
   to->set_steps(from.steps);
   to->set_starved_seconds(from.starved_seconds);
+  to_wire(from.decode_work, to->mutable_decode_work());
+  to_wire(from.prefill_work, to->mutable_prefill_work());
 }
 
 Result<Frame> read(const wire::ReplicaStatus& from) {
@@ -76,7 +100,9 @@ Result<Frame> read(const wire::ReplicaStatus& from) {
                              .prefix_hits = from.prefix_hits(),
                              .kv_usage = from.kv_usage(),
                              .steps = from.steps(),
-                             .starved_seconds = from.starved_seconds()});
+                             .starved_seconds = from.starved_seconds(),
+                             .decode_work = from_wire(from.decode_work()),
+                             .prefill_work = from_wire(from.prefill_work())});
 }
 
 void fill(const TokenFrame& from, wire::Frame* frame) {

@@ -28,6 +28,19 @@ struct RegisterReplica {
   std::string transport = {};  // how its ranks reach each other: "shared memory", "TCP over 10.0.0.0/24"
 };
 
+// Sums over steps since a replica's launch.
+struct StepWork {
+  uint64_t steps = 0;
+  double seconds = 0;          // each from the end of the one before, or from its start where none was in flight
+  uint64_t lanes = 0;          // that had a step in flight when it ended, its own included
+  uint64_t decodes = 0;        // rows of one token
+  uint64_t decode_keys = 0;    // that they read
+  uint64_t prompt_tokens = 0;  // of longer rows
+  uint64_t prompt_keys = 0;    // that these read
+  uint64_t prompt_rows = 0;    // of these tokens' logits, how many were wanted
+  bool operator==(const StepWork&) const = default;
+};
+
 struct ReplicaStatus {
   uint64_t launch = 0;
   uint32_t running = 0;
@@ -38,6 +51,8 @@ struct ReplicaStatus {
   double kv_usage = 0;
   uint64_t steps = 0;
   double starved_seconds = 0;  // the device had nothing to do although sequences ran; at most
+  StepWork decode_work = {};   // of steps without prompts
+  StepWork prefill_work = {};  // of the others
 };
 
 struct CancelRequest {

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/replica_spec.h"
 #include "model/checkpoint.h"
 
 namespace skein {
@@ -140,6 +141,14 @@ Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& d, int tp_siz
                             std::to_string(d.layers.size()));
   }
   return plans;
+}
+
+Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description,
+                                           const ReplicaSpec& spec) {
+  if (!spec.stage_layers.empty()) {
+    return plan_shards(description, spec.tensor_parallel_size, spec.stage_layers);
+  }
+  return plan_shards(description, spec.tensor_parallel_size, spec.pipeline_parallel_size);
 }
 
 Status check_shard_formats(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards) {

@@ -8,6 +8,7 @@
 namespace skein {
 
 class Checkpoint;
+struct ReplicaSpec;
 
 // [begin, end)
 struct IndexRange {
@@ -38,6 +39,9 @@ Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description, 
 // The same with so many layers on each stage. kInvalidArgument if they are not all of the model's, or a stage has none.
 Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description, int tp_size,
                                            const std::vector<int>& stage_layers);
+// Those of a replica.
+Result<std::vector<ShardPlan>> plan_shards(const ModelDescription& description,
+                                           const ReplicaSpec& spec);
 
 // Weights in blocks of 32 can be cut between blocks only: kUnsupported if a rank's columns of an
 // output or down projection do not begin and end at one, with the tensor-parallel degrees that

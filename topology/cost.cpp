@@ -85,7 +85,7 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
 
 // The ranks of a stage read at once, and stages as many as lanes are in flight.
 ReplicaCost::Pace ReplicaCost::pace_of(const StageSite& site, int lanes) const {
-  const double at_work = std::max(tp_ * site.share, static_cast<double>(lanes) / stages());
+  const double at_work = std::max(std::min(tp_ * site.share, 1.0), static_cast<double>(lanes) / stages());
   double read = site.device->read_bytes_per_s * std::min(1.0, site.share / at_work);
   if (site.device->core_read_bytes_per_s > 0) read = std::min(read, site.cores * site.device->core_read_bytes_per_s);
   return {.site = site, .read = read};

@@ -100,29 +100,17 @@ Status does_not_fit(const std::string& what, int64_t needed, int64_t there, cons
                             " can be had; " + remedy);
 }
 
-// What the GPU of the fullest rank leaves, in tokens.
-int64_t gpu_pool_tokens(const MemoryPlan& plan, const MemoryRequest& request) {
-  int64_t tokens = INT64_MAX;
+// What shares one memory: each rank, or all of them together.
+std::vector<RankMemory> by_memory(const MemoryPlan& plan, const MemoryRequest& request) {
+  if (request.gpu || request.apart) return plan.ranks;
+  RankMemory sum;
   for (const RankMemory& rank : plan.ranks) {
-    const int64_t left = request.memory_bytes - rank.fixed();
-    tokens = std::min(tokens, std::max<int64_t>(left, 0) / std::max<int64_t>(rank.kv_per_token, 1));
+    sum.weights += rank.weights;
+    sum.activations += rank.activations;
+    sum.runtime += rank.runtime;
+    sum.kv_per_token += rank.kv_per_token;
   }
-  return tokens;
-}
-
-// The pool's size in tokens, before any context is considered.
-int64_t pool_tokens(const MemoryPlan& plan, const MemoryRequest& request, int64_t left, int context) {
-  if (request.kv_bytes_per_rank) {
-    int64_t tokens = INT64_MAX;
-    for (const RankMemory& rank : plan.ranks) {
-      tokens = std::min(tokens, *request.kv_bytes_per_rank / std::max<int64_t>(rank.kv_per_token, 1));
-    }
-    return tokens;
-  }
-  if (request.gpu) return gpu_pool_tokens(plan, request);
-  const int64_t share = std::min(kDefaultPoolBytesMax, left / kDefaultPoolShare);
-  const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
-  return std::min(wanted, std::max<int64_t>(share, 0) / plan.kv_per_token());
+  return {sum};
 }
 
 }  // namespace
@@ -170,6 +158,15 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
   return memory;
 }
 
+int64_t default_pool_tokens(int64_t left, int64_t kv_per_token, const MemoryRequest& request, int context) {
+  const int64_t all = std::max<int64_t>(left, 0);
+  const int64_t of_token = std::max<int64_t>(kv_per_token, 1);
+  if (request.gpu) return all / of_token;
+  const int64_t share = std::min(kDefaultPoolBytesMax, all / kDefaultPoolShare);
+  const int64_t wanted = int64_t{std::min(kDefaultContextsHeld, request.slots)} * context;
+  return std::min(wanted, share / of_token);
+}
+
 int64_t MemoryPlan::weights() const {
   int64_t sum = 0;
   for (const RankMemory& rank : ranks) sum += rank.weights;
@@ -192,12 +189,9 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
                                const MemoryRequest& request) {
   const int model_context = checkpoint.description().context_max;
   MemoryPlan plan;
-  int64_t fixed = 0;
-  for (const ShardPlan& shard : shards) {
-    plan.ranks.push_back(rank_memory(checkpoint, shard, request));
-    const int64_t of_rank = plan.ranks.back().fixed();
-    fixed = request.gpu ? std::max(fixed, of_rank) : fixed + of_rank;
-  }
+  for (const ShardPlan& shard : shards) plan.ranks.push_back(rank_memory(checkpoint, shard, request));
+  const std::vector<RankMemory> memories = by_memory(plan, request);
+  const int64_t fixed = std::ranges::max(memories, {}, &RankMemory::fixed).fixed();
   const int64_t left = request.memory_bytes - fixed;
   if (left <= 0) {
     return does_not_fit("the model with its activations", fixed, request.memory_bytes,
@@ -211,7 +205,18 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
                             std::to_string(model_context) + " tokens that the model was made for; lower it");
   }
   const int wanted = request.context_max.value_or(model_context);
-  const int64_t tokens = pool_tokens(plan, request, left, wanted) / request.block_tokens * request.block_tokens;
+  int64_t pool = INT64_MAX;     // tokens that are asked for, or the default
+  int64_t largest = INT64_MAX;  // tokens that fit
+  for (const RankMemory& memory : memories) {
+    const int64_t left_here = request.memory_bytes - memory.fixed();
+    largest = std::min(largest, left_here / std::max<int64_t>(memory.kv_per_token, 1));
+    pool = std::min(pool, default_pool_tokens(left_here, memory.kv_per_token, request, wanted));
+  }
+  if (request.kv_bytes_per_rank) {
+    const int64_t most = std::ranges::max(plan.ranks, {}, &RankMemory::kv_per_token).kv_per_token;
+    pool = *request.kv_bytes_per_rank / std::max<int64_t>(most, 1);
+  }
+  const int64_t tokens = pool / request.block_tokens * request.block_tokens;
   const int64_t needed = round_up(int64_t{wanted}, int64_t{request.block_tokens});
   if (tokens < needed && request.context_max) {
     return does_not_fit("a context of " + std::to_string(wanted) + " tokens", needed * plan.kv_per_token(),
@@ -221,8 +226,7 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
     return does_not_fit("the KV cache of a single block", request.block_tokens * plan.kv_per_token(),
                         tokens * plan.kv_per_token(), "raise kv-cache-memory-bytes or free memory");
   }
-  const bool too_much = request.gpu ? tokens > gpu_pool_tokens(plan, request) : tokens * plan.kv_per_token() > left;
-  if (too_much) {
+  if (tokens > largest) {
     return does_not_fit("the KV cache that was asked for", tokens * plan.kv_per_token(), left,
                         "lower kv-cache-memory-bytes");
   }

@@ -20,7 +20,8 @@ inline constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
 struct MemoryRequest {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
-  bool gpu = false;  // weights, activations and KV are bfloat16, and each rank has memory of its own
+  bool gpu = false;    // weights, activations and KV are bfloat16
+  bool apart = false;  // each rank has memory of its own; GPUs always
   std::string dtype = "auto";
   std::string kv_cache_dtype = "auto";
   int block_tokens = 16;
@@ -29,7 +30,7 @@ struct MemoryRequest {
   std::optional<int> context_max = {};             // asked for; else as much as fits, up to the model's
   std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
   int64_t runtime_bytes = kGpuReserve;        // GPUs: RankMemory::runtime
-  int64_t memory_bytes = 0;                   // what this replica may take on this node; GPUs: what each rank may
+  int64_t memory_bytes = 0;                   // what this replica may take; apart: what each rank may
 };
 
 struct RankMemory {
@@ -58,6 +59,10 @@ ModelFormats formats_of(const Checkpoint& checkpoint, const MemoryRequest& reque
 
 // By exact tensor shapes and formats.
 RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, const MemoryRequest& request);
+
+// Tokens of the pages that a rank gets by default where it leaves `left` bytes: on a GPU all that fit, elsewhere what a
+// few requests of `context` tokens need, and never more than half. The same for several ranks that share their memory.
+int64_t default_pool_tokens(int64_t left, int64_t kv_per_token, const MemoryRequest& request, int context);
 
 struct MemoryPlan {
   std::vector<RankMemory> ranks;

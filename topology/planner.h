@@ -27,7 +27,8 @@ struct ModelDemand {
   const Checkpoint* checkpoint = nullptr;
   Load load = {};
   ServiceLevel level = {};
-  MemoryRequest memory = {};  // dtype, kv_cache_dtype, block_tokens, slots, step_tokens_max, context_max
+  MemoryRequest memory = {};  // dtype, kv_cache_dtype, block_tokens, slots, step_tokens_max, context_max,
+                              // kv_bytes_per_rank
   int tensor_parallel_size = 0;    // asked for; 0: any
   int pipeline_parallel_size = 0;
 };
@@ -100,6 +101,10 @@ struct PlacementPlan {
   std::vector<std::string> notes;  // what else there is to know, a sentence each
   int moved = 0;  // replanned: replicas that had to give up a place that was still there
 };
+
+// What a rank on that device may fill: of a GPU `memory_share` less what others hold, of a node of cores all but a
+// reserve.
+int64_t usable_memory(const Cluster& cluster, DeviceId device, double memory_share);
 
 // kResourceExhausted says what is missing and what to change; kInvalidArgument names what makes no sense (a degree that
 // the model cannot take, a device without ceilings, a node that is not there).

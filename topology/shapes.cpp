@@ -75,14 +75,6 @@ std::vector<int> split_by_memory(int layers, const std::vector<int64_t>& memory)
   return split;
 }
 
-// What a rank may fill: GPUs, `share` of the memory less what others hold.
-int64_t usable_memory(const Cluster& cluster, const Node& node, const Device& device, double share) {
-  const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
-  if (!kind.gpu) return node.memory_bytes - kSystemReserve;
-  const int64_t taken = device.memory_free > 0 ? kind.memory_bytes - device.memory_free : 0;
-  return static_cast<int64_t>(share * static_cast<double>(kind.memory_bytes)) - taken;
-}
-
 Path worst_path(const Cluster& cluster, const Domain& domain) {
   Path worst;
   for (const int device : domain.devices) {
@@ -110,7 +102,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
     const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
     const bool free = std::ranges::find(taken, static_cast<int>(d)) == taken.end() && (kind.gpu || taken.empty());
     if (!free || !backend_runs_on(kind)) continue;
-    const int64_t memory = usable_memory(cluster, node, device, request.memory_share);
+    const int64_t memory = usable_memory(cluster, {node_index, static_cast<int>(d)}, request.memory_share);
     const auto same = std::find_if(domains->begin() + first, domains->end(), [&](const Domain& domain) {
       return !apart(node.devices[static_cast<size_t>(domain.devices[0])], device);
     });
@@ -140,6 +132,15 @@ int ranks_of_cores(const PlanRequest& request, size_t cores) {
     ranks = std::max(ranks, stages * std::max(demand.tensor_parallel_size, 1));
   }
   return static_cast<int>(std::min(ranks, static_cast<int64_t>(cores)));
+}
+
+int64_t usable_memory(const Cluster& cluster, DeviceId id, double memory_share) {
+  const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
+  const Device& device = node.devices[static_cast<size_t>(id.device)];
+  const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+  if (!kind.gpu) return node.memory_bytes - kSystemReserve;
+  const int64_t taken = device.memory_free > 0 ? kind.memory_bytes - device.memory_free : 0;
+  return static_cast<int64_t>(memory_share * static_cast<double>(kind.memory_bytes)) - taken;
 }
 
 bool backend_runs_on(const DeviceKind& kind) {
@@ -247,41 +248,79 @@ const DeviceCalibration* ShapeBook::device_of(int kind) {
   return at->second ? &*at->second : nullptr;
 }
 
+std::optional<StageSite> ShapeBook::site_on(const Device& device, const CoreParts& parts, int tp, const Path& inside,
+                                            const Path& next) {
+  const DeviceCalibration* measured = device_of(device.kind);
+  if (measured == nullptr) return std::nullopt;
+  const Calibration& calibration = *request_.calibration;
+  const DeviceKind& kind = request_.cluster->kinds[static_cast<size_t>(device.kind)];
+  return StageSite{
+      .device = measured,
+      .gpu = kind.gpu,
+      .cores = kind.gpu ? 1.0 : std::max(1.0, static_cast<double>(parts.cores / parts.ranks)),
+      .share = kind.gpu ? 1.0 : 1.0 / parts.ranks,
+      .group = {.measured = find_link(calibration, inside.link, kind.name, tp), .path = inside, .ranks = tp},
+      .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}};
+}
+
 std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<Domain>& domains, int tp,
                                                     const std::vector<StageRun>& runs) {
   const Cluster& cluster = *request_.cluster;
-  const Calibration& calibration = *request_.calibration;
   Sites sites;
   for (size_t i = 0; i < runs.size(); ++i) {
     const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
-    const DeviceKind& kind = cluster.kinds[static_cast<size_t>(domain.kind)];
-    const DeviceCalibration* device = device_of(domain.kind);
-    if (device == nullptr) return std::nullopt;
-    const size_t cores = cluster.nodes[static_cast<size_t>(domain.node)].devices.size();
-    const int sharing = kind.gpu ? 1 : ranks_of_cores(request_, cores);
+    const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
+    const Device& device = node.devices[static_cast<size_t>(domain.devices[0])];
+    const int cores = static_cast<int>(node.devices.size());
+    const CoreParts parts{.cores = cores, .ranks = ranks_of_cores(request_, node.devices.size())};
     for (int stage = 0; stage < runs[i].stages; ++stage) {
       Path next = domain.inside;
       if (stage + 1 == runs[i].stages && i + 1 < runs.size()) {
         const Domain& after = domains[static_cast<size_t>(runs[i + 1].domain)];
         next = *path_between(cluster, {domain.node, domain.devices[0]}, {after.node, after.devices[0]});
       }
-      sites.stages.push_back(
-          {.device = device,
-           .gpu = kind.gpu,
-           .cores = kind.gpu ? 1.0 : static_cast<double>(cores / static_cast<size_t>(sharing)),
-           .share = 1.0 / sharing,
-           .group = {.measured = find_link(calibration, domain.inside.link, kind.name, tp),
-                     .path = domain.inside,
-                     .ranks = tp},
-           .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}});
+      const std::optional<StageSite> site = site_on(device, parts, tp, domain.inside, next);
+      if (!site) return std::nullopt;
+      sites.stages.push_back(*site);
       sites.memory.push_back(domain.memory);
     }
   }
   return sites;
 }
 
-// Layers for the stages, unless they are to be even: all ways where they are few; else the better of equal parts and parts by memory, and from
-// there layers go one by one from the slowest stage to fast ones as long as that helps.
+std::optional<ReplicaCost> ShapeBook::cost_of(const PlacedReplica& replica) {
+  const Cluster& cluster = *request_.cluster;
+  const auto tp = static_cast<size_t>(replica.tensor_parallel_size);
+  std::vector<StageSite> sites;
+  std::vector<int> layers;
+  for (size_t stage = 0; stage < replica.stages.size(); ++stage) {
+    const DeviceId first = replica.devices[stage * tp];
+    Path inside;
+    for (size_t rank = 1; rank < tp; ++rank) {
+      const auto path = path_between(cluster, first, replica.devices[stage * tp + rank]);
+      if (!path) return std::nullopt;
+      if (rank == 1 || path->bytes_per_s < inside.bytes_per_s) inside = *path;
+    }
+    std::optional<Path> next = inside;
+    if (stage + 1 < replica.stages.size()) next = path_between(cluster, first, replica.devices[(stage + 1) * tp]);
+    if (!next) return std::nullopt;
+    const Node& node = cluster.nodes[static_cast<size_t>(first.node)];
+    const CoreParts parts{.cores = static_cast<int>(node.devices.size()),
+                          .ranks = static_cast<int>(std::ranges::count(replica.devices, first.node, &DeviceId::node))};
+    const std::optional<StageSite> site = site_on(node.devices[static_cast<size_t>(first.device)], parts,
+                                                  replica.tensor_parallel_size, inside, *next);
+    if (!site) return std::nullopt;
+    sites.push_back(*site);
+    layers.push_back(replica.stages[stage].layers);
+  }
+  const ModelDescription& model = demand_.checkpoint->description();
+  auto shards = plan_shards(model, replica.tensor_parallel_size, layers);
+  if (!shards.ok()) return std::nullopt;  // another model's plan
+  return ReplicaCost(model, formats_, std::move(*shards), std::move(sites));
+}
+
+// Layers for the stages, unless they are to be even: all ways where they are few; else the better of equal parts and
+// parts by memory, and from there layers go one by one from the slowest stage to fast ones as long as that helps.
 std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   const int stages = static_cast<int>(sites.stages.size());
   const auto equal = plan_shards(demand_.checkpoint->description(), tp, stages);
@@ -292,7 +331,7 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   if (request_.even_layers) return best;
   const auto improves = [&](const std::vector<int>& layers) {
     std::optional<Shape> shape = settle(tp, layers, sites);
-    if (!shape || (best && shape->best.request_rate <= best->best.request_rate * (1 + kNoise))) return false;
+    if (!shape || (best && !better(*shape, *best))) return false;
     best = std::move(shape);
     return true;
   };
@@ -320,6 +359,14 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
     }
   }
   return best;
+}
+
+bool ShapeBook::better(const Shape& a, const Shape& b) const {
+  if (request_.objective == Objective::kLatency) {
+    const double latency = b.lone.latency_ms(demand_.load) - a.lone.latency_ms(demand_.load);
+    if (std::abs(latency) > kNoise * b.lone.latency_ms(demand_.load)) return latency > 0;
+  }
+  return a.best.request_rate > b.best.request_rate * (1 + kNoise);
 }
 
 // Memory that the runtime takes besides.
@@ -359,7 +406,11 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
       const ShardPlan& shard = (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)];
       const RankMemory& memory = memory_of(shard, request);
       const int64_t left = sites.memory[stage] - memory.fixed() - (site.gpu ? kGpuLateReserve : 0);
-      if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, std::max<int64_t>(left, 0) / memory.kv_per_token);
+      const int context = request.context_max.value_or(model.context_max);
+      const int64_t pool = request.kv_bytes_per_rank
+                               ? std::min(*request.kv_bytes_per_rank, left) / memory.kv_per_token
+                               : default_pool_tokens(left, memory.kv_per_token, request, context);
+      if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, std::max<int64_t>(pool, 0));
       if (rank == 0 || memory.fixed() > planned.memory.fixed()) planned.memory = memory;
     }
     shape.stages.push_back(planned);

@@ -66,6 +66,9 @@ class ShapeBook {
   // nullptr: the model does not fit, or its service level does not hold even for a lone request.
   const Shape* find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
 
+  // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
+  std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
+
   const ModelDemand& demand() const { return demand_; }
   std::vector<double> latencies() const;  // of a lone request on every shape found so far, ascending, each once
   int layers() const;
@@ -73,8 +76,15 @@ class ShapeBook {
  private:
   struct Sites;
   const DeviceCalibration* device_of(int kind);
+  struct CoreParts {
+    int cores = 1;
+    int ranks = 1;  // that share them evenly
+  };
+  std::optional<StageSite> site_on(const Device& device, const CoreParts& parts, int tp, const Path& inside,
+                                   const Path& next);
   std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
   std::optional<Shape> work_out(int tp, const Sites& sites);
+  bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
   const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
   MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;

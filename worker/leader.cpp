@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "kvcache/kv_cache.h"
 #include "worker/outbox.h"
+#include "worker/work_counter.h"
 
 namespace skein {
 namespace {
@@ -81,7 +82,7 @@ struct Leader::State {
   const int wake_fd;
   std::mutex stats_mutex;
   BatcherStats stats;    // guarded by stats_mutex
-  uint64_t steps = 0;    // guarded by stats_mutex
+  WorkCounter work;      // guarded by stats_mutex
   int64_t starved_ns = 0;  // guarded by stats_mutex
   bool rested = true;        // batcher thread: there was nothing to do before the next plan
   uint64_t rested_step = 0;  // batcher thread: the last plan of which that was true
@@ -129,6 +130,10 @@ struct Leader::State {
     std::string bytes;
     while (const std::optional<StepPlan> plan = batcher->plan()) {
       if (std::exchange(rested, false)) rested_step = plan->step;
+      {
+        std::lock_guard lock(stats_mutex);
+        work.planned(*plan, Clock::now());
+      }
       bytes.clear();
       encode(*plan, &bytes);
       communicator.send_plan(bytes);
@@ -153,7 +158,7 @@ struct Leader::State {
       // Only a rank that has lost its mind answers for a step that was not asked for.
       if (const Status status = batcher->complete(*result); !status.ok()) abandon(status.message());
       std::lock_guard lock(stats_mutex);
-      ++steps;
+      work.ended(Clock::now());
       if (result->step != rested_step) starved_ns += result->waited_ns;
     } else {
       return true;
@@ -273,8 +278,10 @@ struct Leader::State {
             .prefix_queries = static_cast<uint64_t>(stats.prefix_queries),
             .prefix_hits = static_cast<uint64_t>(stats.prefix_hits),
             .kv_usage = stats.kv_usage,
-            .steps = steps,
-            .starved_seconds = static_cast<double>(starved_ns) * 1e-9};
+            .steps = work.decode().steps + work.prefill().steps,
+            .starved_seconds = static_cast<double>(starved_ns) * 1e-9,
+            .decode_work = work.decode(),
+            .prefill_work = work.prefill()};
   }
 };
 

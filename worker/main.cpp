@@ -224,9 +224,7 @@ Status run(const char* spec_path, Rank& rank) {
   ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path, mpi));
   std::vector<RankReport> reports;
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, preflight(spec, mpi, &reports));
-  ASSIGN_OR_RETURN(
-      const std::vector<ShardPlan> shards,
-      plan_shards(checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size));
+  ASSIGN_OR_RETURN(const std::vector<ShardPlan> shards, plan_shards(checkpoint->description(), spec));
   RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
   const ShardPlan& shard = shards[static_cast<size_t>(mpi.rank())];
   const CommunicatorConfig ranks{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,

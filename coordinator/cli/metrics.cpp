@@ -6,7 +6,9 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <chrono>
 #include <map>
+#include <optional>
 
 namespace skein {
 namespace {
@@ -26,6 +28,11 @@ const Histogram::BucketBoundaries kRequestBuckets = {0.3, 0.5, 0.8, 1.0, 1.5, 2.
                                                      40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
 const Histogram::BucketBoundaries kTokenBuckets = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000,
                                                    50000, 100000};
+
+int64_t now_ms() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+}
 
 }  // namespace
 
@@ -83,9 +90,25 @@ struct ServerMetrics::State {
   Family<Counter>& steps = counters("skein_replica_steps_total", "Steps that a replica ran.");
   Family<Counter>& starved = counters("skein_replica_starved_seconds_total",
                                       "Time in which a replica's device waited for a step although sequences ran.");
+  Family<Gauge>& predicted = gauges("skein_plan_predicted_over_measured",
+                                    "Time of steps as the plan has it over what they took, of the last minute in which "
+                                    "there were some.");
   Gauge& in_flight = gauges("skein_requests_in_flight", "Requests that the server holds.").Add(model);
   Gauge& connections = gauges("skein_http_connections", "Open HTTP connections.").Add(model);
   Family<Counter>& refused = counters("skein_http_refused_total", "Connections and requests refused by the transport.");
+
+  std::optional<PlanAccuracy> accuracy;
+
+  void hold_against_plan(uint32_t replica, const ReplicaStatus& status) {
+    if (!accuracy) return;
+    const PlanAccuracy::Ratios& ratios = accuracy->observe(replica, status, now_ms());
+    for (const auto& [steps, ratio] : {std::pair("decode", ratios.decode), std::pair("prefill", ratios.prefill)}) {
+      if (!ratio) continue;
+      Labels labels = engine(replica);
+      labels["steps"] = steps;
+      predicted.Add(labels).Set(*ratio);
+    }
+  }
 
   // Counts that replicas report since their launch become counters that never fall.
   std::map<std::pair<const Family<Counter>*, uint32_t>, double> reported;
@@ -130,6 +153,8 @@ void ServerMetrics::request_finished(const RequestSummary& summary) {
   state_->generation_size.Observe(static_cast<double>(summary.generation_tokens));
 }
 
+void ServerMetrics::expect(PlanAccuracy accuracy) { state_->accuracy.emplace(std::move(accuracy)); }
+
 void ServerMetrics::replica_ready(uint32_t replica, double load_seconds) {
   state_->load_seconds.Add(state_->engine(replica)).Set(load_seconds);
 }
@@ -153,6 +178,7 @@ std::string ServerMetrics::render(const Core& core, const HttpCounters& http) {
     s.follow(s.steps, id, static_cast<double>(replica.status.steps));
     s.follow(s.starved, id, replica.status.starved_seconds);
     s.follow(s.launches, id, static_cast<double>(replica.launches));
+    s.hold_against_plan(id, replica.status);
   }
   s.in_flight.Set(static_cast<double>(core.requests()));
   s.connections.Set(static_cast<double>(http.connections));

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "coordinator/api/observer.h"
+#include "coordinator/cli/plan_accuracy.h"
 #include "coordinator/control/core.h"
 #include "coordinator/http/server.h"
 
@@ -22,6 +23,8 @@ class ServerMetrics : public RequestObserver {
   void choice_finished(std::string_view reason) override;
   void request_finished(const RequestSummary& summary) override;
 
+  // The replicas were placed by the planner: say how right it was.
+  void expect(PlanAccuracy accuracy);
   void replica_ready(uint32_t replica, double load_seconds);
   void replica_lost(uint32_t replica);
   // The text exposition, with gauges as they are now.

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "topology/cluster_file.h"
+#include "topology/plan_file.h"
 
 namespace skein {
 namespace {
@@ -29,6 +30,7 @@ MemoryRequest memory_request(const ServeConfig& config, bool gpu) {
                         .block_tokens = static_cast<int>(config.block_size.value_or(gpu ? 64 : 16)),
                         .slots = static_cast<int>(config.max_num_seqs.value_or(gpu ? 256 : 64)),
                         .step_tokens_max = static_cast<int>(config.max_num_batched_tokens.value_or(gpu ? 8192 : 512))};
+  request.kv_bytes_per_rank = config.kv_cache_memory_bytes;
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   return request;
 }
@@ -41,7 +43,46 @@ Result<ModelFiles> find_shape(const std::string& model, const std::string& load_
   return shape.ok() ? std::move(shape) : std::move(whole);
 }
 
+// What a plan file has of the one model.
+Result<PlacementPlan> read_plan(const std::string& path, const Placement& placement) {
+  ASSIGN_OR_RETURN(PlanFile file, read_plan_file(path));
+  RETURN_IF_ERROR(check_unchanged(file, placement.cluster).within(path));
+  const std::string& name = placement.request.models[0].name;
+  std::erase_if(file.plan.replicas, [&](const PlacedReplica& replica) {
+    return file.models[static_cast<size_t>(replica.model)] != name;
+  });
+  for (PlacedReplica& replica : file.plan.replicas) {
+    replica.model = 0;
+    for (DeviceId& id : replica.devices) {
+      const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
+      const std::vector<Node>& nodes = placement.cluster.nodes;
+      id.node = static_cast<int>(std::ranges::find(nodes, node, &Node::name) - nodes.begin());
+    }
+  }
+  if (!file.plan.replicas.empty()) return std::move(file.plan);
+  std::string others;
+  for (const std::string& other : file.models) others += (others.empty() ? "" : ", ") + other;
+  return invalid_argument(path + " places " + others + ", but no replica of " + name + ": plan again, with this model");
+}
+
 }  // namespace
+
+Status make_placement(const ServeConfig& config, Placement* placement) {
+  RETURN_IF_ERROR(describe_placement(config, placement));
+  ASSIGN_OR_RETURN(placement->plan, config.placement.plan.empty() ? plan_placement(placement->request)
+                                                                  : read_plan(config.placement.plan, *placement));
+  return {};
+}
+
+ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) {
+  ReplicaShape shape{.tensor_parallel_size = replica.tensor_parallel_size,
+                     .pipeline_parallel_size = replica.pipeline_parallel_size};
+  for (const PlannedStage& stage : replica.stages) shape.stage_layers.push_back(stage.layers);
+  for (const DeviceId& id : replica.devices) {
+    shape.places.push_back({.node = placement.cluster.nodes[static_cast<size_t>(id.node)].name, .device = id.device});
+  }
+  return shape;
+}
 
 Status describe_placement(const ServeConfig& config, Placement* placement) {
   ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));

@@ -25,5 +25,10 @@ struct Placement {
 // Finds the cluster file, the models and their demands; placement->plan stays empty. Requires:
 // config.placement.cluster is not empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);
+// All of it, for one model: as in the file that config.placement.plan names, or else the best.
+Status make_placement(const ServeConfig& config, Placement* placement);
+
+// A replica of the plan, its ranks by the names of their nodes.
+ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica);
 
 }  // namespace skein

@@ -16,9 +16,7 @@ bool wants_help(const Arguments& arguments) {
 
 int print_help() {
   ServeConfig config;
-  OptionTable table;
-  add_serve_options(&table, &config);
-  std::printf("usage: skein serve MODEL [flags]\n%s", table.help().c_str());
+  std::printf("usage: skein serve MODEL [flags]\n%s", serve_options(&config).help().c_str());
   return 0;
 }
 

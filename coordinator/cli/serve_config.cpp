@@ -60,14 +60,28 @@ Result<std::vector<RankPlace>> read_places(const Yaml& value) {
   return places;
 }
 
-Status check_shape(const ReplicaShape& shape) {
-  if (shape.places.empty()) return {};
-  if (shape.count != 1) return invalid_argument("a replica with places is one: write it again for another");
+Result<std::vector<int>> read_stage_layers(const Yaml& value) {
+  const Status wrong = invalid_argument("stage_layers must be a list with the number of layers of each stage, as in [17, 15]");
+  if (value.kind != Yaml::Kind::kList) return wrong;
+  std::vector<int> layers;
+  for (const Yaml& item : value.list) {
+    const char* end = item.scalar.data() + item.scalar.size();
+    const auto [stop, error] = std::from_chars(item.scalar.data(), end, layers.emplace_back());
+    if (item.kind != Yaml::Kind::kScalar || error != std::errc() || stop != end || layers.back() < 1) return wrong;
+  }
+  return layers;
+}
+
+Status check(const ReplicaShape& shape) {
+  if (!shape.places.empty() && shape.count != 1) {
+    return invalid_argument("a replica with places is one: write it again for another");
+  }
   ReplicaSpec spec;
   spec.tensor_parallel_size = shape.tensor_parallel_size;
   spec.pipeline_parallel_size = shape.pipeline_parallel_size;
+  spec.stage_layers = shape.stage_layers;
   spec.places = shape.places;
-  return check_places(spec);
+  return check_shape(spec);
 }
 
 void add_load_options(OptionTable* table, AskedModel* asked) {
@@ -100,12 +114,18 @@ Status read_replicas(const Yaml& value, const std::string& path, std::vector<Rep
         shape.places = std::move(*places);
         continue;
       }
+      if (member.key == "stage_layers") {
+        Result<std::vector<int>> layers = read_stage_layers(member.value);
+        if (!layers.ok()) return at_line(layers.status(), path, member.line);
+        shape.stage_layers = std::move(*layers);
+        continue;
+      }
       if (member.value.kind != Yaml::Kind::kScalar) {
         return at_line(invalid_argument(member.key + " must be a number"), path, member.line);
       }
       RETURN_IF_ERROR(at_line(table.apply(flag_name(member.key), member.value.scalar, ""), path, member.line));
     }
-    RETURN_IF_ERROR(at_line(check_shape(shape), path, item.line));
+    RETURN_IF_ERROR(at_line(check(shape), path, item.line));
     shapes->push_back(std::move(shape));
   }
   return {};
@@ -133,10 +153,29 @@ Status check_cluster(const ServeConfig& config) {
   }
   RETURN_IF_ERROR(parse_port_range(config.ports).status());
   for (const ReplicaShape& shape : shapes) {
-    if (!shape.places.empty()) continue;
-    return invalid_argument("with listen each replica needs places: a list with NODE:DEVICE for each rank");
+    if (!shape.places.empty() || config.placed()) continue;
+    return invalid_argument("with listen each replica needs places, a list with NODE:DEVICE for each rank; or describe the "
+                            "machines with cluster, and they are chosen");
   }
   return {};
+}
+
+Status check_placement(const ServeConfig& config) {
+  if (config.placed()) {
+    if (!config.replicas.empty()) {
+      return invalid_argument("replicas and cluster both say where replicas go: leave one of them out");
+    }
+    if (config.data_parallel_size != 1) {
+      return invalid_argument("with cluster the number of replicas follows from the load and the devices: give "
+                              "request-rate or nodes instead of data-parallel-size");
+    }
+    return {};
+  }
+  if (!config.placement.models.empty()) {
+    return invalid_argument("several models share a described cluster; name its file with --cluster");
+  }
+  if (config.placement.plan.empty()) return {};
+  return invalid_argument("a plan holds for a cluster: name the file that describes it with --cluster");
 }
 
 Status read_models(const Yaml& value, const std::string& path, PlacementConfig* placement) {
@@ -268,9 +307,7 @@ Status parse_serve_config(const std::vector<std::string>& arguments, const Optio
     return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
   }
   if (!positional.empty()) config->model = positional[0];
-  if (config->placement.cluster.empty() && !config->placement.models.empty()) {
-    return invalid_argument("several models share a described cluster; name its file with --cluster");
-  }
+  RETURN_IF_ERROR(check_placement(*config));
   RETURN_IF_ERROR(check_cluster(*config));
   if (config->model.empty() && config->placement.models.empty()) {
     return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
@@ -278,11 +315,22 @@ Status parse_serve_config(const std::vector<std::string>& arguments, const Optio
   return {};
 }
 
+OptionTable serve_options(ServeConfig* config) {
+  OptionTable table;
+  add_serve_options(&table, config);
+  add_placement_options(&table, &config->placement);
+  table.add_text("plan", "F", "placement to start, of `skein plan --format json`; default: the best one",
+                 &config->placement.plan);
+  return table;
+}
+
 Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments) {
   ServeConfig config;
-  OptionTable table;
-  add_serve_options(&table, &config);
-  RETURN_IF_ERROR(parse_serve_config(arguments, table, &config));
+  RETURN_IF_ERROR(parse_serve_config(arguments, serve_options(&config), &config));
+  if (!config.placement.models.empty()) {
+    return invalid_argument("one server serves one model: plan several with `skein plan --format json`, and serve each "
+                            "with --plan");
+  }
   return config;
 }
 

@@ -16,6 +16,7 @@ struct ReplicaShape {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
   int count = 1;
+  std::vector<int> stage_layers = {};  // of each pipeline stage; none: as even as can be
   std::vector<RankPlace> places = {};  // by rank, of a cluster's nodes; none: this machine
 };
 
@@ -29,9 +30,10 @@ struct AskedModel {
   double itl_ms = 0;
 };
 
-// Where replicas go, when a cluster is described. Flags of `skein plan`.
+// Where replicas go, when a cluster is described.
 struct PlacementConfig {
   std::string cluster;                   // file; empty: this machine
+  std::string plan;                      // `skein serve`: file with the placement in JSON; empty: the best one
   std::vector<std::string> nodes;        // of it that may be used; empty: all
   std::vector<std::string> calibration;  // files over those that come with the program
   std::string objective = "auto";        // auto: fewest-devices with a request rate, else goodput
@@ -79,13 +81,15 @@ struct ServeConfig {
 
   std::vector<ReplicaShape> shapes() const;
   bool clustered() const { return !listen.empty(); }
+  bool placed() const { return !placement.cluster.empty(); }  // by the planner
 };
 
 void add_serve_options(OptionTable* table, ServeConfig* config);
 void add_placement_options(OptionTable* table, PlacementConfig* placement);
-// Flags win over the file that --config names. One positional argument: the model.
-Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments);
-// The same with further options in `table`, which has those of `config`.
+// Flags win over the file that --config names. One positional argument: the model. `table` has the options of `config`.
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
+// All that `skein serve` takes.
+OptionTable serve_options(ServeConfig* config);
+Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments);
 
 }  // namespace skein

@@ -4,8 +4,12 @@
 #include <cstdio>
 #include <filesystem>
 #include <initializer_list>
+#include <map>
 #include <span>
 #include <sstream>
+
+#include "coordinator/cli/plan_text.h"
+#include "coordinator/control/nodes.h"
 
 namespace skein {
 namespace {
@@ -22,6 +26,27 @@ constexpr bool kBuiltWithCuda = false;
 
 bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
   return std::ranges::find(choices, value) != choices.end();
+}
+
+const DeviceKind& kind_of(const Cluster& cluster, const DeviceId& id) {
+  const Device& device = cluster.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)];
+  return cluster.kinds[static_cast<size_t>(device.kind)];
+}
+
+// "cpu" or "cuda": what the planner chose for all replicas.
+Result<std::string> placed_device(const ServeConfig& config, const Placement& placement) {
+  bool gpus = false;
+  bool cores = false;
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    for (const DeviceId& id : replica.devices) (kind_of(placement.cluster, id).gpu ? gpus : cores) = true;
+  }
+  if (gpus && cores) return unsupported("the plan has replicas on GPUs and on CPUs, and one server runs on one kind: name the nodes with --nodes");
+  const std::string device = gpus ? "cuda" : "cpu";
+  if (config.device != "auto" && config.device != device) {
+    return invalid_argument("the plan is for device " + device + ", not " + config.device + ": name other nodes with --nodes, or leave device out");
+  }
+  if (gpus && !kBuiltWithCuda) return unsupported("the plan is for GPUs and this build has no CUDA backend: build it with scripts/build cuda");
+  return device;
 }
 
 // "cpu" or "cuda".
@@ -90,17 +115,97 @@ Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, in
   return least;
 }
 
-Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& plan, const ReplicaShape& shape,
-                                    int64_t memory_bytes, int all_ranks) {
+// A replica that is asked for, and what there is for it.
+struct Site {
+  ReplicaShape shape;
+  int64_t memory_bytes = 0;  // MemoryRequest::memory_bytes
+  bool apart = false;        // that is a rank's own
+  int cores = 0;             // that `ranks` ranks share
+  int ranks = 1;
+};
+
+// On this machine, or where the configuration says.
+Result<std::vector<Site>> configured_sites(const ServePlan& plan) {
+  const ServeConfig& config = plan.config;
+  int ranks = 0;
+  int count = 0;
+  for (const ReplicaShape& shape : config.shapes()) {
+    ranks += shape.tensor_parallel_size * shape.pipeline_parallel_size * shape.count;
+    count += shape.count;
+  }
+  int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
+  if (config.device == "cuda" && config.clustered()) {
+    if (!config.kv_cache_memory_bytes) {
+      return invalid_argument("with listen and device cuda, describe the machines with cluster, or give "
+                              "kv-cache-memory-bytes: this machine does not know how much memory the nodes' GPUs have");
+    }
+    memory_bytes = kUnknownMemory;  // each rank finds out before it loads
+  } else if (config.device == "cuda") {
+    ASSIGN_OR_RETURN(memory_bytes, gpu_memory(config, plan.machine, ranks));
+  }
+  std::vector<Site> sites;
+  for (const ReplicaShape& shape : config.shapes()) {
+    Site site{.shape = shape, .memory_bytes = memory_bytes, .cores = plan.machine.cores, .ranks = ranks};
+    if (config.clustered()) {
+      ReplicaSpec spec;
+      spec.places = shape.places;
+      site.ranks = std::ranges::max(node_shares(spec), {}, &NodeShare::ranks).ranks;
+    }
+    sites.insert(sites.end(), static_cast<size_t>(shape.count), site);
+  }
+  return sites;
+}
+
+// Where the planner says.
+Result<std::vector<Site>> placed_sites(const ServePlan& plan) {
+  const Placement& placement = *plan.placement;
+  const Cluster& cluster = placement.cluster;
+  std::map<int, int> ranks_of;  // by node, of all replicas
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    for (const DeviceId& id : replica.devices) ++ranks_of[id.node];
+  }
+  if (ranks_of.size() > 1 && !plan.config.clustered()) {
+    return invalid_argument("the plan has ranks on " + std::to_string(ranks_of.size()) +
+                            " nodes: give listen, for their agents to come to, or one node with --nodes");
+  }
+  std::vector<Site> sites;
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    Site site{.shape = shape_of(placement, replica), .memory_bytes = kUnknownMemory, .apart = true, .cores = INT32_MAX};
+    for (const DeviceId& id : replica.devices) {
+      const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
+      const bool of_gpu = kind_of(cluster, id).gpu;
+      const int cores = of_gpu ? node.cores : static_cast<int>(node.devices.size());
+      const int sharing = of_gpu ? 1 : ranks_of[id.node];
+      const int64_t usable = usable_memory(cluster, id, plan.config.gpu_memory_utilization);
+      site.memory_bytes = std::min(site.memory_bytes, usable / sharing);
+      site.cores = std::min(site.cores, cores);
+      site.ranks = std::max(site.ranks, ranks_of[id.node]);
+    }
+    if (!plan.config.clustered()) {
+      for (RankPlace& place : site.shape.places) place.node = kThisMachine;
+    }
+    sites.push_back(std::move(site));
+  }
+  return sites;
+}
+
+Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
+  const ServeConfig& config = plan.config;
+  const ReplicaShape& shape = site.shape;
   const bool gpu = config.device == "cuda";
   const Checkpoint& checkpoint = *plan.model.checkpoint;
   PlannedReplica replica;
-  ASSIGN_OR_RETURN(replica.shards, plan_shards(checkpoint.description(), shape.tensor_parallel_size,
-                                               shape.pipeline_parallel_size));
+  ReplicaSpec& spec = replica.spec;
+  spec.tensor_parallel_size = shape.tensor_parallel_size;
+  spec.pipeline_parallel_size = shape.pipeline_parallel_size;
+  spec.stage_layers = shape.stage_layers;
+  spec.places = shape.places;
+  ASSIGN_OR_RETURN(replica.shards, plan_shards(checkpoint.description(), spec));
   RETURN_IF_ERROR(check_shard_formats(checkpoint, replica.shards));
   MemoryRequest request{.tensor_parallel_size = shape.tensor_parallel_size,
                         .pipeline_parallel_size = shape.pipeline_parallel_size,
                         .gpu = gpu,
+                        .apart = site.apart,
                         .dtype = config.dtype,
                         .kv_cache_dtype = config.kv_cache_dtype,
                         .block_tokens = static_cast<int>(*config.block_size),
@@ -108,29 +213,22 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
                         .step_tokens_max = static_cast<int>(*config.max_num_batched_tokens),
                         .context_max = std::nullopt,
                         .kv_bytes_per_rank = config.kv_cache_memory_bytes,
-                        .memory_bytes = memory_bytes};
+                        .memory_bytes = site.memory_bytes};
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
 
-  ReplicaSpec& spec = replica.spec;
-  int ranks_here = all_ranks;  // that share the machine of a rank
-  spec.places = shape.places;
   if (config.clustered()) {
-    ranks_here = std::ranges::max(node_shares(spec), {}, &NodeShare::ranks).ranks;
     spec.ports = config.ports;
     for (const RankMemory& rank : replica.memory.ranks) {
       const int64_t pages = rank.kv_per_token * replica.memory.kv_blocks * request.block_tokens;
       spec.rank_memory_bytes = gpu ? 0 : std::max(spec.rank_memory_bytes, rank.weights + rank.activations + pages);
     }
   }
-  const int cores = plan.machine.cores;
   spec.model = std::filesystem::absolute(plan.model.path).string();
   spec.load_format = config.load_format;
   spec.device = config.device;
   spec.dtype = config.dtype;
   spec.kv_cache_dtype = config.kv_cache_dtype;
-  spec.tensor_parallel_size = shape.tensor_parallel_size;
-  spec.pipeline_parallel_size = shape.pipeline_parallel_size;
   spec.slots = request.slots;
   spec.step_tokens_max = std::max(request.step_tokens_max, request.slots);
   spec.waiting_max = config.max_waiting_requests;
@@ -142,8 +240,8 @@ Result<PlannedReplica> plan_replica(const ServeConfig& config, const ServePlan& 
   spec.prefix_caching = !config.no_prefix_caching;
   if (gpu) spec.timings_path = timings_path();
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
-                                             : std::max(1, cores / ranks_here);
-  spec.spin = gpu || spec.threads * ranks_here <= cores;
+                                             : std::max(1, site.cores / site.ranks);
+  spec.spin = gpu || spec.threads * site.ranks <= site.cores;
   return replica;
 }
 
@@ -157,29 +255,20 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
   ServePlan plan;
   plan.config = config;
   plan.machine = discover_machine();
-  ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine));
+  if (config.placed()) {
+    const auto placement = std::make_shared<Placement>();
+    RETURN_IF_ERROR(make_placement(config, placement.get()));
+    ASSIGN_OR_RETURN(plan.config.device, placed_device(config, *placement));
+    plan.placement = placement;
+  } else {
+    ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine));
+  }
   settle(&plan.config);
   ASSIGN_OR_RETURN(plan.model,
                    find_model(config.model, config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
-  int all_ranks = 0;
-  int count = 0;
-  for (const ReplicaShape& shape : config.shapes()) {
-    all_ranks += shape.tensor_parallel_size * shape.pipeline_parallel_size * shape.count;
-    count += shape.count;
-  }
-  int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
-  if (plan.config.device == "cuda" && config.clustered()) {
-    if (!config.kv_cache_memory_bytes) {
-      return invalid_argument("with listen and device cuda, give kv-cache-memory-bytes: this machine does not know how "
-                              "much memory the nodes' GPUs have");
-    }
-    memory_bytes = kUnknownMemory;  // each rank finds out before it loads
-  } else if (plan.config.device == "cuda") {
-    ASSIGN_OR_RETURN(memory_bytes, gpu_memory(config, plan.machine, all_ranks));
-  }
-  for (const ReplicaShape& shape : config.shapes()) {
-    ASSIGN_OR_RETURN(const PlannedReplica replica, plan_replica(plan.config, plan, shape, memory_bytes, all_ranks));
-    plan.replicas.insert(plan.replicas.end(), static_cast<size_t>(shape.count), replica);
+  ASSIGN_OR_RETURN(const std::vector<Site> sites, plan.placement ? placed_sites(plan) : configured_sites(plan));
+  for (const Site& site : sites) {
+    ASSIGN_OR_RETURN(plan.replicas.emplace_back(), plan_replica(plan, site));
   }
   plan.context_max = INT32_MAX;
   for (const PlannedReplica& replica : plan.replicas) {
@@ -190,7 +279,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
     ReplicaSpec& spec = plan.replicas[i].spec;
     spec.replica = static_cast<uint32_t>(i);
     spec.context_max = plan.context_max;
-    spec.first_device = first_device;
+    if (spec.places.empty()) spec.first_device = first_device;
     first_device += spec.ranks();
   }
   return plan;
@@ -199,6 +288,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
 std::string describe(const ServePlan& plan) {
   const ModelDescription& model = plan.model.checkpoint->description();
   std::ostringstream out;
+  if (plan.placement && plan.config.placement.plan.empty()) out << plan_text(*plan.placement) << "\n";
   char parameters[32];
   std::snprintf(parameters, sizeof parameters, "%.1f M", static_cast<double>(model.parameters()) / 1e6);
   out << "model     " << default_model_name(plan.config) << ": " << model.architecture << ", " << parameters

@@ -7,6 +7,7 @@
 #include "base/replica_spec.h"
 #include "base/status.h"
 #include "coordinator/cli/model_files.h"
+#include "coordinator/cli/placement.h"
 #include "coordinator/cli/serve_config.h"
 #include "model/shard.h"
 #include "topology/machine.h"
@@ -20,11 +21,13 @@ struct PlannedReplica {
   MemoryPlan memory;
 };
 
-// A model found, and its replicas planned for this machine.
+// A model found, and its replicas planned: for this machine, for the places that the configuration names, or where the
+// planner puts them.
 struct ServePlan {
   ServeConfig config;
   Machine machine;
   ModelFiles model;
+  std::shared_ptr<const Placement> placement;  // by the planner; replicas in its order. Null: by the configuration
   std::vector<PlannedReplica> replicas;
   int context_max = 0;  // that every replica can hold
 };

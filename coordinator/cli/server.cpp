@@ -33,17 +33,18 @@ Result<HttpConfig> http_config(const ServeConfig& config) {
   return http;
 }
 
-Result<ListenConfig> listen_config(const ServeConfig& config) {
+Result<ListenConfig> listen_config(const ServePlan& plan) {
+  const ServeConfig& config = plan.config;
   ListenConfig listen{.endpoint = config.listen, .keys = {}, .orphan_seconds = config.orphan_timeout};
   ASSIGN_OR_RETURN(listen.keys.own, read_key_file(config.key_file));
   ASSIGN_OR_RETURN(listen.keys.allowed, read_allow_list(config.allow_list));
-  for (const ReplicaShape& shape : config.shapes()) {
-    for (const RankPlace& place : shape.places) {
+  for (const PlannedReplica& replica : plan.replicas) {
+    for (const RankPlace& place : replica.spec.places) {
       const auto names_it = [&](const auto& entry) { return entry.second == place.node; };
       const bool known = std::ranges::any_of(listen.keys.allowed, names_it);
       if (known) continue;
       return invalid_argument("the node " + place.node + " has a rank, but no key in " + config.allow_list +
-                              ": add it there, or correct its name in places");
+                              ": add it there, or correct its name");
     }
   }
   return listen;
@@ -52,7 +53,7 @@ Result<ListenConfig> listen_config(const ServeConfig& config) {
 Result<ClusterConfig> cluster_config(const ServePlan& plan) {
   ClusterConfig config;
   if (plan.config.clustered()) {
-    ASSIGN_OR_RETURN(config.listen, listen_config(plan.config));
+    ASSIGN_OR_RETURN(config.listen, listen_config(plan));
   }
   for (const PlannedReplica& replica : plan.replicas) config.core.replicas.push_back(replica.spec);
   config.core.waiting_max = plan.config.max_waiting_requests;
@@ -87,6 +88,10 @@ struct Server::State {
                                     {.ready = [this](const ReplicaReady& ready) { on_ready(ready); },
                                      .lost = [this](const ReplicaLost& lost) { on_lost(lost); },
                                      .failed = [this](const std::string& reason) { end(unavailable(reason)); }}));
+    if (plan.placement) {
+      const std::vector<PlacedReplica>& placed = plan.placement->plan.replicas;
+      metrics.expect(PlanAccuracy(std::make_unique<Forecast>(plan.placement->request, placed), placed.size()));
+    }
     cluster->set_metrics([this] { return metrics.render(cluster->core(), http->counters()); });
     pool = std::make_unique<TextPool>(kTextThreads, kTextJobsMax,
                                       [this](std::function<void()> call) { loop.post(std::move(call)); });

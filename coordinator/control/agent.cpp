@@ -126,7 +126,7 @@ class Agent {
     for (auto& [launch, job] : jobs_) {
       if (silent <= config_.lease_seconds || job.kill_at != Clock::time_point::max()) continue;
       // What serves waits for a coordinator. Without ranks it does not serve: on a node that is cut off, an mpirun or
-      // orted that has not yet been acknowledged what it sent lives on until TCP gives up, which takes a quarter of an hour.
+      // orted that waits for an acknowledgement lives on until TCP gives up, which takes a quarter of an hour.
       if (job.ready && silent <= config_.node->orphan_seconds && has_ranks(job)) continue;
       log_warning("agent: no coordinator for the job's lease; ending it", {{"launch", job.id.launch}});
       end_job(job, SIGKILL);

@@ -166,9 +166,11 @@ class HostServer(Server):
 
 
 class Cluster:
-    """A coordinator on `head` and an agent on each node. Use as a context manager; its end leaves nothing."""
+    """A coordinator on `head` and an agent on each node. Use as a context manager; its end leaves nothing. With
+    `planned` no replicas are named: `extra` says what the planner is told."""
 
-    def __init__(self, nodes=("node-a", "node-b", "node-c", "node-d"), replicas=None, model=FIXTURES / MODEL, extra=""):
+    def __init__(self, nodes=("node-a", "node-b", "node-c", "node-d"), replicas=None, model=FIXTURES / MODEL, extra="",
+                 planned=False):
         self.mark = uuid.uuid4().hex
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="skein-hosts-", dir="/var/tmp"))
         self.network = Network("head", *nodes)
@@ -177,13 +179,17 @@ class Cluster:
         self.count = 0
         self.server = HostServer(self)
         _run(BIN / "skein", "keys", "--out", self.scratch / "keys", *nodes)
-        if replicas is None:
+        if planned:
+            extra += f"cluster: {self.describe_nodes(nodes)}\n"
+        elif replicas is None:
             places = ", ".join(f"{node}:0" for node in nodes)
             replicas = f"  - {{tensor_parallel_size: 2, pipeline_parallel_size: 2, places: [{places}]}}"
+        if replicas is not None:
+            extra += f"replicas:\n{replicas}\n"
         (self.scratch / "serve.yaml").write_text(
             f"model: {model}\ndtype: float32\nport: 8000\nlisten: tcp://{self.network.hosts['head'].address}:{PORT}\n"
             f"key_file: {self.scratch}/keys/coordinator.key\nallow_list: {self.scratch}/keys/allow-list\n"
-            f"threads_per_rank: 1\nkv_cache_memory_bytes: 1000000\nreplicas:\n{replicas}\n{extra}")
+            f"threads_per_rank: 1\nkv_cache_memory_bytes: 1000000\n{extra}")
 
     def __enter__(self):
         return self
@@ -194,6 +200,14 @@ class Cluster:
             process.wait()
         assert not self.processes(), f"a closed namespace left {self.processes()}"
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def describe_nodes(self, nodes):
+        """A cluster file with these nodes, each a single core with a network."""
+        path = self.scratch / "cluster.yaml"
+        path.write_text("cluster: hosts\nkinds:\n  - {name: a core, type: cpu, read_gb_per_s: 10, tflops: 0.05}\nnodes:\n" +
+                        "".join(f"  - {{name: {node}, cores: 1, memory_gib: 2, devices: [{{kind: a core}}], "
+                                "nics: [{name: eth0, network: tcp, gbit_per_s: 10}]}\n" for node in nodes))
+        return path
 
     def start(self, host, *arguments, name=None):
         """Runs skein there. What it writes is in output(name)."""

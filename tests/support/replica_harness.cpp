@@ -106,8 +106,7 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
   if (!checkpoint.ok()) std::fprintf(stderr, "%s\n", checkpoint.status().message().c_str());
   CHECK(checkpoint.ok());
   state.checkpoint = std::move(*checkpoint);
-  auto shards =
-      plan_shards(state.checkpoint->description(), spec.tensor_parallel_size, spec.pipeline_parallel_size);
+  auto shards = plan_shards(state.checkpoint->description(), spec);
   CHECK(shards.ok());
   state.shards = std::move(*shards);
   state.device_bytes.resize(state.shards.size());

@@ -18,6 +18,7 @@ ReplicaSpec full_spec() {
   spec.spin = false;
   spec.first_core = -1;
   spec.tensor_parallel_size = 2;
+  spec.stage_layers = {17};
   spec.places = {{.node = "node-a", .device = 0}, {.node = "node-b", .device = 3}};
   spec.network = "10.0.0.0/24";
   return spec;
@@ -32,6 +33,7 @@ TEST(ReplicaSpec, SurvivesJson) {
   EXPECT_EQ(back->model, "/models/a b");
   EXPECT_TRUE(back->deterministic);
   EXPECT_FALSE(back->spin);
+  EXPECT_EQ(back->stage_layers, std::vector<int>{17});
   ASSERT_EQ(back->places.size(), 2u);
   EXPECT_EQ(back->places[1].node, "node-b");
   EXPECT_EQ(back->places[1].device, 3);
@@ -54,7 +56,7 @@ TEST(ReplicaSpec, RefusesPlacesThatCannotBe) {
     ReplicaSpec spec;
     spec.tensor_parallel_size = 3;
     spec.places = std::move(places);
-    return check_places(spec).message();
+    return check_shape(spec).message();
   };
   EXPECT_EQ(error({}), "");
   EXPECT_EQ(error({{"a", 0}, {"a", 1}, {"b", 0}}), "");
@@ -80,6 +82,9 @@ TEST(ReplicaSpec, NamesWhatIsWrong) {
   EXPECT_NE(error([](Json& json) { json.set("places", "a"); }).find("places"),
             std::string::npos);
   EXPECT_NE(error([](Json& json) { json.set("tensor_parallel_size", 4); }).find("places"), std::string::npos);
+  EXPECT_NE(error([](Json& json) { json.set("pipeline_parallel_size", 2); }).find("1 stages where the pipeline has 2"),
+            std::string::npos);
+  EXPECT_NE(error([](Json& json) { json.set("stage_layers", 17); }).find("must be an array"), std::string::npos);
   EXPECT_FALSE(parse_replica_spec(Json("x")).ok());
 }
 

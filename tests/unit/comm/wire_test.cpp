@@ -52,7 +52,9 @@ TEST(Wire, TokensSurviveTheRoundTrip) {
 
 TEST(Wire, StatusSurvivesTheRoundTrip) {
   const ReplicaStatus status{.launch = 1, .running = 2, .waiting = 3, .preemptions = 4, .prefix_queries = 5,
-                             .prefix_hits = 6, .kv_usage = 0.7, .steps = 8, .starved_seconds = 0.9};
+                             .prefix_hits = 6, .kv_usage = 0.7, .steps = 8, .starved_seconds = 0.9,
+                             .decode_work = {.steps = 1, .seconds = 0.2, .lanes = 3, .decodes = 4, .decode_keys = 5},
+                             .prefill_work = {.steps = 6, .prompt_tokens = 7, .prompt_keys = 8, .prompt_rows = 9}};
   const auto frame = decode_frame(encode_frame(status));
   ASSERT_TRUE(frame.ok());
   const auto& back = std::get<ReplicaStatus>(*frame);
@@ -65,6 +67,8 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   EXPECT_EQ(back.kv_usage, 0.7);
   EXPECT_EQ(back.steps, 8u);
   EXPECT_EQ(back.starved_seconds, 0.9);
+  EXPECT_EQ(back.decode_work, status.decode_work);
+  EXPECT_EQ(back.prefill_work, status.prefill_work);
 }
 
 TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {

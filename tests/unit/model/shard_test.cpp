@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <set>
 
+#include "base/replica_spec.h"
+
 namespace skein {
 namespace {
 
@@ -118,6 +120,27 @@ TEST(PlanShards, GivesTheLastStageFewerLayers) {
   std::vector<int> sizes;
   for (const ShardPlan& plan : *plans) sizes.push_back(plan.layers.size());
   EXPECT_EQ(sizes, (std::vector<int>{8, 7, 8, 7}));
+}
+
+TEST(PlanShards, GivesStagesTheLayersThatTheReplicaNames) {
+  ReplicaSpec spec;
+  spec.tensor_parallel_size = 2;
+  spec.pipeline_parallel_size = 3;
+  const ModelDescription d = model(4, 2, 9, 64, 320);
+  const auto layers = [&] {
+    std::vector<int> sizes;
+    const auto plans = plan_shards(d, spec);
+    for (size_t rank = 0; plans.ok() && rank < plans->size(); rank += 2) sizes.push_back((*plans)[rank].layers.size());
+    return sizes;
+  };
+  EXPECT_EQ(layers(), (std::vector<int>{3, 3, 3}));
+  spec.stage_layers = {1, 6, 2};
+  EXPECT_EQ(layers(), (std::vector<int>{1, 6, 2}));
+  EXPECT_EQ((*plan_shards(d, spec))[3].layers.begin, 1) << "the second rank of the second stage";
+  spec.stage_layers = {1, 6, 3};
+  EXPECT_NE(plan_shards(d, spec).status().message().find("10 layers in all and the model has 9"), std::string::npos);
+  spec.stage_layers = {1, 0, 8};
+  EXPECT_NE(plan_shards(d, spec).status().message().find("stage 1 has no layers"), std::string::npos);
 }
 
 TEST(PlanShards, RanksOfOneGroupShareItsKvHead) {

@@ -55,6 +55,20 @@ TEST_F(MemoryTest, CountsWeightsAndKvBySlice) {
   EXPECT_EQ(split->ranks.size(), 2u);
 }
 
+TEST_F(MemoryTest, NodesWithARankEachHaveMemoryOfTheirOwn) {
+  // Enough for the pages that eight contexts take on each of two nodes, and not on one.
+  const MemoryRequest request{.memory_bytes = 8 * kMiB};
+  const auto together = plan(1, 2, request);
+  MemoryRequest apart = request;
+  apart.apart = true;
+  const auto each = plan(1, 2, apart);
+  ASSERT_TRUE(together.ok() && each.ok());
+  EXPECT_GT(each->kv_blocks, together->kv_blocks);
+  for (const RankMemory& rank : each->ranks) {
+    EXPECT_LE(rank.fixed() + rank.kv_per_token * each->kv_blocks * request.block_tokens, request.memory_bytes);
+  }
+}
+
 TEST_F(MemoryTest, LowersAContextThatWasNotAskedFor) {
   const int64_t kv = plan(1, 1, {.memory_bytes = 512 * kMiB})->kv_per_token();
   const auto lowered = plan(1, 1, {.kv_bytes_per_rank = 100 * kv, .memory_bytes = 512 * kMiB});

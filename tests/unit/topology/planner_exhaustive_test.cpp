@@ -20,6 +20,7 @@ constexpr int kClusters = 100;  // each takes ten times as long
 constexpr int kClusters = 1000;
 #endif
 constexpr double kClose = 1e-6;
+constexpr double kTie = 1e-9;
 
 // Every set of replicas: every subset of devices, every degree, every order of its devices over stages, every way to
 // deal out the layers. Nothing of the planner is used, only the cost and memory models that it is given.
@@ -48,6 +49,11 @@ class Exhaustive {
 
   double most() const { return *std::ranges::max_element(rates_); }
 
+  // Of a lone request, on the one replica that is fastest at it. Requires: most() > 0.
+  double lowest_latency() const { return latency_; }
+  // All replicas as fast as that.
+  double most_at_lowest_latency() const { return *std::ranges::max_element(fast_rates_); }
+
   // Devices that the rate takes; 0: it cannot be reached.
   int fewest(double rate) const {
     int fewest = 0;
@@ -59,27 +65,50 @@ class Exhaustive {
   }
 
  private:
+  // What a replica can do: at its best at many requests, and at its best at one.
+  struct Abilities {
+    double rate = 0;  // 0: it cannot serve
+    double latency = HUGE_VAL;
+    double rate_at_latency = 0;
+    void join(const Abilities& other) {
+      rate = std::max(rate, other.rate);
+      const double gain = latency - other.latency;
+      if (other.rate == 0 || -gain > kTie * other.latency) return;
+      const bool faster = gain > kTie * other.latency;
+      rate_at_latency = faster ? other.rate_at_latency : std::max(rate_at_latency, other.rate_at_latency);
+      latency = std::min(latency, other.latency);
+    }
+  };
+
   void search() {
     const size_t sets = size_t{1} << devices_.size();
-    std::vector<double> replica(sets, 0);
-    for (size_t set = 1; set < sets; ++set) replica[set] = best_replica(set);
+    std::vector<Abilities> replica(sets);
+    for (size_t set = 1; set < sets; ++set) {
+      replica[set] = best_replica(set);
+      latency_ = std::min(latency_, replica[set].latency);
+    }
     rates_.assign(sets, 0);
+    fast_rates_.assign(sets, 0);
     for (size_t set = 1; set < sets; ++set) {
       for (size_t part = set; part > 0; part = (part - 1) & set) {
-        if (replica[part] > 0) rates_[set] = std::max(rates_[set], rates_[set ^ part] + replica[part]);
+        const Abilities& one = replica[part];
+        if (one.rate == 0) continue;
+        rates_[set] = std::max(rates_[set], rates_[set ^ part] + one.rate);
+        if (one.latency > latency_ * (1 + kTie)) continue;
+        fast_rates_[set] = std::max(fast_rates_[set], fast_rates_[set ^ part] + one.rate_at_latency);
       }
     }
   }
 
-  double best_replica(size_t set) {
+  Abilities best_replica(size_t set) {
     std::vector<int> members;
     for (size_t i = 0; i < devices_.size(); ++i) {
       if (set >> i & 1) members.push_back(static_cast<int>(i));
     }
-    double best = 0;
+    Abilities best;
     do {
       for (size_t tp = 1; tp <= members.size(); ++tp) {
-        if (members.size() % tp == 0) best = std::max(best, rate(members, tp));
+        if (members.size() % tp == 0) best.join(abilities(members, tp));
       }
     } while (std::ranges::next_permutation(members).found);
     return best;
@@ -100,8 +129,8 @@ class Exhaustive {
     return path_between(cluster_, devices_[static_cast<size_t>(a)], devices_[static_cast<size_t>(b)]);
   }
 
-  // Of ranks in that order; 0: they cannot serve.
-  double rate(const std::vector<int>& ranks, size_t tp) {
+  // Of ranks in that order.
+  Abilities abilities(const std::vector<int>& ranks, size_t tp) {
     const size_t stages = ranks.size() / tp;
     std::string key = std::to_string(tp);
     std::vector<StageSite> sites;
@@ -109,14 +138,14 @@ class Exhaustive {
       const int first = ranks[stage * tp];
       for (size_t rank = 1; rank < tp; ++rank) {
         const int other = ranks[stage * tp + rank];
-        if (other < ranks[stage * tp + rank - 1] || !may_group(first, other)) return 0;
+        if (other < ranks[stage * tp + rank - 1] || !may_group(first, other)) return {};
       }
       StageSite site{.device = &kinds_[static_cast<size_t>(device(first).kind)]};
       site.group.ranks = static_cast<int>(tp);
       if (tp > 1) site.group.path = *path(first, ranks[stage * tp + 1]);
       if (stage + 1 < stages) {
         const std::optional<Path> next = path(first, ranks[(stage + 1) * tp]);
-        if (!next) return 0;
+        if (!next) return {};
         site.next.path = *next;
       }
       for (const Path& way : {site.group.path, site.next.path}) {
@@ -126,18 +155,18 @@ class Exhaustive {
       key += " " + std::to_string(device(first).kind);
       sites.push_back(site);
     }
-    const auto [at, fresh] = known_.try_emplace(key, 0.0);
+    const auto [at, fresh] = known_.try_emplace(key);
     if (fresh) at->second = best_split(sites, static_cast<int>(tp));
     return at->second;
   }
 
-  double best_split(const std::vector<StageSite>& sites, int tp) const {
-    double best = 0;
+  Abilities best_split(const std::vector<StageSite>& sites, int tp) const {
+    Abilities best;
     std::vector<int> layers(sites.size());
     const std::function<void(size_t, int)> deal = [&](size_t stage, int left) {
       if (stage + 1 == sites.size()) {
         layers[stage] = left;
-        best = std::max(best, rate_of_split(sites, tp, layers));
+        best.join(abilities_of_split(sites, tp, layers));
         return;
       }
       for (int n = 1; n <= left - static_cast<int>(sites.size() - stage) + 1; ++n) {
@@ -150,9 +179,9 @@ class Exhaustive {
     return best;
   }
 
-  double rate_of_split(const std::vector<StageSite>& sites, int tp, const std::vector<int>& layers) const {
+  Abilities abilities_of_split(const std::vector<StageSite>& sites, int tp, const std::vector<int>& layers) const {
     const auto shards = plan_shards(demand_.checkpoint->description(), tp, layers);
-    if (!shards.ok()) return 0;
+    if (!shards.ok()) return {};
     int64_t tokens = INT64_MAX;
     for (size_t rank = 0; rank < shards->size(); ++rank) {
       const RankMemory memory = rank_memory(*demand_.checkpoint, (*shards)[rank], demand_.memory);
@@ -166,7 +195,9 @@ class Exhaustive {
                                .kv_tokens = tokens / block * block};
     const ReplicaCost cost(demand_.checkpoint->description(), formats_, *shards, sites);
     const auto best = best_operation(cost, demand_.load, demand_.level, limits);
-    return best ? best->request_rate : 0;
+    if (!best) return {};
+    const double latency = operate(cost, demand_.load, limits, 1).latency_ms(demand_.load);
+    return {.rate = best->request_rate, .latency = latency, .rate_at_latency = best->request_rate};
   }
 
   const PlanRequest& request_;
@@ -176,8 +207,10 @@ class Exhaustive {
   const bool group_over_pcie_;
   std::vector<DeviceId> devices_;
   std::vector<DeviceCalibration> kinds_;
-  std::map<std::string, double> known_;
-  std::vector<double> rates_;  // by set of devices
+  std::map<std::string, Abilities> known_;
+  double latency_ = HUGE_VAL;
+  std::vector<double> rates_;       // by set of devices
+  std::vector<double> fast_rates_;  // with no replica slower than latency_
 };
 
 using Random = std::mt19937;
@@ -260,6 +293,20 @@ TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
     ASSERT_EQ(enough.ok(), fewest > 0) << "cluster " << i << (enough.ok() ? "" : ": " + enough.status().message());
     const int taken = enough.ok() ? enough->models[0].outcome.devices : 0;
     EXPECT_EQ(taken, fewest) << "cluster " << i;
+
+    request.objective = Objective::kLatency;
+    request.models[0].load.request_rate = 0;
+    const auto fastest = plan_placement(request);
+    ASSERT_TRUE(fastest.ok()) << "cluster " << i << ": " << fastest.status().message();
+    double worst = 0;
+    for (const PlacedReplica& replica : fastest->replicas) {
+      worst = std::max(worst, replica.lone.latency_ms(demand.load));
+    }
+    EXPECT_NEAR(worst, reference.lowest_latency(), kClose * worst)
+        << "cluster " << i << "\n" << describe(cluster, request.models[0], *fastest);
+    EXPECT_NEAR(fastest->models[0].outcome.request_rate_max, reference.most_at_lowest_latency(),
+                kClose * reference.most_at_lowest_latency())
+        << "cluster " << i << "\n" << describe(cluster, request.models[0], *fastest);
   }
   EXPECT_GT(placed, kClusters / 2) << "most clusters must hold something, or nothing is compared";
   EXPECT_GT(spanning, kClusters / 50);

@@ -80,6 +80,7 @@ TEST_F(ServeConfigTest, AClusterNamesItsPlaces) {
   EXPECT_EQ(config->shapes()[0].places[1].device, 3);
 
   EXPECT_NE(error(head).find("needs places"), std::string::npos);
+  EXPECT_TRUE(parse(head + "cluster: c.yaml\n").ok()) << "the planner knows places";
   EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:0]}\n").find("give listen"), std::string::npos);
   EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:x]}\n").find(":3: \"a:x\" is no place"), std::string::npos);
   EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:0, b:0]}\n").find(":3: places names 2 ranks"),
@@ -88,6 +89,28 @@ TEST_F(ServeConfigTest, AClusterNamesItsPlaces) {
   EXPECT_NE(error("model: m\nlisten: 10.0.0.1\n").find("must be tcp://"), std::string::npos);
   EXPECT_NE(error("model: m\nlisten: tcp://10.0.0.1:7300\n").find("skein keys"), std::string::npos);
   EXPECT_NE(error(head + "ports: 1-2\nreplicas:\n  - {places: [a:0]}\n").find("too few"), std::string::npos);
+}
+
+TEST_F(ServeConfigTest, StagesNameTheirLayers) {
+  const auto config = parse("model: m\nreplicas:\n  - {pipeline_parallel_size: 2, stage_layers: [17, 15]}\n");
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  EXPECT_EQ(config->shapes()[0].stage_layers, (std::vector<int>{17, 15}));
+  const auto wrong = [&](const std::string& layers) {
+    return error("model: m\nreplicas:\n  - {pipeline_parallel_size: 2, stage_layers: " + layers + "}\n");
+  };
+  EXPECT_NE(wrong("[17, 14, 1]").find(":3: stage_layers has 3 stages where the pipeline has 2"), std::string::npos);
+  for (const char* layers : {"17", "[17, 0]", "[17, x]", "[17, [15]]", "[17, 99999999999]"}) {
+    EXPECT_NE(wrong(layers).find(":3: stage_layers must be a list"), std::string::npos) << layers;
+  }
+}
+
+TEST_F(ServeConfigTest, ThePlannerOrTheUserPlacesReplicas) {
+  EXPECT_EQ(parse("model: m\ncluster: c.yaml\nplan: p.json\nitl_ms: 30\n")->placement.plan, "p.json");
+  EXPECT_NE(error("model: m\ncluster: c.yaml\nreplicas:\n  - {count: 2}\n").find("leave one of them out"), std::string::npos);
+  EXPECT_NE(error("model: m\ncluster: c.yaml\ndata_parallel_size: 2\n").find("request-rate or nodes"), std::string::npos);
+  EXPECT_NE(error("model: m\nplan: p.json\n").find("--cluster"), std::string::npos);
+  EXPECT_NE(error("model: m\ncluster: c.yaml\nmodels:\n  - {model: a}\n").find("one server serves one model"),
+            std::string::npos);
 }
 
 TEST_F(ServeConfigTest, AModelIsNeeded) {

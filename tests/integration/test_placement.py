@@ -1,0 +1,124 @@
+"""Replicas where the planner puts them, and stages of uneven depth."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+import hosts
+from skein_server import BIN, FIXTURES, MODEL, Server, expected, wait_for
+
+NODES = ("node-a", "node-b", "node-c", "node-d")
+
+
+def skein(*arguments):
+    return subprocess.run([BIN / "skein", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def assert_greedy_tokens(server):
+    for record in expected(MODEL)["prompts"]:
+        assert server.tokens(record["tokens"]) == record["greedy"]["tokens"]
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_stages_of_uneven_depth(tmp_path, tensor):
+    config = tmp_path / "serve.yaml"
+    config.write_text(f"replicas:\n  - {{tensor_parallel_size: {tensor}, pipeline_parallel_size: 2, stage_layers: [1, 3]}}\n")
+    with Server(FIXTURES / MODEL, "--dtype", "float32", "--config", config) as server:
+        layers = re.findall(r"^  rank \d+  layers (\d+-\d+)", server.out, re.MULTILINE)
+        assert layers == ["0-0"] * tensor + ["1-3"] * tensor
+        assert_greedy_tokens(server)
+        server.stop()
+
+
+def test_a_plan_for_this_machine(tmp_path):
+    """One node, no agents: its cores are one rank's."""
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("cluster: here\nkinds:\n  - {name: a core, type: cpu, read_gb_per_s: 10, tflops: 0.05}\nnodes:\n"
+                       "  - {name: here, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}]}\n")
+    with Server(FIXTURES / MODEL, "--dtype", "float32", "--cluster", cluster) as server:
+        assert len(server.processes("rank")) == 1
+        assert_greedy_tokens(server)
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """Four nodes for replicas of two stages."""
+    if hosts.why_not() is not None:
+        pytest.skip(str(hosts.why_not()))
+    with hosts.Cluster(NODES, extra="pipeline_parallel_size: 2\n", planned=True) as cluster:
+        cluster.start_agents()
+        yield cluster
+
+
+def places_of(log):
+    return [places.split() for places in re.findall(r"^  rank \d+ on (\S+)  layers", log, re.MULTILINE)]
+
+
+def wait_for_all(cluster):
+    cluster.wait_ready()
+    wait_for(lambda: cluster.log.count('"replica ready"') == 2, cluster.everything, 60)
+
+
+def ratios(cluster, steps):
+    """Of each replica that has one."""
+    metrics = cluster.server.metrics()
+    names = [("skein_plan_predicted_over_measured", f"{replica}{steps}") for replica in range(2)]
+    return [metrics[name] for name in names if name in metrics]
+
+
+def test_replicas_go_where_the_planner_puts_them(planned):
+    planned.serve()
+    wait_for_all(planned)
+    places = [place for [place] in places_of(planned.log)]
+    assert sorted(places) == [f"{node}:0" for node in NODES]
+    for node in NODES:
+        assert len(planned.processes("rank", node)) == 1
+    assert_greedy_tokens(planned.server)
+    # Replicas take turns. What a step takes is held against the plan.
+    assert not ratios(planned, "decode")
+    for _ in range(4):
+        planned.server.tokens([7, 1, 8, 2, 8], max_tokens=40)
+    wait_for(lambda: len(ratios(planned, "decode")) == 2, lambda: f"two ratios: {planned.server.metrics()}")
+    assert min(ratios(planned, "decode")) > 0
+    planned.stop_coordinator()
+
+
+def test_a_plan_file_is_started_as_it_is_or_refused(planned):
+    serve = planned.scratch / "serve.yaml"
+    made = skein("plan", "--config", serve, "--format", "json")
+    assert made.returncode == 0, made.stderr
+    plan = json.loads(made.stdout)
+    # As an operator might: the other way round, and another split of the layers.
+    for replica in plan["replicas"]:
+        replica["ranks"].reverse()
+        for stage, layers in zip(replica["stages"], (3, 1)):
+            stage["layers"] = layers
+    path = planned.scratch / "plan.json"
+    path.write_text(json.dumps(plan))
+    planned.serve("--plan", str(path))
+    wait_for_all(planned)
+    wanted = [f"{rank['node']}:{rank['device']}" for replica in plan["replicas"] for rank in replica["ranks"]]
+    assert [place for [place] in places_of(planned.log)] == wanted
+    assert re.findall(r"layers (\d-\d),", planned.log) == ["0-2", "3-3"] * 2
+    assert_greedy_tokens(planned.server)
+    planned.stop_coordinator()
+
+    def refused(*flags):
+        done = skein("serve", "--config", serve, *flags)
+        assert done.returncode in (1, 2) and done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+
+    assert "config.json" in refused("--plan", FIXTURES / MODEL / "config.json")
+    other = planned.scratch / "other.json"
+    other.write_text(json.dumps(plan | {"models": [plan["models"][0] | {"name": "another"}]}))
+    assert "places another, but no replica of" in refused("--plan", other)
+    assert "with cluster the number of replicas follows" in refused("--data-parallel-size", "2")
+    cluster = planned.scratch / "cluster.yaml"
+    whole = cluster.read_text()
+    cluster.write_text("".join(line for line in whole.splitlines(True) if "node-d" not in line))
+    message = refused("--plan", path)
+    cluster.write_text(whole)
+    assert 'with a node "node-d", which is not there now; plan again' in message
