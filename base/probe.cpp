@@ -12,6 +12,7 @@ template <typename Sample, typename Visit>
 void numbers_of(Sample& sample, Visit visit) {
   visit("tokens", sample.tokens);
   visit("size", sample.size);
+  visit("group", sample.group);
   visit("bytes", sample.bytes);
   visit("flops", sample.flops);
   visit("us", sample.us);

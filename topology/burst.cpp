@@ -126,7 +126,8 @@ class BurstRun {
   }
 
   void launch(const StepLoad& load, Flight* flight) {
-    double at = now_us_ + (cost_.stages() > 1 || flights_.empty() ? cost_.host_us() : 0);
+    const bool waits_for_host = now_us_ > 0 && (cost_.stages() > 1 || flights_.empty());
+    double at = now_us_ + (waits_for_host ? cost_.host_us() : 0);
     for (int stage = 0; stage < cost_.stages(); ++stage) {
       double& free = free_us_[static_cast<size_t>(stage)];
       if (stage == 0) {

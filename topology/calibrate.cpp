@@ -109,6 +109,7 @@ class DeviceFit {
     each(samples_, "decode_attention", [&](const ProbeSample& s) {
       if (decode.empty() || s.us < fit_.decode_attention_us) fit_.decode_attention_us = s.us;
       decode[s.size] = share_of(s);
+      fit_.decode_attention_group = s.group;
     });
     if (!decode.empty()) fit_.decode_attention_share = curve_of(decode);
     std::map<double, double> prefill;

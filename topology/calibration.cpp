@@ -22,6 +22,7 @@ void numbers_of(Calibrated& device, Visit visit) {
   visit("core_read_bytes_per_s", device.core_read_bytes_per_s);
   visit("flops", device.flops);
   visit("decode_attention_us", device.decode_attention_us);
+  visit("decode_attention_group", device.decode_attention_group);
   visit("prefill_attention_us", device.prefill_attention_us);
   visit("layer_us", device.layer_us);
   visit("row_bytes_share", device.row_bytes_share);

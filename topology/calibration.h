@@ -54,6 +54,7 @@ struct DeviceCalibration {
 
   Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
   double decode_attention_us = 0; // what a launch takes besides
+  double decode_attention_group = 0;  // query heads that shared keys; the time goes by query heads. 0: by keys
   Curve prefill_attention_share = {};  // of flops, by keys that the last token sees
   double prefill_attention_us = 0;
 

@@ -51,10 +51,14 @@ double send_us(const Exchange& exchange, double bytes) {
 // What a rank of a stage reaches.
 struct ReplicaCost::Pace {
   const StageSite& site;
-  double read;  // bytes/s
+  double read;      // bytes/s, while others read as well
+  double read_max;  // ... at best: what its cores can ask for
   const DeviceCalibration& device() const { return *site.device; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
-  double read_us(double bytes, double share) const { return bytes / read / share * kMicro; }
+  // Work of cores that was measured by its bytes, with all of them.
+  double rows_us(double bytes, double share) const {
+    return bytes / (device().read_bytes_per_s * site.share) / share * kMicro;
+  }
 };
 
 struct ReplicaCost::Product {
@@ -86,9 +90,11 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
 // The ranks of a stage read at once, and stages as many as lanes are in flight.
 ReplicaCost::Pace ReplicaCost::pace_of(const StageSite& site, int lanes) const {
   const double at_work = std::max(std::min(tp_ * site.share, 1.0), static_cast<double>(lanes) / stages());
-  double read = site.device->read_bytes_per_s * std::min(1.0, site.share / at_work);
-  if (site.device->core_read_bytes_per_s > 0) read = std::min(read, site.cores * site.device->core_read_bytes_per_s);
-  return {.site = site, .read = read};
+  const double all = site.device->read_bytes_per_s;
+  const double of_core = site.device->core_read_bytes_per_s;
+  return {.site = site,
+          .read = all * std::min(1.0, site.share / at_work),
+          .read_max = of_core > 0 ? std::min(all, site.cores * of_core) : all};
 }
 
 // Inputs, outputs and weights are read or written once. A rank with a part of a node's cores reaches what all of them do
@@ -102,7 +108,8 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double bytes = weights + tokens * (product.inputs + product.outputs) * formats_.stream;
   const double flops = 2 * product.outputs * product.inputs * tokens;
   const double floor = std::max(bytes / pace.read, flops / pace.flop_rate(measured ? own->flops : device.flops)) * kMicro;
-  return floor / product_share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
+  const double share = product_share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
+  return std::max(floor / share, bytes / pace.read_max * kMicro);
 }
 
 // Of weights that read one input: neighbours of one format are one product.
@@ -122,9 +129,15 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
   const DeviceCalibration& device = pace.device();
   double us = 0;
   if (load.decodes > 0) {
-    const double bytes = load.decodes * load.context * 2 * shard.kv_heads.size() * model_.head_dim * formats_.kv;
-    const double share = share_or(device.decode_attention_share, bytes / pace.site.share);
-    us += std::max(pace.read_us(bytes, share), device.decode_attention_us);
+    const double head_bytes = load.decodes * load.context * 2 * model_.head_dim * formats_.kv;
+    if (device.decode_attention_group > 0) {
+      const double bytes = head_bytes * shard.q_heads.size() / device.decode_attention_group;
+      us += pace.rows_us(bytes, share_or(device.decode_attention_share, bytes / pace.site.share));
+    } else {
+      const double bytes = head_bytes * shard.kv_heads.size();
+      const double read = bytes / pace.read / share_or(device.decode_attention_share, bytes) * kMicro;
+      us += std::max(read, device.decode_attention_us);
+    }
   }
   if (load.prompt_tokens > 0) {
     const double flops = 4.0 * shard.q_heads.size() * model_.head_dim * load.prompt_tokens * load.prompt_keys;
@@ -140,13 +153,13 @@ double ReplicaCost::rows_us(const ShardPlan& shard, const Pace& pace, double tok
   const DeviceCalibration& device = pace.device();
   const double norm_bytes = 2.0 * model_.hidden * (8 + 2 * formats_.stream);
   const double norm_share = device.row_bytes_share > 0 ? device.row_bytes_share : kUnmeasuredShare;
-  double us = device.layer_us + pace.read_us((tokens - 1) * norm_bytes, norm_share);
+  double us = device.layer_us + pace.rows_us((tokens - 1) * norm_bytes, norm_share);
   if (device.rope_bytes_share > 0) {
     const double heads = shard.q_heads.size() + 2.0 * shard.kv_heads.size();
-    us += pace.read_us(tokens * 2 * heads * model_.head_dim * formats_.stream, device.rope_bytes_share);
+    us += pace.rows_us(tokens * 2 * heads * model_.head_dim * formats_.stream, device.rope_bytes_share);
   }
   if (device.gate_bytes_share > 0) {
-    us += pace.read_us(tokens * 3 * shard.intermediate.size() * formats_.stream, device.gate_bytes_share);
+    us += pace.rows_us(tokens * 3 * shard.intermediate.size() * formats_.stream, device.gate_bytes_share);
   }
   return us;
 }

@@ -96,8 +96,10 @@ std::vector<uint8_t> blocks_of(Format format, int64_t bytes) {
   return blocks;
 }
 
-// Bytes a second that all threads together read, each from memory of its own.
+// Bytes a second that all threads together read, each from memory of its own, in streams as products have them.
 double host_read_rate(int threads) {
+  constexpr size_t kStreams = 8;
+  constexpr size_t kWords = kReadBytes / sizeof(uint64_t);
   std::vector<std::vector<uint64_t>> parts(static_cast<size_t>(threads));
   std::atomic<uint64_t> kept = 0;  // so that nothing is optimised away
   double best = 0;
@@ -107,10 +109,13 @@ double host_read_rate(int threads) {
       std::vector<std::jthread> team;
       for (std::vector<uint64_t>& part : parts) {
         team.emplace_back([&part, &kept] {
-          if (part.empty()) part.assign(kReadBytes / sizeof(uint64_t), 1);
+          if (part.empty()) part.assign(kWords, 1);
           std::array<uint64_t, 8> sums{};
-          for (size_t i = 0; i < part.size(); i += sums.size()) {
-            for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += part[i + lane];
+          for (size_t i = 0; i < kWords / kStreams; i += sums.size()) {
+            for (size_t stream = 0; stream < kStreams; ++stream) {
+              const uint64_t* words = part.data() + stream * (kWords / kStreams) + i;
+              for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += words[lane];
+            }
           }
           for (const uint64_t sum : sums) kept += sum;
         });
@@ -290,6 +295,9 @@ class DeviceProbe {
     const double bytes = double(shape.rows) * shape.context * 2 * grid_.kv_heads *
                          static_cast<double>(row_bytes(ops_.kv_format, grid_.head_dim));
     samples_.push_back({.what = "decode_attention", .tokens = double(shape.rows), .size = bytes, .bytes = bytes, .us = us});
+    if (!grid_.own_launches) return {};
+    // The same numbers for every query that shares keys: cores are busy with them, not waiting for memory.
+    samples_.back().group = static_cast<double>(grid_.q_heads) / grid_.kv_heads;
     return {};
   }
 

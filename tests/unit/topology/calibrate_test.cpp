@@ -62,11 +62,14 @@ TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
 TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   std::vector<ProbeSample> samples = kSamples;
   samples.push_back({.what = "core_read", .bytes = 6e6, .us = 10});
+  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 1e8, .group = 4, .bytes = 1e8, .us = 200});
   samples.push_back({.what = "gate", .tokens = 256, .bytes = 1e7, .us = 20});
   samples.push_back({.what = "rope", .tokens = 256, .bytes = 1e7, .us = 50});
   samples.push_back({.what = "sample", .tokens = 8, .size = 1000, .us = 2});
   const DeviceCalibration fit = calibrate_device({}, samples, 4);
   EXPECT_DOUBLE_EQ(fit.core_read_bytes_per_s, 6e11);
+  EXPECT_DOUBLE_EQ(fit.decode_attention_group, 4);
+  EXPECT_DOUBLE_EQ(calibrate_device({}, kSamples, 1).decode_attention_group, 0);
   EXPECT_DOUBLE_EQ(fit.gate_bytes_share, 0.5);
   EXPECT_DOUBLE_EQ(fit.rope_bytes_share, 0.2);
   EXPECT_DOUBLE_EQ(fit.logits_per_s, 1e9) << "of one core";

@@ -112,6 +112,17 @@ TEST(Cost, AttentionOfPromptsByItsFlops) {
   EXPECT_NEAR(stage_us(device, {.prompt_tokens = 10, .prompt_keys = 5.5}) - without, 2 * 140.80 / 0.5, kClose);
 }
 
+// Measured with eight query heads to one of keys: four are half a KV head, 3,200 bytes.
+TEST(Cost, OnCoresAttentionGoesByQueryHeads) {
+  DeviceCalibration device = paper_device();
+  device.decode_attention_group = 8;
+  device.decode_attention_share = {.x = {1}, .y = {0.4}};
+  EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 3.2 / 0.4) + kLogits, kClose);
+  const StageSite half{.device = &device, .gpu = false, .cores = 1, .share = 0.5};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts + 3.2 / 0.4 / 0.5, kClose)
+      << "half the cores, whether others work or not";
+}
+
 TEST(Cost, LaunchesOfAStepThatIsNotRecordedMayTakeLonger) {
   DeviceCalibration device = paper_device();
   device.layer_launch_us = 1000;
@@ -199,9 +210,10 @@ TEST_F(CostOfTwoStages, StagesOnOneNodesCoresShareItsReads) {
   device_.core_read_bytes_per_s = 8e8;
   const ReplicaCost both = paper_cost({half, half});
   EXPECT_NEAR(both.stage_us(0, kDecode, 2), kFirst / 0.5, kClose);
-  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kFirst / 0.8, kClose) << "alone, what one core can";
-  device_.core_read_bytes_per_s = 0;
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kFirst, kClose);
+  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.8 + kAttention, kClose) << "alone, what one core can";
+  device_.products = {.tokens = {1}, .bytes = {1}, .share = {{0.4}}};
+  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.4 + kAttention, kClose) << "which is more than products ask for";
+  EXPECT_NEAR(both.stage_us(0, kDecode, 2), (kProducts / 0.4 + kAttention) / 0.5, kClose);
 }
 
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {

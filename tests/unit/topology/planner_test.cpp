@@ -165,7 +165,7 @@ class CoresRules : public PlannerRules {
       Node& node = cluster_.nodes.emplace_back();
       node.name = name;
       node.cores = 8;
-      node.memory_bytes = int64_t{16} << 30;
+      node.memory_bytes = 1536 * kMiB;
       node.devices.resize(8);
       Nic& nic = node.nics.emplace_back();
       nic.name = "eth0";
