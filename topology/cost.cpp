@@ -80,6 +80,14 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
            a.intermediate.size() == b.intermediate.size() && a.vocabulary.size() == b.vocabulary.size();
   };
   shards_.erase(std::unique(shards_.begin(), shards_.end(), same_size), shards_.end());
+  double weights = 0;
+  for (const ShardPlan& shard : shards_) {
+    // Of the first rank; the others read at the same time.
+    if (reads_.size() > static_cast<size_t>(shard.pp_rank)) continue;
+    reads_.push_back(weight_bytes(shard));
+    weights += reads_.back();
+  }
+  for (double& read : reads_) read *= stages() / weights;
   alike_until_.assign(formats_.layers.size(), static_cast<int>(formats_.layers.size()));
   for (size_t layer = formats_.layers.size(); layer-- > 1;) {
     alike_until_[layer - 1] = formats_.layers[layer - 1] == formats_.layers[layer] ? alike_until_[layer]
@@ -87,13 +95,36 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
   }
 }
 
+double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
+  const auto bytes_of = [](double rows, double columns, Format format) {
+    return rows * columns * info(format).block_bytes / info(format).block_elements;
+  };
+  const double hidden = model_.hidden;
+  const double q = double(shard.q_heads.size()) * model_.head_dim;
+  const double kv = double(shard.kv_heads.size()) * model_.head_dim;
+  const double mlp = shard.intermediate.size();
+  double bytes = shard.last_stage() ? bytes_of(shard.vocabulary.size(), hidden, formats_.output) : 0;
+  for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
+    const LayerFormats& formats = formats_.layers[static_cast<size_t>(layer)];
+    bytes += bytes_of(q, hidden, formats.q) + bytes_of(kv, hidden, formats.k) + bytes_of(kv, hidden, formats.v) +
+             bytes_of(hidden, q, formats.o) + bytes_of(mlp, hidden, formats.gate) + bytes_of(mlp, hidden, formats.up) +
+             bytes_of(hidden, mlp, formats.down);
+  }
+  return bytes;
+}
+
 // The ranks of a stage read at once, and stages as many as lanes are in flight.
-ReplicaCost::Pace ReplicaCost::pace_of(const StageSite& site, int lanes) const {
-  const double at_work = std::max(std::min(tp_ * site.share, 1.0), static_cast<double>(lanes) / stages());
+ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
+  const StageSite& site = sites_[stage];
   const double all = site.device->read_bytes_per_s;
   const double of_core = site.device->core_read_bytes_per_s;
+  double part = 1;  // of the device's rate
+  if (site.share < 1) {
+    const double at_work = std::max(tp_ * site.share, static_cast<double>(lanes) / stages());
+    part = std::min(1.0, site.share * (lanes > 1 ? reads_[stage] : 1) / at_work);
+  }
   return {.site = site,
-          .read = all * std::min(1.0, site.share / at_work),
+          .read = all * part,
           .read_max = of_core > 0 ? std::min(all, site.cores * of_core) : all};
 }
 
@@ -210,7 +241,7 @@ double ReplicaCost::ends_us(const ShardPlan& shard, const Pace& pace, const Step
 }
 
 double ReplicaCost::stage_us(int stage, const StepLoad& load, int lanes) const {
-  const Pace pace = pace_of(sites_[static_cast<size_t>(stage)], lanes);
+  const Pace pace = pace_of(static_cast<size_t>(stage), lanes);
   double slowest = 0;
   for (const ShardPlan& shard : shards_) {
     if (shard.pp_rank != stage) continue;

@@ -18,7 +18,8 @@ namespace skein {
 //
 //   step = max(sum of stages and hops, lanes x slowest stage)
 //
-// Ranks on one node's cores share its read rate: those at work do, so a stage that has the node to itself is faster.
+// Ranks on one node's cores share its read rate: those at work do, each by what it has to read, so a stage that has the
+// node to itself is faster.
 
 // How a group of ranks, or two stages, reach each other.
 struct Exchange {
@@ -74,7 +75,8 @@ class ReplicaCost {
  private:
   struct Pace;
   struct Product;
-  Pace pace_of(const StageSite& site, int lanes) const;
+  double weight_bytes(const ShardPlan& shard) const;
+  Pace pace_of(size_t stage, int lanes) const;
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
   double attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
@@ -88,6 +90,7 @@ class ReplicaCost {
   std::vector<int> alike_until_;   // by layer: the first one behind it with other formats
   std::vector<ShardPlan> shards_;  // by stage; ranks with equal parts once
   std::vector<StageSite> sites_;
+  std::vector<double> reads_;      // by stage: its weights, of the mean over stages
   int tp_;
 };
 
