@@ -1,5 +1,7 @@
 #include "comm/wire.h"
 
+#include <algorithm>
+
 #include "comm/wire.pb.h"
 
 namespace skein {
@@ -39,9 +41,15 @@ void fill(const RegisterReplica& from, wire::Frame* frame) {
   to->set_context_max(from.context_max);
   to->set_load_seconds(from.load_seconds);
   to->set_transport(from.transport);
+  to->mutable_rank_bytes()->Add(from.rank_bytes.begin(), from.rank_bytes.end());
 }
 
 Result<Frame> read(const wire::RegisterReplica& from) {
+  const bool told = from.rank_bytes_size() != 0;
+  if (from.ranks() > kReplicaRanksMax || (told && from.rank_bytes_size() != static_cast<int>(from.ranks()))) {
+    return corrupt("a replica of " + std::to_string(from.ranks()) + " ranks says what " +
+                   std::to_string(from.rank_bytes_size()) + " hold");
+  }
   return Frame(RegisterReplica{.replica = from.replica(),
                                .launch = from.launch(),
                                .build = from.build(),
@@ -51,7 +59,8 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .kv_tokens = from.kv_tokens(),
                                .context_max = from.context_max(),
                                .load_seconds = from.load_seconds(),
-                               .transport = from.transport()});
+                               .transport = from.transport(),
+                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()}});
 }
 
 void to_wire(const StepWork& from, wire::StepWork* to) {
@@ -264,7 +273,27 @@ void fill(const Introduce& from, wire::Frame* frame) { frame->mutable_introduce(
 void fill(const RefuseAgent& from, wire::Frame* frame) { frame->mutable_refuse_agent()->set_reason(from.reason); }
 
 void fill(const AgentStatus& from, wire::Frame* frame) {
-  frame->mutable_agent_status()->mutable_launches()->Add(from.launches.begin(), from.launches.end());
+  auto* to = frame->mutable_agent_status();
+  to->mutable_launches()->Add(from.launches.begin(), from.launches.end());
+  to->set_memory_free(from.memory_free);
+  to->mutable_gpu_memory_free()->Add(from.gpu_memory_free.begin(), from.gpu_memory_free.end());
+  to->mutable_held()->Add(from.held.begin(), from.held.end());
+}
+
+template <typename List>
+bool are_devices(const List& devices) {
+  return devices.size() <= static_cast<int>(kNodeDevicesMax) &&
+         std::ranges::all_of(devices, [](uint32_t device) { return device < kNodeDevicesMax; });
+}
+
+Result<Frame> read(const wire::AgentStatus& from) {
+  if (!are_devices(from.held()) || from.gpu_memory_free_size() > static_cast<int>(kNodeDevicesMax)) {
+    return corrupt("an agent's status names devices that no node has");
+  }
+  return Frame(AgentStatus{.launches = {from.launches().begin(), from.launches().end()},
+                           .memory_free = from.memory_free(),
+                           .gpu_memory_free = {from.gpu_memory_free().begin(), from.gpu_memory_free().end()},
+                           .held = {from.held().begin(), from.held().end()}});
 }
 
 void fill(const Launch& from, wire::Frame* frame) {
@@ -304,6 +333,21 @@ void fill(const StartDaemon& from, wire::Frame* frame) {
   fill(from.job, frame->mutable_start_daemon()->mutable_job());
   frame->mutable_start_daemon()->set_node(from.node);
   frame->mutable_start_daemon()->set_command(from.command);
+  auto* share = frame->mutable_start_daemon()->mutable_share();
+  share->mutable_devices()->Add(from.share.devices.begin(), from.share.devices.end());
+  share->set_gpus(from.share.gpus);
+  share->set_device_bytes(from.share.device_bytes);
+}
+
+Result<Frame> read(const wire::StartDaemon& from) {
+  const auto& share = from.share();
+  if (!are_devices(share.devices())) return corrupt("a launch names devices that no node has");
+  return Frame(StartDaemon{.job = from_wire(from.job()),
+                           .node = from.node(),
+                           .command = from.command(),
+                           .share = {.devices = {share.devices().begin(), share.devices().end()},
+                                     .gpus = share.gpus(),
+                                     .device_bytes = share.device_bytes()}});
 }
 
 void fill(const DaemonStarted& from, wire::Frame* frame) {
@@ -358,11 +402,8 @@ Result<Frame> decode_frame(std::string_view bytes) {
     case wire::Frame::kLaunch: return read(message.launch());
     case wire::Frame::kIntroduce: return Frame(Introduce{message.introduce().instance()});
     case wire::Frame::kRefuseAgent: return Frame(RefuseAgent{message.refuse_agent().reason()});
-    case wire::Frame::kAgentStatus:
-      return Frame(AgentStatus{{message.agent_status().launches().begin(), message.agent_status().launches().end()}});
-    case wire::Frame::kStartDaemon:
-      return Frame(StartDaemon{from_wire(message.start_daemon().job()), message.start_daemon().node(),
-                               message.start_daemon().command()});
+    case wire::Frame::kAgentStatus: return read(message.agent_status());
+    case wire::Frame::kStartDaemon: return read(message.start_daemon());
     case wire::Frame::kDaemonStarted:
       return Frame(DaemonStarted{message.daemon_started().launch(), message.daemon_started().node(),
                                  message.daemon_started().error()});

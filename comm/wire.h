@@ -14,6 +14,8 @@ namespace skein {
 
 inline constexpr uint32_t kWireVersion = 2;
 inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
+inline constexpr uint32_t kNodeDevicesMax = 1024;  // of a node
+inline constexpr uint32_t kReplicaRanksMax = 65536;   // of a replica
 
 struct RegisterReplica {
   uint32_t replica = 0;
@@ -26,6 +28,7 @@ struct RegisterReplica {
   uint32_t context_max = 0;
   double load_seconds = 0;
   std::string transport = {};  // how its ranks reach each other: "shared memory", "TCP over 10.0.0.0/24"
+  std::vector<uint64_t> rank_bytes = {};  // by rank: on CPUs its own memory, on GPUs all that is in use on its own
 };
 
 // Sums over steps since a replica's launch.
@@ -84,7 +87,7 @@ struct RegisterAgent {
   uint64_t instance = 0;      // of the agent's process
   std::string address = {};   // where its node is reached by others; empty: this machine
   std::string network = {};   // of that address: "10.0.0.0/24"
-  std::string topology = {};  // YAML
+  std::string topology = {};  // topology/node_report.h; empty: not described
   std::vector<AgentJob> jobs = {};
 };
 
@@ -93,9 +96,12 @@ struct RefuseAgent {
   std::string reason;
 };
 
-// An agent's sign of life: everything that it runs.
+// An agent's sign of life: everything that it runs, and what that leaves of its node (topology/node_report.h).
 struct AgentStatus {
   std::vector<uint64_t> launches;
+  uint64_t memory_free = 0;                   // of the host; 0: not known
+  std::vector<uint64_t> gpu_memory_free = {};  // in the driver's order; none: not known
+  std::vector<uint32_t> held = {};            // devices on which its jobs have ranks
 };
 
 struct LaunchNode {
@@ -114,11 +120,19 @@ struct Launch {
   std::vector<LaunchNode> nodes = {};  // in the order of ranks; none: this machine
 };
 
+// What a launch takes of a node.
+struct LaunchShare {
+  std::vector<uint32_t> devices = {};
+  bool gpus = false;          // they are GPUs, in the driver's order
+  uint64_t device_bytes = 0;  // of each; 0: not planned
+};
+
 // From the first node's agent through the coordinator to another's: run what mpirun has for that node.
 struct StartDaemon {
   AgentJob job;
   std::string node;
   std::string command;  // orted with its arguments, quoted as for a shell
+  LaunchShare share = {};
 };
 
 // The answer, the other way.

@@ -58,6 +58,8 @@ class Engine {
   virtual EngineHealth health() const = 0;
   // Prometheus text exposition of everything.
   virtual std::string metrics() const = 0;
+  // The machines that replicas run on, as JSON (docs/bare-metal.md).
+  virtual std::string nodes() const = 0;
 };
 
 }  // namespace skein

@@ -13,6 +13,8 @@ namespace skein {
 // The hardware graph: every node of a cluster, its devices, and what joins them. Filled by discovery or from a cluster
 // file; the cost model and the planner read nothing else about hardware.
 
+inline constexpr int kNodesMax = 1 << 16;  // of a cluster
+
 // What one kind of device can do, sustained. Zero: not known or none.
 struct DeviceKind {
   std::string name;            // as the driver says it: "NVIDIA H200"; of a CPU core, the processor's name
@@ -58,6 +60,7 @@ struct Node {
   std::string rack;      // failure domain; nodes of a rack meet in one leaf switch
   int cores = 0;
   int64_t memory_bytes = 0;
+  int64_t memory_free = 0;  // of the host; 0: not known, all of it is meant
   std::vector<Device> devices;
   std::vector<Nic> nics;
   int line = 0;          // of the file that describes it; 0: none

@@ -13,7 +13,7 @@
 namespace skein {
 
 // A validated cluster whose devices know their NICs. kInvalidArgument names the line and the remedy.
-Result<Cluster> parse_cluster(std::string_view yaml);
+Result<Cluster> parse_cluster(std::string_view yaml, int nodes_max = kNodesMax);
 Result<Cluster> read_cluster_file(const std::string& path);
 
 // What parse_cluster() reads, as JSON (which is YAML, too). Nodes that differ in name and rack only share a template.

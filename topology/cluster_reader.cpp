@@ -11,7 +11,6 @@ namespace skein {
 namespace {
 
 constexpr size_t kFileBytesMax = 1 << 20;
-constexpr int kNodesMax = 1 << 16;
 constexpr int kDevicesMax = 1024;           // of a node
 constexpr size_t kAllDevicesMax = 1 << 20;  // of a cluster
 constexpr int kNicsMax = 64;
@@ -24,6 +23,8 @@ Status at_line(int line, const std::string& what) {
 
 class Reader {
  public:
+  explicit Reader(int nodes_max) : nodes_max_(static_cast<size_t>(nodes_max)) {}
+
   Result<Cluster> read(const Yaml& yaml) {
     YamlFields fields(yaml, "a cluster file");
     fields.text("cluster", &cluster_.name);
@@ -128,8 +129,9 @@ class Reader {
       node.line = yaml.line;
       devices_ += node.devices.size();
       cluster_.nodes.push_back(std::move(node));
-      if (cluster_.nodes.size() > static_cast<size_t>(kNodesMax) || devices_ > kAllDevicesMax) {
-        return at_line(yaml.line, "a cluster has at most 65,536 nodes and 1,048,576 devices; lower count");
+      if (cluster_.nodes.size() > nodes_max_ || devices_ > kAllDevicesMax) {
+        return at_line(yaml.line, nodes_max_ == 1 ? "one node is asked for; remove the others"
+                                                  : "a cluster has at most 65,536 nodes and 1,048,576 devices; lower count");
       }
     }
     return {};
@@ -144,6 +146,7 @@ class Reader {
     fields.text("rack", &node.rack);
     fields.integer("cores", 1, INT_MAX, &node.cores);
     fields.bytes("memory_gib", 0, kGibMax, &node.memory_bytes);
+    fields.bytes("memory_free_gib", 0, kGibMax, &node.memory_free);
     const Yaml* devices = fields.list("devices");
     const Yaml* nics = fields.list("nics");
     RETURN_IF_ERROR(fields.finish());
@@ -212,6 +215,7 @@ class Reader {
     return {};
   }
 
+  const size_t nodes_max_;
   Cluster cluster_;
   size_t devices_ = 0;
   std::map<std::string, const Yaml*> templates_;
@@ -219,9 +223,9 @@ class Reader {
 
 }  // namespace
 
-Result<Cluster> parse_cluster(std::string_view text) {
+Result<Cluster> parse_cluster(std::string_view text, int nodes_max) {
   ASSIGN_OR_RETURN(const Yaml yaml, parse_yaml(text));
-  return Reader().read(yaml);
+  return Reader(nodes_max).read(yaml);
 }
 
 Result<Cluster> read_cluster_file(const std::string& path) {

@@ -155,6 +155,7 @@ Json body_json(const Cluster& cluster, const Node& node) {
   Json json = Json::object();
   json.set("cores", node.cores);
   json.set("memory_gib", gib(node.memory_bytes));
+  if (node.memory_free > 0) json.set("memory_free_gib", gib(node.memory_free));
   Json devices = Json::array();
   for (size_t i = 0; i < node.devices.size();) {
     Json device = device_json(cluster, node.devices[i]);

@@ -128,8 +128,8 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
           .read_max = of_core > 0 ? std::min(all, site.cores * of_core) : all};
 }
 
-// Inputs, outputs and weights are read or written once. A rank with a part of a node's cores reaches what all of them do
-// with as much more.
+// Inputs, outputs and weights are read or written once. A rank with a part of a node's cores reaches what all of them
+// do with as much more.
 double ReplicaCost::product_us(const Pace& pace, const Product& product, double tokens) const {
   const DeviceCalibration& device = pace.device();
   const auto own = std::ranges::find(device.format_products, product.format, &FormatProducts::format);
@@ -138,7 +138,8 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double weights = product.outputs * product.inputs * format.block_bytes / format.block_elements;
   const double bytes = weights + tokens * (product.inputs + product.outputs) * formats_.stream;
   const double flops = 2 * product.outputs * product.inputs * tokens;
-  const double floor = std::max(bytes / pace.read, flops / pace.flop_rate(measured ? own->flops : device.flops)) * kMicro;
+  const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
+  const double floor = std::max(bytes / pace.read, compute) * kMicro;
   const double share = product_share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
   return std::max(floor / share, bytes / pace.read_max * kMicro);
 }

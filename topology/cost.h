@@ -55,8 +55,8 @@ struct StepLoad {
 // Immutable.
 class ReplicaCost {
  public:
-  // Shards by world rank; one site a stage. Requires: shards.size() = sites.size() * tensor-parallel degree; formats for
-  // every layer.
+  // Shards by world rank; one site a stage. Requires: shards.size() = sites.size() * tensor-parallel degree; formats
+  // for every layer.
   ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
               std::vector<StageSite> sites);
 

@@ -40,6 +40,8 @@ std::string sysfs_address(std::string bus_id) {
   return colon != bus_id.npos && colon > 4 ? bus_id.substr(colon - 4) : bus_id;
 }
 
+}  // namespace
+
 class Nvml {
  public:
   explicit Nvml(const char* library) : library_(dlopen(library, RTLD_NOW | RTLD_LOCAL)) {
@@ -66,7 +68,8 @@ class Nvml {
   Nvml(const Nvml&) = delete;
   Nvml& operator=(const Nvml&) = delete;
 
-  std::vector<Gpu> gpus() const {
+  // `links`: also how they are joined to each other and the host.
+  std::vector<Gpu> gpus(bool links) const {
     std::vector<Gpu> gpus;
     std::vector<NvmlDevice> devices;
     unsigned count = 0;
@@ -84,11 +87,11 @@ class Nvml {
       gpu.name = name;
       gpu.memory_total = static_cast<int64_t>(memory.total);
       gpu.memory_free = static_cast<int64_t>(memory.free);
-      ask_links(device, &gpu);
+      if (links) ask_links(device, &gpu);
       gpus.push_back(std::move(gpu));
       devices.push_back(device);
     }
-    ask_peers(devices, &gpus);
+    if (links) ask_peers(devices, &gpus);
     return gpus;
   }
 
@@ -160,8 +163,10 @@ class Nvml {
   int (*pcie_lanes_)(NvmlDevice, unsigned*) = nullptr;
 };
 
-}  // namespace
+GpuWatch::GpuWatch(const char* library) : nvml_(std::make_unique<Nvml>(library)) {}
+GpuWatch::~GpuWatch() = default;
+std::vector<Gpu> GpuWatch::look() const { return nvml_->gpus(false); }
 
-std::vector<Gpu> discover_gpus(const char* library) { return Nvml(library).gpus(); }
+std::vector<Gpu> discover_gpus(const char* library) { return Nvml(library).gpus(true); }
 
 }  // namespace skein

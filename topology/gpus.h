@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,21 @@ struct Gpu {
   int pcie_generation = 0;        // that card and slot agree on under load; 0: not known
   int pcie_lanes = 0;
   bool supported() const { return compute_major == 9; }  // what kernels/cuda is compiled for
+};
+
+class Nvml;
+
+// Keeps the driver's library open, for what changes: a look takes a millisecond, opening it up to seconds.
+// Single-owner.
+class GpuWatch {
+ public:
+  explicit GpuWatch(const char* library = "libnvidia-ml.so.1");
+  ~GpuWatch();
+  // As discover_gpus() counts them, with name, memory and compute capability alone.
+  std::vector<Gpu> look() const;
+
+ private:
+  std::unique_ptr<Nvml> nvml_;
 };
 
 // The NVIDIA GPUs of this machine, in the driver's order; none where there is no driver. Asks the driver's management

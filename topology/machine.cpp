@@ -71,6 +71,8 @@ int usable_cores() {
 
 }  // namespace
 
+int64_t memory_available() { return memory_of_machine().available; }
+
 Machine discover_machine(const char* nvml) {
   const Memory memory = memory_of_machine();
   return {.cores = usable_cores(),

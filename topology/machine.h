@@ -17,6 +17,9 @@ struct Machine {
   std::vector<Gpu> gpus;
 };
 
+// Machine::memory_bytes alone, for what is asked again and again.
+int64_t memory_available();
+
 Machine discover_machine(const char* nvml = "libnvidia-ml.so.1");
 
 }  // namespace skein

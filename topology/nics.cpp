@@ -33,6 +33,11 @@ int shared_steps(const std::string& a, const std::string& b) {
   }
 }
 
+bool is_up(const Sysfs& sysfs, const std::string& name) {
+  const std::string state = sysfs.text("class/net/" + name + "/operstate");
+  return state == "up" || (state == "unknown" && sysfs.integer("class/net/" + name + "/carrier") == 1);
+}
+
 class Finder {
  public:
   Finder(const Sysfs& sysfs, const std::vector<std::string>& pci) : sysfs_(sysfs) {
@@ -51,7 +56,7 @@ class Finder {
     }
     if (nics_.empty()) {
       for (const std::string& name : virtual_names) {
-        if (is_up(name) && joins_hosts(name)) add_interface(name, "");
+        if (is_up(sysfs_, name) && joins_hosts(name)) add_interface(name, "");
       }
     }
     return std::move(nics_);
@@ -74,11 +79,6 @@ class Finder {
     }
   }
 
-  bool is_up(const std::string& name) const {
-    const std::string state = sysfs_.text("class/net/" + name + "/operstate");
-    return state == "up" || (state == "unknown" && sysfs_.integer("class/net/" + name + "/carrier") == 1);
-  }
-
   // Not the loopback, nor what only joins interfaces of this machine.
   bool joins_hosts(const std::string& name) const {
     const std::string folder = "class/net/" + name + "/";
@@ -88,12 +88,7 @@ class Finder {
 
   void add_interface(const std::string& name, const std::string& device) {
     if (sysfs_.integer("class/net/" + name + "/type") != kEthernet) return;
-    Nic nic;
-    nic.name = name;
-    const int64_t mbit = sysfs_.integer("class/net/" + name + "/speed").value_or(-1);
-    nic.up = is_up(name);
-    nic.rate_assumed = nic.up && mbit <= 0;  // those of virtual machines; 10 Gb/s is what clouds give at least
-    nic.bytes_per_s = (mbit > 0 ? static_cast<double>(mbit) : nic.up ? 10'000 : 0) * 1e6 / 8;
+    Nic nic = interface_nic(sysfs_, name);
     place(device, &nic);
     nics_.push_back(std::move(nic));
   }
@@ -126,6 +121,16 @@ class Finder {
 
 std::vector<Nic> discover_nics(const Sysfs& sysfs, const std::vector<std::string>& pci) {
   return Finder(sysfs, pci).find();
+}
+
+Nic interface_nic(const Sysfs& sysfs, const std::string& name) {
+  Nic nic;
+  nic.name = name;
+  const int64_t mbit = sysfs.integer("class/net/" + name + "/speed").value_or(-1);
+  nic.up = is_up(sysfs, name);
+  nic.rate_assumed = nic.up && mbit <= 0;  // those of virtual machines; 10 Gb/s is what clouds give at least
+  nic.bytes_per_s = (mbit > 0 ? static_cast<double>(mbit) : nic.up ? 10'000 : 0) * 1e6 / 8;
+  return nic;
 }
 
 int numa_of(const Sysfs& sysfs, const std::string& pci) {

@@ -13,6 +13,9 @@ namespace skein {
 // Each knows which of the devices at `pci` (PCI addresses; empty: none) are nearest.
 std::vector<Nic> discover_nics(const Sysfs& sysfs, const std::vector<std::string>& pci);
 
+// The network interface of that name; where it does not tell its speed, with one that is assumed.
+Nic interface_nic(const Sysfs& sysfs, const std::string& name);
+
 // NUMA node of the device at that PCI address; -1: the kernel does not say.
 int numa_of(const Sysfs& sysfs, const std::string& pci);
 

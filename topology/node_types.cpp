@@ -21,6 +21,7 @@ std::vector<NodeType> node_types(const Cluster& cluster) {
   std::vector<NodeType> types;
   for (size_t i = 0; i < cluster.nodes.size(); ++i) {
     Node plain = cluster.nodes[i];
+    plain.memory_free = 0;
     for (Device& device : plain.devices) {
       device.pci.clear();
       device.memory_free = 0;

@@ -103,7 +103,7 @@ struct PlacementPlan {
 };
 
 // What a rank on that device may fill: of a GPU `memory_share` less what others hold, of a node of cores all but a
-// reserve.
+// reserve, of what is free where that is known.
 int64_t usable_memory(const Cluster& cluster, DeviceId device, double memory_share);
 
 // kResourceExhausted says what is missing and what to change; kInvalidArgument names what makes no sense (a degree that

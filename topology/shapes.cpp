@@ -138,7 +138,7 @@ int64_t usable_memory(const Cluster& cluster, DeviceId id, double memory_share) 
   const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
   const Device& device = node.devices[static_cast<size_t>(id.device)];
   const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
-  if (!kind.gpu) return node.memory_bytes - kSystemReserve;
+  if (!kind.gpu) return (node.memory_free > 0 ? node.memory_free : node.memory_bytes) - kSystemReserve;
   const int64_t taken = device.memory_free > 0 ? kind.memory_bytes - device.memory_free : 0;
   return static_cast<int64_t>(memory_share * static_cast<double>(kind.memory_bytes)) - taken;
 }

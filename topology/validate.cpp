@@ -7,7 +7,6 @@
 namespace skein {
 namespace {
 
-constexpr size_t kNodesMax = 1 << 16;
 constexpr size_t kDevicesMax = 1024;  // of a node
 constexpr size_t kNicsMax = 64;
 constexpr int kNumaMax = 255;
@@ -118,6 +117,9 @@ Status check_node(const Cluster& cluster, const Node& node) {
   if (node.name.empty()) return wrong(node.line, "a node has no name; give it one");
   if (node.cores <= 0) return wrong(node.line, what + " needs cores above 0");
   if (node.memory_bytes <= 0) return wrong(node.line, what + " needs memory_gib above 0");
+  if (node.memory_free > node.memory_bytes) {
+    return wrong(node.line, what + " has more memory free than it has; lower memory_free_gib");
+  }
   if (node.devices.size() > kDevicesMax) return wrong(node.line, what + " has more than 1,024 devices");
   if (node.nics.size() > kNicsMax) return wrong(node.line, what + " has more than 64 NICs");
   RETURN_IF_ERROR(check_devices(cluster, node));
@@ -159,7 +161,7 @@ Status check_joined(const Cluster& cluster) {
 
 Status validate(const Cluster& cluster) {
   if (cluster.nodes.empty()) return invalid_argument("a cluster needs a node at least");
-  if (cluster.nodes.size() > kNodesMax) return invalid_argument("a cluster of more than 65,536 nodes");
+  if (cluster.nodes.size() > static_cast<size_t>(kNodesMax)) return invalid_argument("a cluster of more than 65,536 nodes");
   const Fabric& fabric = cluster.fabric;
   if (fabric.oversubscription < 1) return invalid_argument("the fabric's oversubscription must be 1 or more");
   if (fabric.latency_us < 0 || fabric.rack_latency_us < 0) {

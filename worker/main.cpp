@@ -209,6 +209,14 @@ DeviceConfig device_config(const ReplicaSpec& spec, int rank) {
           .deterministic = spec.deterministic};
 }
 
+// RegisterReplica::rank_bytes of this rank, which had `before` of its host's memory when it began to load. Pages and
+// activations count whole, though the kernel gives them when they are first touched.
+int64_t held_bytes(const ReplicaSpec& spec, int64_t before, const Executor& executor, const Ops& ops, Device& device) {
+  if (spec.device == "cpu") return before + executor.device_bytes();
+  const Result<DeviceMemory> memory = ops.memory(device);
+  return memory.ok() ? memory->total - memory->free : executor.device_bytes();
+}
+
 // What may wait for other ranks, or for a device, when it is taken down: left alone by an error.
 struct Rank {
   std::unique_ptr<MpiSession> mpi;
@@ -242,6 +250,7 @@ Status run(const char* spec_path, Rank& rank) {
   const RankLinks links{.communicator = communicator, .collectives = *rank.collectives,
                         .minimum = [&](int64_t value) { return std::ranges::min(mpi.all_gather(value)); },
                         .peers = peers};
+  const int64_t before = own_memory();
   ASSIGN_OR_RETURN(const std::unique_ptr<Executor> executor,
                    Executor::create(spec, *checkpoint, shard, *ops, device, links));
   mpi.barrier();  // from here on nobody waits long for another rank's device
@@ -251,7 +260,7 @@ Status run(const char* spec_path, Rank& rank) {
     if (const Status served = serve_plans(*executor, communicator, answers); !served.ok()) end(served);
   };
   if (const Status warm = warm_up(*executor, communicator, spec, kv_groups, mpi.rank(), answers); !warm.ok()) end(warm);
-  mpi.barrier();
+  const std::vector<int64_t> held = mpi.all_gather(held_bytes(spec, before, *executor, *ops, device));
   if (mpi.rank() != 0) {
     serve();
     return {};
@@ -272,7 +281,8 @@ Status run(const char* spec_path, Rank& rank) {
                 .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
                 .load_seconds = load_time.count(),
-                .transport = transport_of(spec, reports)});
+                .transport = transport_of(spec, reports),
+                .rank_bytes = {held.begin(), held.end()}});
   serve();
   leader.join();
   return {};

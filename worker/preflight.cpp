@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
@@ -21,12 +22,12 @@ std::string proc_file(const char* path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-int64_t memory_available() {
-  constexpr std::string_view kKey = "MemAvailable:";
-  const std::string text = proc_file("/proc/meminfo");
-  size_t at = text.find(kKey);
+// "MemAvailable:   123 kB" in bytes; 0: not there.
+int64_t proc_bytes(const char* path, std::string_view key) {
+  const std::string text = proc_file(path);
+  size_t at = text.find(key);
   if (at == std::string::npos) return 0;
-  at = text.find_first_not_of(' ', at + kKey.size());
+  at = std::min(text.find_first_not_of(" \t", at + key.size()), text.size());
   int64_t kilobytes = 0;
   std::from_chars(text.data() + at, text.data() + text.size(), kilobytes);
   return kilobytes << 10;
@@ -48,7 +49,9 @@ std::string gigabytes(int64_t bytes) {
 
 Status failure(std::string message) { return Status(Code::kUnavailable, std::move(message), Scope::kReplica); }
 
+// On GPUs the agents have compared theirs.
 Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  if (spec.device != "cpu") return {};
   std::map<std::string, int> ranks_of;
   for (const RankReport& report : reports) ++ranks_of[report.host];
   for (size_t rank = 0; rank < reports.size(); ++rank) {
@@ -71,10 +74,12 @@ RankReport look_around() {
   return {.build = SKEIN_BUILD,
           .host = host_identity(),
           .fingerprint = 0,
-          .memory_free = memory_available(),
+          .memory_free = proc_bytes("/proc/meminfo", "MemAvailable:"),
           .clock_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
           .error = {}};
 }
+
+int64_t own_memory() { return proc_bytes("/proc/self/status", "RssAnon:"); }
 
 std::string encode(const RankReport& report) {
   Json json = Json::object();

@@ -24,6 +24,9 @@ struct RankReport {
 // Of this process's machine; the caller adds fingerprint and error.
 RankReport look_around();
 
+// What this process holds of its host's memory, files and what it shares with others apart.
+int64_t own_memory();
+
 std::string encode(const RankReport& report);
 // kCorrupt: from another build.
 Result<RankReport> decode_rank_report(std::string_view bytes);

@@ -216,8 +216,8 @@ class DeviceProbe {
       const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(format).block_bytes /
                             info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
-      samples_.push_back({.what = "product", .format = std::string(info(format).name), .tokens = double(tokens), .size = weight,
-                          .bytes = weight + tokens * streamed,
+      samples_.push_back({.what = "product", .format = std::string(info(format).name), .tokens = double(tokens),
+                          .size = weight, .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
     }
     return {};
@@ -317,7 +317,8 @@ class DeviceProbe {
     const int tokens = grid_.row_tokens;
     ASSIGN_OR_RETURN(const Tensor gate_up, activation(arena, ops_.stream_format, tokens, 2 * grid_.hidden));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, grid_.hidden));
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.silu_mul(device_, {.out = out, .gate_up = gate_up}); }));
+    const SiluMulArgs args{.out = out, .gate_up = gate_up};
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.silu_mul(device_, args); }));
     samples_.push_back({.what = "gate", .tokens = double(tokens),
                         .bytes = 3.0 * tokens * static_cast<double>(grid_.hidden) * stream_bytes(), .us = us});
     return {};

@@ -83,6 +83,7 @@ const Api::Route Api::kRoutes[] = {
     {"/livez", "GET", &Api::live},
     {"/metrics", "GET", &Api::metrics},
     {"/version", "GET", &Api::version},
+    {"/v1/skein/nodes", "GET", &Api::nodes},
 };
 
 Api::Api(Engine& engine, const ServedModel& model, RequestObserver& observer, TextPool& pool,
@@ -161,6 +162,8 @@ void Api::metrics(HttpRequest, const Writer& writer) {
 void Api::version(HttpRequest, const Writer& writer) {
   writer->respond({.body = Json(Json::Object{{"version", SKEIN_BUILD}}).dump()});
 }
+
+void Api::nodes(HttpRequest, const Writer& writer) { writer->respond({.body = engine_.nodes()}); }
 
 // ---- answers that need the text pool
 

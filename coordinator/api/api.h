@@ -14,7 +14,7 @@
 namespace skein {
 
 // OpenAI's protocol, as vLLM speaks it, over any transport: routes, checks, answers. Loop thread only.
-//   GET  /v1/models /v1/models/ID /health /livez /readyz /metrics /version
+//   GET  /v1/models /v1/models/ID /health /livez /readyz /metrics /version /v1/skein/nodes
 //   POST /v1/completions /v1/chat/completions /tokenize /detokenize
 class Api {
  public:
@@ -41,6 +41,7 @@ class Api {
   void live(HttpRequest request, const Writer& writer);
   void metrics(HttpRequest request, const Writer& writer);
   void version(HttpRequest request, const Writer& writer);
+  void nodes(HttpRequest request, const Writer& writer);
 
   void one_model(const std::string& name, const Writer& writer);
   Json model_json() const;

@@ -19,7 +19,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"serve", "serve MODEL [flags]", "serve a model over an OpenAI-compatible HTTP API", serve_command},
     {"plan", "plan MODEL [flags of serve]", "show what serve would run, and whether it fits", plan_command},
-    {"topology", "topology [--config FILE]", "show this machine or a cluster file, and what is odd about it", topology_command},
+    {"topology", "topology [--config FILE | --url URL]", "show this machine, a cluster file or a coordinator's nodes", topology_command},
     {"chat", "chat MODEL | chat --url URL", "talk to a model or to a server", chat_command},
     {"bench", "bench offline MODEL | serve --url URL", "measure the engine without HTTP, or any server", bench_command},
     {"agent", "agent --coordinator E --key-file F", "start and fence this node's MPI jobs", agent_command},

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <map>
 #include <optional>
+#include <set>
 
 namespace skein {
 namespace {
@@ -93,9 +94,50 @@ struct ServerMetrics::State {
   Family<Gauge>& predicted = gauges("skein_plan_predicted_over_measured",
                                     "Time of steps as the plan has it over what they took, of the last minute in which "
                                     "there were some.");
+  Family<Gauge>& rank_memory = gauges("skein_rank_memory_bytes", "What a rank holds, as planned and as taken.");
+
+  Family<Gauge>& node_up = gauges("skein_node_up", "1: the node's agent is here.");
+  Family<Gauge>& node_memory = gauges("skein_node_memory_bytes", "Memory of a node's host.");
+  Family<Gauge>& node_memory_free = gauges("skein_node_memory_free_bytes", "What is free of it.");
+  Family<Gauge>& node_devices = gauges("skein_node_devices", "GPUs of a node; of one without, its cores.");
+  Family<Gauge>& node_held = gauges("skein_node_devices_held", "Devices of a node on which ranks are.");
+  Family<Gauge>& gpu_memory_free = gauges("skein_gpu_memory_free_bytes", "What is free of a GPU's memory.");
   Gauge& in_flight = gauges("skein_requests_in_flight", "Requests that the server holds.").Add(model);
   Gauge& connections = gauges("skein_http_connections", "Open HTTP connections.").Add(model);
   Family<Counter>& refused = counters("skein_http_refused_total", "Connections and requests refused by the transport.");
+
+  std::set<std::string> nodes_seen;
+  std::vector<std::pair<Family<Gauge>*, Gauge*>> of_nodes;  // that are here
+
+  void set(Family<Gauge>& family, const Labels& labels, double value) {
+    of_nodes.emplace_back(&family, &family.Add(labels));
+    of_nodes.back().second->Set(value);
+  }
+
+  // Of a node that has gone, that it has gone is all that is shown.
+  void show(const NodeTable& nodes) {
+    for (const auto& [family, gauge] : of_nodes) family->Remove(gauge);
+    of_nodes.clear();
+    for (const std::string& name : nodes_seen) node_up.Add(labels("node", name)).Set(0);
+    for (const auto& [name, node] : nodes.all()) show(name, node);
+  }
+
+  void show(const std::string& name, const NodeTable::Node& node) {
+    const Labels of_node = labels("node", name);
+    nodes_seen.insert(name);
+    node_up.Add(of_node).Set(1);
+    if (!node.report.cluster) return;
+    const Node& hardware = node.report.cluster->nodes.front();
+    set(node_memory, of_node, static_cast<double>(hardware.memory_bytes));
+    set(node_devices, of_node, static_cast<double>(hardware.devices.size()));
+    set(node_held, of_node, static_cast<double>(node.use.held.size()));
+    if (node.use.memory_free > 0) set(node_memory_free, of_node, static_cast<double>(node.use.memory_free));
+    for (size_t gpu = 0; gpu < node.use.gpu_memory_free.size(); ++gpu) {
+      Labels of_gpu = of_node;
+      of_gpu["device"] = std::to_string(gpu);
+      set(gpu_memory_free, of_gpu, static_cast<double>(node.use.gpu_memory_free[gpu]));
+    }
+  }
 
   std::optional<PlanAccuracy> accuracy;
 
@@ -159,6 +201,17 @@ void ServerMetrics::replica_ready(uint32_t replica, double load_seconds) {
   state_->load_seconds.Add(state_->engine(replica)).Set(load_seconds);
 }
 
+void ServerMetrics::ranks_hold(uint32_t replica, const std::vector<RankBytes>& ranks) {
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    Labels labels = state_->engine(replica);
+    labels["rank"] = std::to_string(rank);
+    labels["kind"] = "planned";
+    state_->rank_memory.Add(labels).Set(static_cast<double>(ranks[rank].planned));
+    labels["kind"] = "taken";
+    state_->rank_memory.Add(labels).Set(static_cast<double>(ranks[rank].taken));
+  }
+}
+
 void ServerMetrics::replica_lost(uint32_t replica) { state_->losses.Add(state_->engine(replica)).Increment(); }
 
 std::string ServerMetrics::render(const Core& core, const HttpCounters& http) {
@@ -180,6 +233,7 @@ std::string ServerMetrics::render(const Core& core, const HttpCounters& http) {
     s.follow(s.launches, id, static_cast<double>(replica.launches));
     s.hold_against_plan(id, replica.status);
   }
+  s.show(core.nodes());
   s.in_flight.Set(static_cast<double>(core.requests()));
   s.connections.Set(static_cast<double>(http.connections));
   const std::pair<const char*, int64_t> refusals[] = {{"connection_limit", http.connections_refused},

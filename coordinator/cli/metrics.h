@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "coordinator/api/observer.h"
 #include "coordinator/cli/plan_accuracy.h"
+#include "coordinator/cli/rank_memory.h"
 #include "coordinator/control/core.h"
 #include "coordinator/http/server.h"
 
@@ -26,6 +28,7 @@ class ServerMetrics : public RequestObserver {
   // The replicas were placed by the planner: say how right it was.
   void expect(PlanAccuracy accuracy);
   void replica_ready(uint32_t replica, double load_seconds);
+  void ranks_hold(uint32_t replica, const std::vector<RankBytes>& ranks);
   void replica_lost(uint32_t replica);
   // The text exposition, with gauges as they are now.
   std::string render(const Core& core, const HttpCounters& http);

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "topology/cluster_file.h"
+#include "topology/contradictions.h"
 #include "topology/plan_file.h"
 
 namespace skein {
@@ -44,34 +46,64 @@ Result<ModelFiles> find_shape(const std::string& model, const std::string& load_
 }
 
 // What a plan file has of the one model.
-Result<PlacementPlan> read_plan(const std::string& path, const Placement& placement) {
+Result<PlanFile> read_plan_of(const std::string& path, const std::string& model) {
   ASSIGN_OR_RETURN(PlanFile file, read_plan_file(path));
-  RETURN_IF_ERROR(check_unchanged(file, placement.cluster).within(path));
-  const std::string& name = placement.request.models[0].name;
   std::erase_if(file.plan.replicas, [&](const PlacedReplica& replica) {
-    return file.models[static_cast<size_t>(replica.model)] != name;
+    return file.models[static_cast<size_t>(replica.model)] != model;
   });
-  for (PlacedReplica& replica : file.plan.replicas) {
-    replica.model = 0;
-    for (DeviceId& id : replica.devices) {
-      const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
-      const std::vector<Node>& nodes = placement.cluster.nodes;
-      id.node = static_cast<int>(std::ranges::find(nodes, node, &Node::name) - nodes.begin());
-    }
-  }
-  if (!file.plan.replicas.empty()) return std::move(file.plan);
+  for (PlacedReplica& replica : file.plan.replicas) replica.model = 0;
+  if (!file.plan.replicas.empty()) return file;
   std::string others;
   for (const std::string& other : file.models) others += (others.empty() ? "" : ", ") + other;
-  return invalid_argument(path + " places " + others + ", but no replica of " + name + ": plan again, with this model");
+  return invalid_argument(path + " places " + others + ", but no replica of " + model + ": plan again, with this model");
+}
+
+// The file's plan with the cluster's numbers for its nodes. Requires: check_unchanged(file, cluster).
+PlacementPlan renumbered(PlanFile file, const Cluster& cluster) {
+  for (PlacedReplica& replica : file.plan.replicas) {
+    for (DeviceId& id : replica.devices) {
+      id.node = find_node(cluster, file.cluster.nodes[static_cast<size_t>(id.node)].name);
+    }
+  }
+  return std::move(file.plan);
+}
+
+// Whoever reads it meanwhile sees the old file or the new one.
+Status write_plan(const std::string& path, const Placement& placement) {
+  const std::string fresh = path + ".new";
+  std::ofstream file(fresh, std::ios::trunc);
+  file << to_json(placement.request, placement.plan).dump() << "\n";
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(fresh, path, error);
+  if (file && !error) return {};
+  return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
 }
 
 }  // namespace
 
 Status make_placement(const ServeConfig& config, Placement* placement) {
   RETURN_IF_ERROR(describe_placement(config, placement));
-  ASSIGN_OR_RETURN(placement->plan, config.placement.plan.empty() ? plan_placement(placement->request)
-                                                                  : read_plan(config.placement.plan, *placement));
-  return {};
+  const PlanRequest& request = placement->request;
+  const std::string& path = config.placement.plan;
+  const bool replanning = config.placement.replan;
+  std::error_code ignored;
+  if (path.empty() || (replanning && !std::filesystem::exists(path, ignored))) {
+    ASSIGN_OR_RETURN(placement->plan, plan_placement(request));
+  } else {
+    ASSIGN_OR_RETURN(PlanFile file, read_plan_of(path, request.models[0].name));
+    const Status unchanged = check_unchanged(file, placement->cluster);
+    if (unchanged.ok()) {
+      placement->plan = renumbered(std::move(file), placement->cluster);
+      return {};
+    }
+    if (!replanning) return unchanged.within(path);
+    if (file.models.size() > 1) {
+      return invalid_argument(path + " places several models: plan them again with `skein plan --previous`");
+    }
+    ASSIGN_OR_RETURN(placement->plan, replan(request, file.cluster, file.plan));
+  }
+  return replanning ? write_plan(path, *placement) : Status();
 }
 
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) {
@@ -85,7 +117,9 @@ ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) 
 }
 
 Status describe_placement(const ServeConfig& config, Placement* placement) {
-  ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));
+  if (placement->cluster.nodes.empty()) {
+    ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));
+  }
   ASSIGN_OR_RETURN(placement->calibration, read_calibrations(shipped_calibration(), config.placement.calibration));
   std::vector<AskedModel> asked = config.placement.models;
   if (asked.empty()) {

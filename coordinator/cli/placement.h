@@ -22,10 +22,11 @@ struct Placement {
   Placement& operator=(const Placement&) = delete;
 };
 
-// Finds the cluster file, the models and their demands; placement->plan stays empty. Requires:
-// config.placement.cluster is not empty.
+// Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
+// stays empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);
-// All of it, for one model: as in the file that config.placement.plan names, or else the best.
+// All of it, for one model: as in the file that config.placement.plan names, or else the best; with `replan` as much as
+// can be of the file, which is written again. Figures of a plan that was read are not there.
 Status make_placement(const ServeConfig& config, Placement* placement);
 
 // A replica of the plan, its ranks by the names of their nodes.

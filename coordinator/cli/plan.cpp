@@ -66,6 +66,10 @@ Status plan_cluster(const PlanConfig& config) {
 }
 
 Status plan_machine(const PlanConfig& config) {
+  if (config.serve.gathered()) {
+    return invalid_argument("which machines? `skein serve` asks the agents that come; here name a file that describes them "
+                            "with --cluster, as `skein topology --format yaml` writes it");
+  }
   if (config.format != "text") {
     return invalid_argument("--format " + config.format + " needs a described cluster; name its file with --cluster");
   }

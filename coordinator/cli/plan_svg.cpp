@@ -99,7 +99,8 @@ class Picture {
 
   // GPUs, or the ranks of a node of cores.
   size_t tiles_of(const Node& node) const {
-    return cores(node) ? static_cast<size_t>(ranks_of_cores(placement_.request, node.devices.size())) : node.devices.size();
+    const size_t devices = node.devices.size();
+    return cores(node) ? static_cast<size_t>(ranks_of_cores(placement_.request, devices)) : devices;
   }
 
   void cards() {

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
 
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/server.h"
+#include "coordinator/control/gather.h"
 #include "coordinator/http/loop.h"
 
 namespace skein {
@@ -48,16 +50,40 @@ Status serve(const ServePlan& plan) {
   return outcome;
 }
 
+// The agents' nodes, as they describe them: those that --nodes names, or all of the allow-list.
+Result<Cluster> gather(const ServeConfig& config) {
+  ASSIGN_OR_RETURN(const ListenConfig listen, listen_config(config));
+  std::set<std::string> names(config.placement.nodes.begin(), config.placement.nodes.end());
+  if (names.empty()) {
+    for (const auto& [key, name] : listen.keys.allowed) names.insert(name);
+  }
+  ASSIGN_OR_RETURN(GatheredNodes gathered,
+                   gather_nodes(listen, names, config.nodes_timeout, [](const std::vector<std::string>& missing) {
+                     std::string text;
+                     for (const std::string& name : missing) text += " " + name;
+                     say("waiting   for the agents of" + text + "\n");
+                   }));
+  for (const std::string& note : gathered.notes) say("note      " + note + "\n");
+  return std::move(gathered.cluster);
+}
+
+Status run(const ServeConfig& config) {
+  Cluster nodes;
+  if (config.gathered()) {
+    ASSIGN_OR_RETURN(nodes, gather(config));
+  }
+  ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config, &nodes));
+  say(describe(plan));
+  return serve(plan);
+}
+
 }  // namespace
 
 int serve_command(const Arguments& arguments) {
   if (wants_help(arguments)) return print_help();
   const Result<ServeConfig> config = parse_serve_config(arguments);
   if (!config.ok()) return report(config.status());
-  const Result<ServePlan> plan = make_serve_plan(*config);
-  if (!plan.ok()) return report(plan.status());
-  say(describe(*plan));
-  const Status status = serve(*plan);
+  const Status status = run(*config);
   return status.ok() ? 0 : report(status);
 }
 

@@ -154,20 +154,23 @@ Status check_cluster(const ServeConfig& config) {
   RETURN_IF_ERROR(parse_port_range(config.ports).status());
   for (const ReplicaShape& shape : shapes) {
     if (!shape.places.empty() || config.placed()) continue;
-    return invalid_argument("with listen each replica needs places, a list with NODE:DEVICE for each rank; or describe the "
-                            "machines with cluster, and they are chosen");
+    return invalid_argument("with listen each of the replicas needs places, a list with NODE:DEVICE for each rank; or leave "
+                            "replicas out, and they are placed where they do best");
   }
   return {};
 }
 
 Status check_placement(const ServeConfig& config) {
+  if (config.placement.replan && config.placement.plan.empty()) {
+    return invalid_argument("replan writes the file that --plan names: name one");
+  }
   if (config.placed()) {
     if (!config.replicas.empty()) {
       return invalid_argument("replicas and cluster both say where replicas go: leave one of them out");
     }
     if (config.data_parallel_size != 1) {
-      return invalid_argument("with cluster the number of replicas follows from the load and the devices: give "
-                              "request-rate or nodes instead of data-parallel-size");
+      return invalid_argument("the planner chooses the number of replicas: say what it plans for with request-rate, or on "
+                              "what with nodes, instead of data-parallel-size");
     }
     return {};
   }
@@ -273,6 +276,8 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
   table->add_text("listen", "E", "serve with the agents of several nodes, which come to tcp://ADDRESS:PORT",
                   &config->listen);
+  table->add_real("nodes-timeout", "with listen, and neither replicas nor cluster: seconds to wait for agents, then those "
+                  "that came are planned for", 1, 86400, &config->nodes_timeout);
   table->add_text("key-file", "F", "with listen: this coordinator's keys, of `skein keys`", &config->key_file);
   table->add_text("allow-list", "F", "with listen: names and public keys of the agents", &config->allow_list);
   table->add_text("ports", "FIRST-LAST", "ports of ranks and MPI between nodes; 0: any", &config->ports);
@@ -321,6 +326,8 @@ OptionTable serve_options(ServeConfig* config) {
   add_placement_options(&table, &config->placement);
   table.add_text("plan", "F", "placement to start, of `skein plan --format json`; default: the best one",
                  &config->placement.plan);
+  table.add_switch("replan", "where the file of --plan is missing, or the cluster is another now: plan again, keep what can "
+                   "stay, and write the file", &config->placement.replan);
   return table;
 }
 

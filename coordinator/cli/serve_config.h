@@ -34,6 +34,7 @@ struct AskedModel {
 struct PlacementConfig {
   std::string cluster;                   // file; empty: this machine
   std::string plan;                      // `skein serve`: file with the placement in JSON; empty: the best one
+  bool replan = false;                   // and where the cluster is another now, plan again and write it there
   std::vector<std::string> nodes;        // of it that may be used; empty: all
   std::vector<std::string> calibration;  // files over those that come with the program
   std::string objective = "auto";        // auto: fewest-devices with a request rate, else goodput
@@ -71,6 +72,7 @@ struct ServeConfig {
   std::vector<std::string> allowed_origins;
   double drain_seconds = 30;
   double startup_timeout = 600;        // seconds a replica may take to load
+  double nodes_timeout = 60;           // seconds that agents have to come before they are planned for
   std::string listen;                  // where agents of several nodes come to, tcp://ADDRESS:PORT; empty: one machine
   std::string key_file;                // with listen: this coordinator's pair
   std::string allow_list;              // with listen: the agents' names and public keys
@@ -81,7 +83,9 @@ struct ServeConfig {
 
   std::vector<ReplicaShape> shapes() const;
   bool clustered() const { return !listen.empty(); }
-  bool placed() const { return !placement.cluster.empty(); }  // by the planner
+  // The planner places replicas, on a described cluster or on the nodes of the agents that come.
+  bool placed() const { return !placement.cluster.empty() || gathered(); }
+  bool gathered() const { return clustered() && placement.cluster.empty() && replicas.empty(); }
 };
 
 void add_serve_options(OptionTable* table, ServeConfig* config);

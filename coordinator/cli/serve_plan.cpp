@@ -251,12 +251,13 @@ std::string range_text(const IndexRange& range) {
 
 }  // namespace
 
-Result<ServePlan> make_serve_plan(const ServeConfig& config) {
+Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes) {
   ServePlan plan;
   plan.config = config;
   plan.machine = discover_machine();
   if (config.placed()) {
     const auto placement = std::make_shared<Placement>();
+    if (nodes != nullptr) placement->cluster = *nodes;
     RETURN_IF_ERROR(make_placement(config, placement.get()));
     ASSIGN_OR_RETURN(plan.config.device, placed_device(config, *placement));
     plan.placement = placement;
@@ -288,7 +289,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config) {
 std::string describe(const ServePlan& plan) {
   const ModelDescription& model = plan.model.checkpoint->description();
   std::ostringstream out;
-  if (plan.placement && plan.config.placement.plan.empty()) out << plan_text(*plan.placement) << "\n";
+  if (plan.placement && !plan.placement->plan.models.empty()) out << plan_text(*plan.placement) << "\n";
   char parameters[32];
   std::snprintf(parameters, sizeof parameters, "%.1f M", static_cast<double>(model.parameters()) / 1e6);
   out << "model     " << default_model_name(plan.config) << ": " << model.architecture << ", " << parameters

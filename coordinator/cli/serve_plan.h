@@ -32,8 +32,9 @@ struct ServePlan {
   int context_max = 0;  // that every replica can hold
 };
 
-// Refuses, with the numbers, what cannot run here; nothing has been loaded by then.
-Result<ServePlan> make_serve_plan(const ServeConfig& config);
+// Refuses, with the numbers, what cannot run; nothing has been loaded by then. `nodes`: of the agents that came, where
+// config.gathered().
+Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes = nullptr);
 
 // What would run where, for people.
 std::string describe(const ServePlan& plan);

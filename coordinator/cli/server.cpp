@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "coordinator/api/api.h"
 #include "coordinator/cli/metrics.h"
+#include "coordinator/cli/rank_memory.h"
 #include "coordinator/control/cluster.h"
 #include "coordinator/http/loop.h"
 #include "coordinator/http/server.h"
@@ -33,35 +34,39 @@ Result<HttpConfig> http_config(const ServeConfig& config) {
   return http;
 }
 
-Result<ListenConfig> listen_config(const ServePlan& plan) {
-  const ServeConfig& config = plan.config;
-  ListenConfig listen{.endpoint = config.listen, .keys = {}, .orphan_seconds = config.orphan_timeout};
-  ASSIGN_OR_RETURN(listen.keys.own, read_key_file(config.key_file));
-  ASSIGN_OR_RETURN(listen.keys.allowed, read_allow_list(config.allow_list));
+Status check_keys(const ServePlan& plan, const AllowList& allowed) {
   for (const PlannedReplica& replica : plan.replicas) {
     for (const RankPlace& place : replica.spec.places) {
       const auto names_it = [&](const auto& entry) { return entry.second == place.node; };
-      const bool known = std::ranges::any_of(listen.keys.allowed, names_it);
-      if (known) continue;
-      return invalid_argument("the node " + place.node + " has a rank, but no key in " + config.allow_list +
+      if (std::ranges::any_of(allowed, names_it)) continue;
+      return invalid_argument("the node " + place.node + " has a rank, but no key in " + plan.config.allow_list +
                               ": add it there, or correct its name");
     }
   }
-  return listen;
+  return {};
 }
 
 Result<ClusterConfig> cluster_config(const ServePlan& plan) {
   ClusterConfig config;
   if (plan.config.clustered()) {
-    ASSIGN_OR_RETURN(config.listen, listen_config(plan));
+    ASSIGN_OR_RETURN(config.listen, listen_config(plan.config));
+    RETURN_IF_ERROR(check_keys(plan, config.listen->keys.allowed));
   }
   for (const PlannedReplica& replica : plan.replicas) config.core.replicas.push_back(replica.spec);
+  if (plan.placement && !plan.config.gathered()) config.core.described = plan.placement->cluster;
   config.core.waiting_max = plan.config.max_waiting_requests;
   config.core.launch_timeout_ms = static_cast<int64_t>(plan.config.startup_timeout * 1000);
   return config;
 }
 
 }  // namespace
+
+Result<ListenConfig> listen_config(const ServeConfig& config) {
+  ListenConfig listen{.endpoint = config.listen, .keys = {}, .orphan_seconds = config.orphan_timeout};
+  ASSIGN_OR_RETURN(listen.keys.own, read_key_file(config.key_file));
+  ASSIGN_OR_RETURN(listen.keys.allowed, read_allow_list(config.allow_list));
+  return listen;
+}
 
 struct Server::State {
   Loop& loop;
@@ -106,6 +111,11 @@ struct Server::State {
   void on_ready(const ReplicaReady& ready) {
     const RegisterReplica& replica = ready.registration;
     metrics.replica_ready(ready.replica, replica.load_seconds);
+    const std::vector<RankBytes> held = bytes_of_ranks(plan.replicas[ready.replica].memory, replica);
+    metrics.ranks_hold(ready.replica, held);
+    if (const auto missed = miss(plan.replicas[ready.replica].memory, held)) {
+      log_warning("memory differs from the plan", {{"replica", int64_t{ready.replica}}, {"ranks", *missed}});
+    }
     log_info("replica ready", {{"replica", int64_t{ready.replica}},
                                {"ranks", int64_t{replica.ranks}},
                                {"transport", replica.transport},

@@ -7,11 +7,13 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/measure.h"
 #include "coordinator/cli/options.h"
+#include "coordinator/cli/remote.h"
 #include "topology/cluster_file.h"
 #include "topology/cluster_svg.h"
 #include "topology/cluster_text.h"
 #include "topology/contradictions.h"
 #include "topology/discovery.h"
+#include "topology/memory.h"
 #include "topology/node_types.h"
 
 namespace skein {
@@ -20,6 +22,8 @@ namespace {
 struct TopologyOptions {
   std::string config;
   std::string node;
+  std::string url;
+  std::string api_key_file;
   std::string format = "text";
   bool measure = false;
   std::string output = "calibration.yaml";
@@ -30,6 +34,7 @@ struct View {
   Cluster cluster;
   Cluster machine;  // this one, as found
   std::vector<std::string> findings;
+  Json nodes;       // of a coordinator: NodeTable::to_json()
 };
 
 void add_findings(const std::string& where, const std::vector<std::string>& found, std::vector<std::string>* findings) {
@@ -49,7 +54,8 @@ View view_of_machine() {
   Discovery discovery = discover();
   View view{.cluster = discovery.cluster,
             .machine = std::move(discovery.cluster),
-            .findings = std::move(discovery.notes)};
+            .findings = std::move(discovery.notes),
+            .nodes = {}};
   for (std::string& finding : doubts(view.cluster, 0)) view.findings.push_back(std::move(finding));
   return view;
 }
@@ -58,7 +64,7 @@ View view_of_machine() {
 Result<View> view_of_file(const TopologyOptions& options) {
   ASSIGN_OR_RETURN(Cluster described, read_cluster_file(options.config));
   Discovery discovery = discover(described.kinds);
-  View view{.cluster = std::move(described), .machine = std::move(discovery.cluster), .findings = {}};
+  View view{.cluster = std::move(described), .machine = std::move(discovery.cluster), .findings = {}, .nodes = {}};
   add_doubts(view.cluster, &view.findings);
   const std::string here = options.node.empty() ? view.machine.name : options.node;
   const int node = find_node(view.cluster, here);
@@ -72,11 +78,67 @@ Result<View> view_of_file(const TopologyOptions& options) {
   return view;
 }
 
+std::string text_of(const Json& object, const char* key) {
+  const Json* value = object.find(key);
+  return value != nullptr && value->is_string() ? value->as_string() : "";
+}
+
+int64_t number_of(const Json& object, const char* key) {
+  const Json* value = object.find(key);
+  return value != nullptr && value->is_int() ? value->as_int() : 0;
+}
+
+const Json::Array& list_of(const Json& object, const char* key) {
+  static const Json::Array none;
+  const Json* value = object.find(key);
+  return value != nullptr && value->is_array() ? value->as_array() : none;
+}
+
+// What agents reported to the coordinator at that URL.
+Result<View> view_of_server(const TopologyOptions& options) {
+  ASSIGN_OR_RETURN(const HttpTarget target, remote_target(options.url, options.api_key_file));
+  ASSIGN_OR_RETURN(const HttpReply reply, http_get(target, "/v1/skein/nodes"));
+  if (reply.status != 200) {
+    return unavailable(options.url + " answers: " + http_error_message(reply.status, reply.body));
+  }
+  ASSIGN_OR_RETURN(const Json json, parse_json(reply.body));
+  View view;
+  for (const Json& finding : list_of(json, "findings")) {
+    if (finding.is_string()) view.findings.push_back(finding.as_string());
+  }
+  for (const Json& refused : list_of(json, "refused")) {
+    view.findings.push_back(text_of(refused, "name") + " was refused: " + text_of(refused, "reason"));
+  }
+  const Json* cluster = json.find("cluster");
+  if (cluster == nullptr) {
+    std::string why;
+    for (const std::string& finding : view.findings) why += "; " + finding;
+    return unavailable(options.url + " knows the hardware of no node" + why);
+  }
+  Result<Cluster> joined = parse_cluster(cluster->dump());
+  if (!joined.ok()) return joined.status().within(options.url);
+  view.cluster = std::move(*joined);
+  view.nodes = list_of(json, "nodes");
+  return view;
+}
+
+// "node-a at 10.0.0.1: 12.3 GiB of 16.0 GiB free, ranks on 2 of 8 devices"
+void print_node(const Json& node) {
+  std::printf("%s at %s:", text_of(node, "name").c_str(), text_of(node, "address").c_str());
+  const int64_t memory = number_of(node, "memory_bytes");
+  const std::string free = readable_bytes(number_of(node, "memory_free_bytes"));
+  if (memory == 0) std::printf(" not described,");
+  else std::printf(" %s of %s free,", free.c_str(), readable_bytes(memory).c_str());
+  std::printf(" ranks on %zu of %lld devices\n", list_of(node, "devices_held").size(),
+              static_cast<long long>(number_of(node, "devices")));
+}
+
 void print(const View& view, const std::string& format) {
   if (format == "json") {
     Json json = Json::object();
     json.set("cluster", to_json(view.cluster));
     json.set("findings", Json::Array(view.findings.begin(), view.findings.end()));
+    if (view.nodes.is_array()) json.set("nodes", view.nodes);
     std::printf("%s\n", json.dump().c_str());
     return;
   }
@@ -84,6 +146,10 @@ void print(const View& view, const std::string& format) {
                            : format == "yaml" ? to_yaml(view.cluster)
                                               : describe(view.cluster);
   std::fputs(text.c_str(), stdout);
+  if (format == "text" && view.nodes.is_array()) {
+    std::printf("\n");
+    for (const Json& node : view.nodes.as_array()) print_node(node);
+  }
   FILE* const out = format == "text" ? stdout : stderr;  // the others are files
   if (!view.findings.empty()) std::fprintf(out, "\n");
   for (const std::string& finding : view.findings) std::fprintf(out, "note: %s\n", finding.c_str());
@@ -109,6 +175,8 @@ int topology_command(const Arguments& arguments) {
   table.add_text("config", "FILE", "a cluster file, as in configs/clusters; default: this machine", &options.config);
   table.add_text("node", "NAME", "which node of the file this machine is; default: the one of its host name",
                  &options.node);
+  table.add_text("url", "URL", "the HTTP address of a coordinator: what the agents of its nodes reported", &options.url);
+  table.add_text("api-key-file", "F", "with --url: file whose first line is an API key", &options.api_key_file);
   table.add_choice("format", "yaml: a cluster file", {"text", "json", "svg", "yaml"}, &options.format);
   table.add_switch("measure", "time this machine's devices and links; nothing else should run on them",
                    &options.measure);
@@ -124,7 +192,12 @@ int topology_command(const Arguments& arguments) {
   if (!options.node.empty() && options.config.empty()) {
     return report(invalid_argument("--node says which node of a file this machine is: it needs --config"));
   }
-  Result<View> view = options.config.empty() ? Result<View>(view_of_machine()) : view_of_file(options);
+  if (!options.url.empty() && (!options.config.empty() || options.measure)) {
+    return report(invalid_argument("--url shows a coordinator's nodes: give it without --config and --measure"));
+  }
+  Result<View> view = !options.url.empty()      ? view_of_server(options)
+                      : options.config.empty() ? Result<View>(view_of_machine())
+                                               : view_of_file(options);
   if (!view.ok()) return report(view.status());
   if (options.measure) {
     const Status measured = measure_into(options.output, &*view);

@@ -25,6 +25,7 @@
 #include "base/network.h"
 #include "base/replica_spec.h"
 #include "coordinator/control/job.h"
+#include "coordinator/control/node_watch.h"
 #include "coordinator/control/process.h"
 #include "coordinator/control/rsh.h"
 
@@ -50,11 +51,14 @@ uint64_t random_number() {
 
 class Agent {
  public:
-  Agent(const AgentConfig& config, RegisterAgent registration, std::unique_ptr<MessageSocket> socket)
+  // `watch`: of a cluster's node; null on one machine.
+  Agent(const AgentConfig& config, RegisterAgent registration, std::unique_ptr<MessageSocket> socket,
+        std::unique_ptr<NodeWatch> watch)
       : config_(config),
         worker_(config.worker.empty() ? program_folder() + "/skein-worker" : config.worker),
         registration_(std::move(registration)),
-        socket_(std::move(socket)) {}
+        socket_(std::move(socket)),
+        watch_(std::move(watch)) {}
 
   Status run() {
     sigset_t signals;
@@ -173,9 +177,14 @@ class Agent {
     send(registration_);
   }
 
-  AgentStatus status() const {
+  AgentStatus status() {
     AgentStatus status;
-    for (const auto& [launch, job] : jobs_) status.launches.push_back(launch);
+    for (const auto& [launch, job] : jobs_) {
+      status.launches.push_back(launch);
+      status.held.insert(status.held.end(), job.devices.begin(), job.devices.end());
+    }
+    std::ranges::sort(status.held);
+    if (watch_ != nullptr) watch_->look(Clock::now(), &status);
     return status;
   }
 
@@ -205,10 +214,12 @@ class Agent {
     Job job;
     job.id = {.launch = launch.launch, .replica = launch.replica, .identity = launch.identity};
     job.nodes = launch.nodes;
-    RETURN_IF_ERROR(make_folder(&job));
-    const std::string spec_path = job.folder + "/spec.json";
     ASSIGN_OR_RETURN(const Json json, parse_json(launch.spec));
     ASSIGN_OR_RETURN(ReplicaSpec spec, parse_replica_spec(json));
+    for (const LaunchNode& node : launch.nodes) job.shares[node.node] = share_of(spec, node.node);
+    if (watch_ != nullptr) RETURN_IF_ERROR(take_share(job.shares[config_.name], &job).within(config_.name));
+    RETURN_IF_ERROR(make_folder(&job));
+    const std::string spec_path = job.folder + "/spec.json";
     if (config_.node) {
       spec.coordinator = config_.coordinator;
       spec.coordinator_key = config_.node->keys.server_public_key;
@@ -241,8 +252,16 @@ class Agent {
     Job job;
     job.id = daemon.job;
     job.orted = true;
+    if (watch_ != nullptr) RETURN_IF_ERROR(take_share(daemon.share, &job));
     RETURN_IF_ERROR(make_folder(&job));
     return start_process_of(std::move(job), std::move(arguments), {});
+  }
+
+  // Before anything runs, so that what a node lacks is said once, by name.
+  Status take_share(const LaunchShare& share, Job* job) {
+    RETURN_IF_ERROR(watch_->check(share));
+    job->devices = share.devices;
+    return {};
   }
 
   Status make_folder(Job* job) {
@@ -261,6 +280,7 @@ class Agent {
         .arguments = std::move(arguments), .environment = std::move(environment), .capture_error = true};
     options.environment["TMPDIR"] = job.folder;
     options.environment["OMP_NUM_THREADS"] = "1";
+    if (watch_ != nullptr) options.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";  // as the driver and places count
     if (geteuid() == 0) {
       // Containers run as root; mpirun asks to be told so.
       options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
@@ -289,7 +309,10 @@ class Agent {
         continue;
       }
       asked_.push_back({.fd = request->fd, .launch = launch, .node = node->node});
-      send(StartDaemon{.job = job.id, .node = node->node, .command = std::move(request->command)});
+      send(StartDaemon{.job = job.id,
+                       .node = node->node,
+                       .command = std::move(request->command),
+                       .share = job.shares.at(node->node)});
     }
   }
 
@@ -358,6 +381,7 @@ class Agent {
   const std::string worker_;
   RegisterAgent registration_;
   std::unique_ptr<MessageSocket> socket_;
+  const std::unique_ptr<NodeWatch> watch_;
   std::map<uint64_t, Job> jobs_;
   std::map<uint64_t, std::unique_ptr<RshListener>> listeners_;  // of jobs over several nodes
   std::vector<Asked> asked_;
@@ -403,18 +427,19 @@ Status run_node_agent(AgentConfig config) {
   if (config.run_folder.empty()) {
     ASSIGN_OR_RETURN(config.run_folder, make_private_folder());
   }
+  auto watch = std::make_unique<NodeWatch>();
   RegisterAgent registration{.node = config.name,
                              .build = SKEIN_BUILD,
                              .instance = random_number(),
                              .address = interface->address,
                              .network = interface->network(),
-                             .topology = node.topology ? node.topology() : std::string(),
+                             .topology = watch->describe(config.name, *interface),
                              .jobs = {}};
   const std::string identity = "agent-" + config.name + "-" + std::to_string(registration.instance);
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
                    MessageSocket::connect(config.coordinator, identity, node.keys));
   log_info("agent: started", {{"node", config.name}, {"address", interface->address}, {"coordinator", config.coordinator}});
-  return Agent(config, std::move(registration), std::move(socket)).run();
+  return Agent(config, std::move(registration), std::move(socket), std::move(watch)).run();
 }
 
 }  // namespace
@@ -424,7 +449,7 @@ Status run_agent(const AgentConfig& config) {
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
                    MessageSocket::connect(config.coordinator, "agent-" + config.name));
   RegisterAgent registration{.node = config.name, .build = SKEIN_BUILD};
-  return Agent(config, std::move(registration), std::move(socket)).run();
+  return Agent(config, std::move(registration), std::move(socket), nullptr).run();
 }
 
 }  // namespace skein

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -14,8 +13,7 @@ struct NodeAgentConfig {
   std::string key_file;      // its own pair; its leaders use it, too
   ConnectKeys keys;          // read from there
   std::string interface;     // base/network.h; empty: the one that leads to the coordinator
-  double orphan_seconds = 600;            // without a coordinator so long, a replica that serves is ended
-  std::function<std::string()> topology;  // of this node, as YAML
+  double orphan_seconds = 600;  // without a coordinator so long, a replica that serves is ended
 };
 
 struct AgentConfig {

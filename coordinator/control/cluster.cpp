@@ -24,7 +24,6 @@ constexpr int64_t kStopMs = 4000;  // then whatever is left is killed
 constexpr int kFramesPerTurn = 64;
 
 constexpr std::string_view kOwnAgentPeer = "agent-local";
-constexpr std::string_view kAgentPrefix = "agent-";
 constexpr int64_t kGiveUpMs = 3000;  // after kStopMs: agents that do not answer hold leases
 constexpr std::string_view kReplicaPrefix = "replica-";
 
@@ -214,7 +213,9 @@ struct ReplicaEngine::State {
     Actions actions;
     if (received.peer.starts_with(kAgentPrefix)) {
       if (config.listen && !is_whom_its_key_says(received)) return;
+      const bool registers = std::holds_alternative<RegisterAgent>(*received.frame);
       core->agent_frame(received.peer, std::move(*received.frame), now, &actions);
+      if (registers) log_contradictions(received.peer);
     } else if (received.peer.starts_with(kReplicaPrefix)) {
       uint64_t launch = 0;
       const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
@@ -234,10 +235,18 @@ struct ReplicaEngine::State {
 
   bool is_whom_its_key_says(const MessageSocket::Received& received) {
     const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
-    if (registration == nullptr || registration->node == received.user) return true;
-    (void)socket->send(received.peer, RefuseAgent{"the key of " + received.user + " cannot register " +
-                                                  registration->node + ": give each node the key of its name"});
-    return false;
+    if (registration == nullptr) return true;
+    const std::optional<std::string> refusal = belies_key(*registration, received.user);
+    if (refusal) (void)socket->send(received.peer, RefuseAgent{*refusal});
+    return !refusal;
+  }
+
+  void log_contradictions(const std::string& peer) const {
+    const NodeTable::Node* node = core->nodes().of_peer(peer);
+    if (node == nullptr) return;
+    for (const std::string& what : node->contradictions) {
+      log_warning("node is not as described", {{"node", node->registration.node}, {"difference", what}});
+    }
   }
 
   void perform_later(Actions actions) {
@@ -318,6 +327,8 @@ EngineHealth ReplicaEngine::health() const {
 }
 
 std::string ReplicaEngine::metrics() const { return state_->render_metrics ? state_->render_metrics() : std::string(); }
+
+std::string ReplicaEngine::nodes() const { return state_->core->nodes().to_json().dump(); }
 
 void ReplicaEngine::set_metrics(std::function<std::string()> render) { state_->render_metrics = std::move(render); }
 

@@ -47,6 +47,7 @@ class ReplicaEngine : public Engine {
   void cancel(uint64_t id) override;
   EngineHealth health() const override;
   std::string metrics() const override;
+  std::string nodes() const override;
   void set_metrics(std::function<std::string()> render);
 
   const Core& core() const;

@@ -7,7 +7,10 @@
 namespace skein {
 
 Core::Core(CoreConfig config)
-    : config_(std::move(config)), next_request_(config_.first_request), next_launch_(config_.first_launch) {
+    : config_(std::move(config)),
+      next_request_(config_.first_request),
+      next_launch_(config_.first_launch),
+      nodes_(config_.described) {
   for (const ReplicaSpec& spec : config_.replicas) {
     Replica replica;
     replica.spec = spec;

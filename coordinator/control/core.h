@@ -23,6 +23,7 @@ namespace skein {
 
 struct CoreConfig {
   std::vector<ReplicaSpec> replicas;  // launch, coordinator and cache_key are filled in here
+  Cluster described = {};             // that they were placed on; empty: it was not described
   int waiting_max = 1024;             // requests in the system, running ones included; more are refused
   int64_t lease_ms = 2000;            // a replica that is silent so long is lost
   int64_t launch_timeout_ms = 600'000;

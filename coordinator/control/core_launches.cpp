@@ -21,6 +21,7 @@ std::string first_node(const ReplicaSpec& spec) { return spec.places.empty() ? k
 
 // Equal for specifications that a running replica satisfies alike: all but what each launch fills in.
 std::string identity_of(ReplicaSpec spec) {
+  spec.replica = 0;
   spec.launch = 0;
   spec.cache_key.clear();
   spec.network.clear();
@@ -44,7 +45,7 @@ void Core::agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Act
   }
   node->lease.heard(now_ms);
   if (const auto* status = std::get_if<AgentStatus>(&frame)) {
-    node->launches = {status->launches.begin(), status->launches.end()};
+    node->take(*status);
     for (const uint64_t launch : status->launches) {
       // Left by a launch that has ended here, or by another coordinator's.
       if (find_launch(launch) == nullptr) actions->push_back(SendToAgent{peer, EndLaunch{launch}});
@@ -71,11 +72,16 @@ void Core::agent_registered(const std::string& peer, RegisterAgent registration,
   tick(now_ms, actions);
 }
 
-// A job that another coordinator launched: its replica is not launched again but waited for.
+// A job that another coordinator launched, which may have counted its replicas otherwise: not launched again but waited
+// for.
 void Core::adopt(const AgentJob& job, int64_t now_ms) {
-  if (job.replica >= replicas_.size() || find_launch(job.launch) != nullptr) return;
-  Replica& replica = replicas_[job.replica];
-  if (replica.state != ReplicaState::kDown || replica.launches > 0 || job.identity != identity_of(replica.spec)) return;
+  if (find_launch(job.launch) != nullptr) return;
+  const auto runs_there = [&](const Replica& replica) {
+    return replica.state == ReplicaState::kDown && replica.launches == 0 && job.identity == identity_of(replica.spec);
+  };
+  const auto at = std::ranges::find_if(replicas_, runs_there);
+  if (at == replicas_.end()) return;
+  Replica& replica = *at;
   replica.launch = job.launch;
   replica.spec.launch = job.launch;
   replica.state = ReplicaState::kLaunching;

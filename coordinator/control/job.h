@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,8 @@ struct Job {
 
   AgentJob id;
   std::vector<LaunchNode> nodes;  // of an mpirun over several nodes; none: of this one alone, or an orted
+  std::map<std::string, LaunchShare> shares;  // by those nodes
+  std::vector<uint32_t> devices;  // of this node, that its ranks are on
   pid_t pid = -1;
   int error_fd = -1;
   std::string folder;  // what the job and its ranks write; goes with the job

@@ -1,6 +1,6 @@
-// How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of ROUNDS
-// (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a lost
-// node, and for clusters of the size that planner_exhaustive_test tries everything on.
+// How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
+// ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
+// lost node, and for clusters of the size that planner_exhaustive_test tries everything on.
 
 #include <algorithm>
 #include <charconv>

@@ -39,14 +39,16 @@ def message(**fields):
 
 def frames():
     def frame(body, content):
-        return message(f1=1, **{f"f{body}": content})
+        return message(f1=2, **{f"f{body}": content})
 
     double = varint(9 << 3 | 1) + struct.pack("<d", 1.5)
+    job = message(f1=1, f2=2, f3="identity")
     logprob = message(f1=7, f2=-0.5, f3=1, f4=[7, 8], f5=[-0.5, -1.5])
     sampling = message(f1=0.7, f2=0.9, f3=0.1, f4=5, f5=0.5, f6=0.5, f7=1.1, f8=42, f9=16, f10=1, f11=2, f12=1,
                        f13=[2, 3], f14=[4, 5], f15=[1.0, -1.0])
     return {
-        "register_replica": frame(2, message(f1=1, f2=2, f3="build", f4=3, f5=2, f6=8, f7=4096, f8=2048) + double),
+        "register_replica": frame(2, message(f1=1, f2=2, f3="build", f4=3, f5=2, f6=8, f7=4096, f8=2048, f11=[7, 8]) +
+                                  double),
         "replica_status": frame(3, message(f1=1, f2=2, f3=3, f4=4, f5=5, f6=6, f8=9)),
         "tokens": frame(4, message(f1=1, f2=1, f4=0, f5=[7], f6=logprob, f8=3)),
         "finished": frame(4, message(f1=1, f2=1, f4=3, f5=[7, 2], f9=1)),
@@ -55,15 +57,60 @@ def frames():
         "cancel": frame(6, message(f1=9, f2=1)),
         "lease": frame(7, b""),
         "stop": frame(8, b""),
-        "register_agent": frame(9, message(f1="node0", f2="build")),
+        "register_agent": frame(9, message(f1="node0", f2="build", f5="10.0.0.0/24", f6='{"cluster": {}}', f7=job)),
         "launch": frame(10, message(f1=1, f2=3, f3='{"model": "m"}')),
         "end_launch": frame(11, message(f1=1)),
         "launch_ended": frame(12, message(f1=1, f2=137, f3="killed")),
+        "introduce": frame(13, message(f1=77)),
+        "refuse_agent": frame(14, message(f1="another agent is here")),
+        "agent_status": frame(15, message(f1=[3, 4], f2=1 << 34, f3=[5, 6], f4=[0, 1])),
+        "start_daemon": frame(16, message(f1=job, f2="node0", f3="orted", f4=message(f1=[0, 1], f2=1, f3=1 << 30))),
+        "daemon_started": frame(17, message(f1=1, f2="node0", f3="no")),
+        "launch_ready": frame(18, message(f1=1)),
     }
 
 
 def array(code, values):
     return struct.pack(f"<I{len(values)}{code}", len(values), *values)
+
+
+def node_reports():
+    nic = {"name": "eth0", "network": "tcp", "gbit_per_s": 100, "devices": [0]}
+    gpus = {"name": "a", "cores": 4, "memory_gib": 64, "nics": [nic],
+            "devices": [{"kind": "NVIDIA H200", "numa": 0, "nvlink_domain": 0, "memory_free_gib": 100.5, "count": 2}]}
+    core = {"name": "a processor", "type": "cpu", "read_gb_per_s": 20, "tflops": 0.04}
+    cores = {"name": "a", "cores": 4, "memory_gib": 8, "memory_free_gib": 3, "devices": [{"kind": "a processor", "count": 4}]}
+    reports = {
+        "gpus": {"cluster": {"cluster": "a", "nodes": [gpus]}, "findings": ["a link is down"]},
+        "cores": {"cluster": {"kinds": [core], "nodes": [cores]}, "findings": []},
+        "none": {"findings": ["its hardware cannot be described"]},
+        "other": {"cluster": {"nodes": [gpus | {"name": "b"}]}},
+        "counted": {"cluster": {"templates": [{"name": "t", "cores": 1, "memory_gib": 1}],
+                                "nodes": [{"name": "n<0>", "count": 2, "template": "t"}]}},
+    }
+    return {name: json.dumps(report).encode() for name, report in reports.items()}
+
+
+def placements():
+    cluster = {
+        "cluster": "two", "fabric": {"latency_us": 2, "rack_latency_us": 1, "oversubscription": 2},
+        "kinds": [{"name": "a card", "memory_gib": 80, "read_gb_per_s": 3000, "tflops": 800, "nvlink_gb_per_s": 450,
+                   "nvlinks": 18, "pcie_gb_per_s": 50, "source": "a guess"}],
+        "templates": [{"name": "t", "cores": 8, "memory_gib": 64, "devices": [{"kind": "a card", "count": 2, "nvlink_domain": 0}],
+                       "nics": [{"name": "mlx5_<0>", "count": 2, "network": "infiniband", "gbit_per_s": 400, "rail": "<0>"}]}],
+        "nodes": [{"name": "n<0>", "count": 2, "template": "t", "rack": "r<0/2>"}],
+    }
+    plan = {
+        "version": 1, "cluster": {"name": "two", "nodes": [{"name": name, "devices": ["a card"] * 2} for name in "ab"]},
+        "models": [{"name": "m"}],
+        "replicas": [{"model": 0, "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "kv_blocks": 9,
+                      "stages": [{"layers": 3}, {"layers": 2}],
+                      "ranks": [{"node": node, "device": device} for node in "ab" for device in (0, 1)]}],
+    }
+    calibrations = CORPUS.parents[2] / "configs/calibration"
+    # The target's first byte chooses the reader.
+    return {"cluster": b"\0" + json.dumps(cluster).encode(), "plan": b"\2" + json.dumps(plan).encode(),
+            "calibration": b"\1" + (calibrations / "h200.yaml").read_bytes()}
 
 
 def step_plans():
@@ -224,9 +271,9 @@ def api_bodies():
 
 def main():
     seeds = {
-        "frame_fuzz": frames(), "step_plan_fuzz": step_plans(), "gguf_fuzz": gguf_files(),
-        "safetensors_fuzz": safetensors_files(), "tokenizer_fuzz": tokenizers(), "template_fuzz": templates(),
-        "http_fuzz": http_requests(), "api_fuzz": api_bodies(),
+        "frame_fuzz": frames(), "node_report_fuzz": node_reports(), "step_plan_fuzz": step_plans(), "gguf_fuzz": gguf_files(),
+        "placement_fuzz": placements(), "safetensors_fuzz": safetensors_files(), "tokenizer_fuzz": tokenizers(),
+        "template_fuzz": templates(), "http_fuzz": http_requests(), "api_fuzz": api_bodies(),
     }
     for target, files in seeds.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Replicas over several nodes: real agents, real mpirun, real sockets, on namespaces as hosts."""
 
+import json
 import os
 import re
 import shutil
@@ -75,6 +76,39 @@ def test_each_node_runs_its_rank_and_the_ranks_talk_tcp(running):
                                                                   f"{hosts.SUBNET}.0/24")
     assert '"transport":"TCP over 10.77.0.0/24"' in running.log
     assert not any(running.network.hosts["head"].holds(process) for process in running.jobs())
+
+
+def test_an_operator_sees_what_agents_report(running):
+    url = f"http://127.0.0.1:{running.server.port}"
+    head = running.network.hosts["head"]
+    shown = json.loads(head.run(BIN / "skein", "topology", "--url", url, "--format", "json"))
+    assert [node["name"] for node in shown["cluster"]["nodes"]] == list(running.nodes)
+    assert len({launch for node in shown["nodes"] for launch in node["launches"]}) == 1
+    values = running.server.metrics()
+    for node in shown["nodes"]:
+        name = node["name"]
+        assert node["address"] == running.network.hosts[name].address and node["network"] == "10.77.0.0/24"
+        assert node["devices_held"] == [0] and node["devices"] >= 1
+        assert 0 < node["memory_free_bytes"] <= node["memory_bytes"]
+        assert values["skein_node_up", name] == 1 and values["skein_node_devices_held", name] == 1
+        assert values["skein_node_memory_bytes", name] == node["memory_bytes"]
+        assert 0 < values["skein_node_memory_free_bytes", name] <= node["memory_bytes"]
+    text = head.run(BIN / "skein", "topology", "--url", url)
+    line = r"^node-b at 10\.77\.0\.3: \S+ \S+ of \S+ \S+ free, ranks on 1 of \d+ devices$"
+    assert re.search(line, text, re.MULTILINE), text
+    file = running.scratch / "reported.yaml"
+    file.write_text(head.run(BIN / "skein", "topology", "--url", url, "--format", "yaml"))
+    described = json.loads(head.run(BIN / "skein", "topology", "--config", file, "--format", "json"))
+    assert described["cluster"]["nodes"][3]["name"] == "node-d"
+
+
+def test_ranks_say_what_they_hold(running):
+    values = running.server.metrics()
+    taken, planned = ([values["skein_rank_memory_bytes", f"0{kind}{rank}"] for rank in range(4)]
+                      for kind in ("taken", "planned"))
+    assert all(0 < plan <= rank < 4 << 30 for plan, rank in zip(planned, taken)), (planned, taken)
+    misses = [abs(rank - plan) for plan, rank in zip(planned, taken)]
+    assert ("memory differs from the plan" in running.log) == any(miss > 256 << 20 for miss in misses), misses
 
 
 def test_idle_ranks_sleep(running):
@@ -199,6 +233,8 @@ def test_an_agent_ends_cleanly(running):
     wait_for(lambda: not agent.alive and not running.processes("rank", "node-d"), "the agent's end")
     wait_for(lambda: not running.jobs(), lambda: f"the replica's end: {running.jobs()}")
     assert running.server.get("/readyz").status == 503
+    wait_for(lambda: running.server.metrics()["skein_node_up", "node-d"] == 0, "the node's absence")
+    assert ("skein_node_devices", "node-d") not in running.server.metrics()
     running.start_agent("node-d")
     wait_for(lambda: running.server.get("/readyz").status == 200, running.everything, 60)
     assert running.server.tokens(PROMPT)

@@ -57,9 +57,9 @@ def places_of(log):
     return [places.split() for places in re.findall(r"^  rank \d+ on (\S+)  layers", log, re.MULTILINE)]
 
 
-def wait_for_all(cluster):
+def wait_for_all(cluster, replicas=2):
     cluster.wait_ready()
-    wait_for(lambda: cluster.log.count('"replica ready"') == 2, cluster.everything, 60)
+    wait_for(lambda: cluster.log.count('"replica ready"') == replicas, cluster.everything, 60)
 
 
 def ratios(cluster, steps):
@@ -77,6 +77,9 @@ def test_replicas_go_where_the_planner_puts_them(planned):
     for node in NODES:
         assert len(planned.processes("rank", node)) == 1
     assert_greedy_tokens(planned.server)
+    # A core with 2 GiB was described.
+    for node in NODES:
+        assert f'"event":"node is not as described","node":"{node}"' in planned.log
     # Replicas take turns. What a step takes is held against the plan.
     assert not ratios(planned, "decode")
     for _ in range(4):
@@ -115,10 +118,104 @@ def test_a_plan_file_is_started_as_it_is_or_refused(planned):
     other = planned.scratch / "other.json"
     other.write_text(json.dumps(plan | {"models": [plan["models"][0] | {"name": "another"}]}))
     assert "places another, but no replica of" in refused("--plan", other)
-    assert "with cluster the number of replicas follows" in refused("--data-parallel-size", "2")
+    assert "the planner chooses the number of replicas" in refused("--data-parallel-size", "2")
     cluster = planned.scratch / "cluster.yaml"
     whole = cluster.read_text()
     cluster.write_text("".join(line for line in whole.splitlines(True) if "node-d" not in line))
     message = refused("--plan", path)
     cluster.write_text(whole)
     assert 'with a node "node-d", which is not there now; plan again' in message
+
+
+def test_without_a_description_the_agents_say_what_there_is(planned):
+    serve = planned.scratch / "serve.yaml"
+    described = serve.read_text()
+    serve.write_text("".join(line for line in described.splitlines(True) if not line.startswith("cluster:")))
+    try:
+        planned.serve()
+        wait_for_all(planned)
+        places = places_of(planned.log)
+        assert sorted(place for [place] in places) == [f"{node}:0" for node in NODES]
+        assert_greedy_tokens(planned.server)
+        # Another coordinator asks the same agents, comes to the same plan, and finds it running.
+        before = sorted(process.pid for process in planned.jobs())
+        planned.processes("coordinator")[0].kill()
+        planned.coordinator.wait()
+        planned.serve()
+        wait_for_all(planned)
+        assert sorted(process.pid for process in planned.jobs()) == before
+        assert places_of(planned.log) == places
+        planned.stop_coordinator()
+
+        planned.processes("agent", "node-d")[0].kill()
+        wait_for(lambda: not planned.processes("agent", "node-d"), "the agent's end")
+        planned.serve("--nodes-timeout", "3")
+        wait_for_all(planned, 1)
+        assert "waiting   for the agents of node-d\n" in planned.log
+        assert "note      no agent came from node-d: nothing is placed there\n" in planned.log
+        assert len(places_of(planned.log)) == 2
+        assert_greedy_tokens(planned.server)
+        planned.stop_coordinator()
+    finally:
+        serve.write_text(described)
+        if not planned.processes("agent", "node-d"):
+            planned.start_agent("node-d")
+
+
+def test_what_can_stay_is_adopted_when_a_node_has_gone_for_good(planned):
+    serve = planned.scratch / "serve.yaml"
+    described = serve.read_text()
+    serve.write_text("".join(line for line in described.splitlines(True) if not line.startswith("cluster:")))
+    plan = planned.scratch / "kept.json"
+    flags = ("--plan", str(plan), "--replan", "--nodes-timeout", "3")
+
+    def ranks():
+        """Process ids by node."""
+        return {node: [process.pid for process in planned.processes("rank", node)] for node in NODES}
+
+    def placed():
+        return [[rank["node"] for rank in replica["ranks"]] for replica in json.loads(plan.read_text())["replicas"]]
+
+    try:
+        planned.serve(*flags)
+        wait_for_all(planned)
+        before, nodes = ranks(), placed()
+        assert sorted(nodes[0] + nodes[1]) == list(NODES)
+        # The first replica's last node goes: the second one is the first in the next plan.
+        gone = nodes[0][1]
+        planned.processes("coordinator")[0].kill()
+        planned.processes("agent", gone)[0].kill()
+        planned.coordinator.wait()
+        planned.serve(*flags)
+        wait_for_all(planned, 1)
+        assert placed() == [nodes[1]]
+        kept = ranks()
+        assert all(kept[node] == before[node] for node in nodes[1])
+        wait_for(lambda: not ranks()[nodes[0][0]], "the end of the replica that lost a node")
+        assert_greedy_tokens(planned.server)
+        # It comes back: what runs stays again.
+        planned.start_agent(gone)
+        planned.processes("coordinator")[0].kill()
+        planned.coordinator.wait()
+        planned.serve(*flags)
+        wait_for_all(planned)
+        assert all(ranks()[node] == before[node] for node in nodes[1])
+        assert sorted(sum(placed(), [])) == list(NODES)
+        assert_greedy_tokens(planned.server)
+        planned.stop_coordinator()
+    finally:
+        serve.write_text(described)
+
+
+def test_nobody_to_ask():
+    if hosts.why_not() is not None:
+        pytest.skip(str(hosts.why_not()))
+    with hosts.Cluster(("node-a",), planned=True) as cluster:
+        serve = cluster.scratch / "serve.yaml"
+        serve.write_text("".join(line for line in serve.read_text().splitlines(True) if not line.startswith("cluster:")))
+        coordinator = cluster.serve("--nodes-timeout", "1")
+        assert coordinator.wait(30) == 1
+        assert "skein: no agent came from node-a: start `skein agent` there" in cluster.log
+        # Where agents would have to be asked, a plan alone cannot be made.
+        refused = skein("plan", "--config", serve)
+        assert refused.returncode == 2 and "which machines?" in refused.stderr

@@ -58,6 +58,8 @@ def test_a_node_that_is_not_as_described_is_told_with_the_files_lines():
     (["--config", CLUSTERS / "h200-pair.yaml", "--node", "h200-3"], 'has no node "h200-3"'),
     (["--node", "h200-3"], "it needs --config"),
     (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
+    (["--url", "http://127.0.0.1:1", "--measure"], "give it without --config and --measure"),
+    (["--url", "http://127.0.0.1:1"], "127.0.0.1"),
     (["cluster.yaml"], "Files go behind --config"),
     (["--formt", "svg"], "did you mean --format?"),
 ], ids=lambda value: None)

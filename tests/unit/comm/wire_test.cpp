@@ -71,6 +71,18 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   EXPECT_EQ(back.prefill_work, status.prefill_work);
 }
 
+TEST(Wire, AReplicaSaysWhatEachRankHolds) {
+  RegisterReplica replica;
+  replica.ranks = 2;
+  replica.transport = "TCP";
+  replica.rank_bytes = {1, 1ull << 40};
+  const auto frame = decode_frame(encode_frame(replica));
+  ASSERT_TRUE(frame.ok()) << frame.status().message();
+  EXPECT_EQ(std::get<RegisterReplica>(*frame).rank_bytes, replica.rank_bytes);
+  replica.ranks = 3;
+  EXPECT_FALSE(decode_frame(encode_frame(replica)).ok());
+}
+
 TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {
   const RegisterAgent agent{.node = "a",
                             .build = "1",
@@ -89,15 +101,25 @@ TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {
   EXPECT_EQ(back.jobs[0].replica, 2u);
   EXPECT_EQ(back.jobs[0].identity, "id");
 
-  const auto status = decode_frame(encode_frame(AgentStatus{{3, 4}}));
-  EXPECT_EQ(std::get<AgentStatus>(*status).launches, (std::vector<uint64_t>{3, 4}));
+  const AgentStatus sign{.launches = {3, 4}, .memory_free = 1ull << 40, .gpu_memory_free = {5, 6}, .held = {0, 7}};
+  const auto status = decode_frame(encode_frame(sign));
+  ASSERT_TRUE(status.ok()) << status.status().message();
+  const auto& life = std::get<AgentStatus>(*status);
+  EXPECT_EQ(life.launches, (std::vector<uint64_t>{3, 4}));
+  EXPECT_EQ(life.memory_free, 1ull << 40);
+  EXPECT_EQ(life.gpu_memory_free, (std::vector<uint64_t>{5, 6}));
+  EXPECT_EQ(life.held, (std::vector<uint32_t>{0, 7}));
   StartDaemon start;
   start.job.launch = 5;
   start.node = "b";
   start.command = "orted";
+  start.share = {.devices = {2, 3}, .gpus = true, .device_bytes = 1ull << 40};
   const auto daemon = decode_frame(encode_frame(start));
   EXPECT_EQ(std::get<StartDaemon>(*daemon).job.launch, 5u);
   EXPECT_EQ(std::get<StartDaemon>(*daemon).command, "orted");
+  EXPECT_EQ(std::get<StartDaemon>(*daemon).share.devices, start.share.devices);
+  EXPECT_TRUE(std::get<StartDaemon>(*daemon).share.gpus);
+  EXPECT_EQ(std::get<StartDaemon>(*daemon).share.device_bytes, 1ull << 40);
 }
 
 TEST(Wire, ALaunchPlacesEveryRankOnce) {
@@ -119,6 +141,14 @@ TEST(Wire, RefusesFramesThatContradictThemselves) {
   tokens.tokens = {1, 2};
   tokens.logprobs = {{}};
   EXPECT_FALSE(decode_frame(encode_frame(tokens)).ok());
+  EXPECT_FALSE(decode_frame(encode_frame(AgentStatus{.launches = {}, .held = {kNodeDevicesMax}})).ok());
+  EXPECT_FALSE(decode_frame(encode_frame(AgentStatus{
+                   .launches = {}, .held = std::vector<uint32_t>(kNodeDevicesMax + 1, 0)})).ok());
+  EXPECT_FALSE(decode_frame(encode_frame(AgentStatus{
+                   .launches = {}, .gpu_memory_free = std::vector<uint64_t>(kNodeDevicesMax + 1, 0)})).ok());
+  StartDaemon start;
+  start.share.devices = {kNodeDevicesMax};
+  EXPECT_FALSE(decode_frame(encode_frame(start)).ok());
   EXPECT_FALSE(decode_frame("").ok());
   EXPECT_FALSE(decode_frame("garbage").ok());
 }

@@ -7,9 +7,10 @@ namespace {
 
 // A device of 1 TB/s and 100 TFLOP/s that reaches what is said.
 const std::vector<ProbeSample> kSamples = {
-    {.what = "product", .format = "BF16", .tokens = 1, .size = 1e8, .bytes = 1e8, .flops = 1e8, .us = 100},      // all of the reads
-    {.what = "product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .flops = 1e7, .us = 20},       // half
-    {.what = "product", .format = "BF16", .tokens = 512, .size = 1e8, .bytes = 1e8, .flops = 1e11, .us = 1000},  // all of the products
+    // All of the reads, half of them, all of the products.
+    {.what = "product", .format = "BF16", .tokens = 1, .size = 1e8, .bytes = 1e8, .flops = 1e8, .us = 100},
+    {.what = "product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .flops = 1e7, .us = 20},
+    {.what = "product", .format = "BF16", .tokens = 512, .size = 1e8, .bytes = 1e8, .flops = 1e11, .us = 1000},
     {.what = "product", .format = "BF16", .tokens = 512, .size = 1e7, .bytes = 1e7, .flops = 1e10, .us = 200},
     {.what = "decode_attention", .tokens = 1, .size = 1e6, .bytes = 1e6, .us = 4},
     {.what = "decode_attention", .tokens = 64, .size = 1e9, .bytes = 1e9, .us = 2000},
@@ -46,8 +47,10 @@ TEST(CalibrateDevice, CoresShareTheReadsAndAddTheirProducts) {
 // Four-bit weights: a quarter of the bytes, twice the products.
 TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
   std::vector<ProbeSample> samples = kSamples;
-  samples.push_back({.what = "product", .format = "Q4_1", .tokens = 1, .size = 4e7, .bytes = 4e7, .flops = 1.3e8, .us = 80});
-  samples.push_back({.what = "product", .format = "Q4_1", .tokens = 512, .size = 4e7, .bytes = 4e7, .flops = 6.4e10, .us = 320});
+  samples.push_back(
+      {.what = "product", .format = "Q4_1", .tokens = 1, .size = 4e7, .bytes = 4e7, .flops = 1.3e8, .us = 80});
+  samples.push_back(
+      {.what = "product", .format = "Q4_1", .tokens = 512, .size = 4e7, .bytes = 4e7, .flops = 6.4e10, .us = 320});
   const DeviceCalibration fit = calibrate_device({}, samples, 2);
   EXPECT_DOUBLE_EQ(fit.flops, 5e13) << "of bfloat16, whatever others reach";
   EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e7), 0.5);
@@ -95,7 +98,8 @@ TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
 TEST(CalibrateDevice, MakesAFileThatCanBeRead) {
   Calibration calibration;
   std::vector<ProbeSample> samples = kSamples;
-  samples.push_back({.what = "product", .format = "Q8_0", .tokens = 4, .size = 4e7, .bytes = 4e7, .flops = 1e8, .us = 80});
+  samples.push_back(
+      {.what = "product", .format = "Q8_0", .tokens = 4, .size = 4e7, .bytes = 4e7, .flops = 1e8, .us = 80});
   calibration.devices.push_back(calibrate_device({}, samples, 1));
   calibration.devices[0].name = "NVIDIA H200";
   calibration.links.push_back(calibrate_link(LinkKind::kNvlink, 2,

@@ -55,6 +55,13 @@ nodes:
   EXPECT_EQ(cluster->nodes[0].devices.size(), 2u);
 }
 
+TEST(ClusterFileText, WhatIsFreeOfAHostsMemoryIsReadAndWritten) {
+  const Result<Cluster> cluster = parse_cluster("nodes:\n  - {name: a, cores: 4, memory_gib: 8, memory_free_gib: 2.5}\n");
+  ASSERT_TRUE(cluster.ok()) << cluster.status().message();
+  EXPECT_EQ(cluster->nodes[0].memory_free, int64_t{5} << 29);
+  EXPECT_THAT(to_yaml(*cluster), HasSubstr("memory_free_gib: 2.5"));
+}
+
 TEST(ClusterFileText, AKindTakesWhatItDoesNotSayFromTheKnownGpu) {
   const Result<Cluster> cluster = parse_cluster(R"(
 kinds:
@@ -85,6 +92,8 @@ constexpr Mistake kMistakes[] = {
      "line 3: two nodes are called \"a\", the other at line 2; names must differ"},
     {"CountWithoutCounter", "nodes:\n  - {name: a, count: 2, cores: 1, memory_gib: 1}\n",
      "line 2: two nodes are called \"a\"; with count, put a counter such as <0> into the name"},
+    {"MoreMemoryFreeThanThere", "nodes:\n  - {name: a, cores: 1, memory_gib: 1, memory_free_gib: 2}\n",
+     "line 2: node \"a\" has more memory free than it has; lower memory_free_gib"},
     {"UnknownGpu", "nodes:\n  - name: a\n    cores: 1\n    memory_gib: 1\n    devices: [{kind: H200}]\n",
      "line 5: the device kind \"H200\" is not known; did you mean \"NVIDIA H200\", \"NVIDIA H200 NVL\", "},
     {"UnheardOfGpu", "nodes:\n  - {name: a, cores: 1, memory_gib: 1, devices: [{kind: Gaudi 3 accelerator card}]}\n",

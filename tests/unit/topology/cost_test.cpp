@@ -36,8 +36,8 @@ TEST(Cost, FlopsWhereTheyTakeLonger) {
 TEST(Cost, SharesOfProductsGoByTokensAndWeights) {
   DeviceCalibration device = paper_device();
   device.products = {.tokens = {1}, .bytes = {16384, 32768}, .share = {{0.5, 1}}};
-  EXPECT_NEAR(stage_us(device, kDecode), 2 * (16.768 / 0.5 + 8.448 / 0.5 + 33.408 + 16.768 / 0.5 + kAttention) + kLogits,
-              kClose);
+  EXPECT_NEAR(stage_us(device, kDecode),
+              2 * (16.768 / 0.5 + 8.448 / 0.5 + 33.408 + 16.768 / 0.5 + kAttention) + kLogits, kClose);
 }
 
 TEST(Cost, EachWeightByItsFormat) {
@@ -150,8 +150,8 @@ TEST(Cost, AGroupSharesTheWorkAndAddsItsSums) {
   link.all_reduce_us = {.x = {1, 1e9}, .y = {5, 5}};
   link.point_to_point_us = {.x = {1, 1e9}, .y = {3, 3}};
   const ReplicaCost cost = paper_cost({{.device = &device, .group = {.measured = &link}}}, 2);
-  // Products 37,952 bytes, keys and values half as many; two sums a layer and one of the embedding; logits 16,768 bytes,
-  // and a message with the other half of them.
+  // Products 37,952 bytes, keys and values half as many; two sums a layer and one of the embedding; logits 16,768
+  // bytes, and a message with the other half of them.
   EXPECT_NEAR(cost.stage_us(0, kDecode, 1), 2 * (37.952 + 8 + 2 * 5) + 5 + 16.768 + 3, kClose);
 }
 

@@ -8,6 +8,7 @@
 #include "tests/unit/topology/machine_fixture.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
+#include "topology/gpus.h"
 
 namespace skein::test {
 namespace {
@@ -78,6 +79,21 @@ TEST_F(HgxBoard, TellsWhenNcclWouldUseTcpForWantOfDeviceFiles) {
   container.rdma("mlx5_0", "pci0000:70/0000:70:02.0/0000:71:00.0");
   container.device_file("infiniband/rdma_cm");  // of the connection manager alone
   EXPECT_THAT(container.discover().notes, ElementsAre(HasSubstr("NCCL would use TCP without saying so")));
+}
+
+TEST_F(HgxBoard, IsWatchedThroughAnOpenLibrary) {
+  const GpuWatch watch(FAKE_NVML);
+  std::vector<FakeGpu> gpus = hgx_gpus();
+  gpus[6].memory_free = 7;
+  gpus[6].compute_major = 8;
+  machine_.gpus(gpus);
+  const std::vector<Gpu> seen = watch.look();
+  ASSERT_EQ(seen.size(), 8u);
+  EXPECT_EQ(seen[5].memory_free, int64_t{143771} << 19);
+  EXPECT_EQ(seen[6].memory_free, 7);
+  EXPECT_EQ(seen[6].memory_total, int64_t{143771} << 20);
+  EXPECT_TRUE(seen[5].supported() && !seen[6].supported());
+  EXPECT_TRUE(GpuWatch("libno-such-library.so").look().empty());
 }
 
 TEST_F(HgxBoard, TellsOfNvlinksThatAreDown) {

@@ -56,11 +56,11 @@ int nvmlDeviceGetName(void* device, char* name, unsigned bytes) {
   return kSuccess;
 }
 int nvmlDeviceGetMemoryInfo(void* device, Memory* memory) {
-  *memory = {at(device).memory, at(device).memory / 2, at(device).memory / 2};
+  *memory = {at(device).memory, at(device).memory_free, at(device).memory - at(device).memory_free};
   return kSuccess;
 }
-int nvmlDeviceGetCudaComputeCapability(void*, int* major, int* minor) {
-  *major = 9;
+int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) {
+  *major = at(device).compute_major;
   *minor = 0;
   return kSuccess;
 }

@@ -9,6 +9,8 @@ struct FakeGpu {
   const char* name = "NVIDIA H200";
   const char* bus_id = "";
   unsigned long long memory = 143771ull << 20;
+  unsigned long long memory_free = 143771ull << 19;
+  int compute_major = 9;
   unsigned links = 18;
   unsigned links_up = 18;
   uint32_t nvlink_peers = 0;  // bit i: GPU i

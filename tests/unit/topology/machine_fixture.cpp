@@ -80,9 +80,9 @@ void FakeMachine::gpus(const std::vector<FakeGpu>& gpus) {
   set(gpus.data(), static_cast<int>(gpus.size()));  // the library stays loaded: it has to remember
 }
 
-Discovery FakeMachine::discover(const std::vector<DeviceKind>& kinds) const {
-  return skein::discover(kinds, {.sysfs = root_ / "sys", .dev = root_ / "dev", .nvml = nvml_});
-}
+DiscoveryRoots FakeMachine::roots() const { return {.sysfs = root_ / "sys", .dev = root_ / "dev", .nvml = nvml_}; }
+
+Discovery FakeMachine::discover(const std::vector<DeviceKind>& kinds) const { return skein::discover(kinds, roots()); }
 
 std::vector<FakeGpu> hgx_gpus() {
   std::vector<FakeGpu> gpus;

@@ -27,6 +27,7 @@ class FakeMachine {
   void interface(const std::string& name, const std::string& folder, int mbit, const std::string& state = "up");
   void gpus(const std::vector<FakeGpu>& gpus);
 
+  DiscoveryRoots roots() const;
   Discovery discover(const std::vector<DeviceKind>& kinds = {}) const;
 
  private:

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "tests/unit/topology/planner_fixture.h"
+#include "topology/device_kinds.h"
 
 namespace skein {
 namespace {
@@ -233,6 +234,19 @@ TEST_F(PlannerRules, WhatCannotBeHadIsSaidInNumbers) {
   cluster_.kinds = {test::gpu_kind("kind", 150 * kMiB, 3e12)};
   cluster_.nodes = {test::gpu_node("n0", 2)};
   EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("need 5 x kind and 2 are free; add 3 or use a smaller model"));
+}
+
+TEST_F(PlannerRules, WhatOthersHoldOfAHostsMemoryIsNotPlannedOn) {
+  cluster_.kinds = {guessed_cores("a processor")};
+  Node& node = cluster_.nodes.front();
+  node.cores = 4;
+  node.memory_bytes = 16'384 * kMiB;
+  node.devices.assign(4, Device{.pci = {}});
+  cluster_.nodes.resize(1);
+  request_.models[0].memory = {.block_tokens = 16, .slots = 4, .step_tokens_max = 64};
+  ASSERT_EQ(plan().replicas.size(), 1u);
+  node.memory_free = 600 * kMiB;  // of which the weights alone take 545
+  EXPECT_FALSE(plan_placement(request_).ok());
 }
 
 TEST_F(PlannerRules, SeveralModelsGetWhatTheyNeed) {

@@ -1,5 +1,5 @@
-// The formulas of topology/service.cpp and the steps of topology/burst.cpp, on replicas whose every step takes 1 ms, and
-// 0.5 ms more with a part of a prompt.
+// The formulas of topology/service.cpp and the steps of topology/burst.cpp, on replicas whose every step takes 1 ms,
+// and 0.5 ms more with a part of a prompt.
 
 #include "topology/service.h"
 

@@ -46,6 +46,14 @@ TEST(Preflight, CountsTheRanksThatShareAMachinesMemory) {
       << said;
 }
 
+TEST(Preflight, WhatRanksTakeOfTheirGpusIsNotWantedOfTheHost) {
+  ReplicaSpec on_gpus = spec();
+  on_gpus.rank_memory_bytes = int64_t{1} << 50;
+  EXPECT_FALSE(compare(on_gpus, reports()).ok());
+  on_gpus.device = "cuda";
+  EXPECT_TRUE(compare(on_gpus, reports()).ok());
+}
+
 TEST(Preflight, AReportSurvivesTheRoundTrip) {
   RankReport report = look_around();
   report.fingerprint = ~uint64_t{0};
@@ -58,6 +66,14 @@ TEST(Preflight, AReportSurvivesTheRoundTrip) {
   EXPECT_EQ(back->memory_free, report.memory_free);
   EXPECT_FALSE(decode_rank_report("{}").ok());
   EXPECT_FALSE(decode_rank_report("no JSON").ok());
+}
+
+TEST(Preflight, CountsTheMemoryThatThisProcessTouched) {
+  constexpr size_t kBytes = size_t{64} << 20;
+  const int64_t before = own_memory();
+  EXPECT_GT(before, 0);
+  const std::vector<char> touched(kBytes, 1);
+  EXPECT_GE(own_memory(), before + static_cast<int64_t>(kBytes) * 9 / 10) << touched.size();
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ TEST(Api, AnswersPlainRoutes) {
   EXPECT_EQ(under.call("GET", "/livez")->response.status, 200);
   EXPECT_EQ(under.call("GET", "/metrics")->response.body, "# fake\n");
   EXPECT_FALSE(under.call("GET", "/version")->json().find("version")->as_string().empty());
+  EXPECT_EQ(under.call("GET", "/v1/skein/nodes")->response.body, R"({"nodes":[]})");
   const Json list = under.call("GET", "/v1/models")->json();
   EXPECT_EQ(list.find("object")->as_string(), "list");
   EXPECT_EQ(list.find("data")->as_array().at(0).dump(),
@@ -48,7 +49,8 @@ TEST(Api, RefusesUnknownPathsAndMethods) {
       EXPECT_EQ(writer->response.headers.at(0).value, "POST");
     }
   }
-  for (const char* path : {"/v1/models", "/v1/models/a", "/health", "/livez", "/readyz", "/metrics", "/version"}) {
+  for (const char* path : {"/v1/models", "/v1/models/a", "/health", "/livez", "/readyz", "/metrics", "/version",
+                           "/v1/skein/nodes"}) {
     EXPECT_EQ(under.call("POST", path)->response.status, 405) << path;
   }
 }

@@ -81,6 +81,7 @@ class FakeEngine : public Engine {
   }
   EngineHealth health() const override { return health_now; }
   std::string metrics() const override { return "# fake\n"; }
+  std::string nodes() const override { return "{\"nodes\":[]}"; }
 
   // A frame of `tokens` for the newest request, or for request `id`.
   void send(std::vector<int32_t> tokens, FinishReason finish = FinishReason::kNone,

@@ -79,7 +79,8 @@ TEST_F(ServeConfigTest, AClusterNamesItsPlaces) {
   EXPECT_EQ(config->shapes()[0].places[1].node, "node-b");
   EXPECT_EQ(config->shapes()[0].places[1].device, 3);
 
-  EXPECT_NE(error(head).find("needs places"), std::string::npos);
+  EXPECT_NE(error(head + "replicas:\n  - {tensor_parallel_size: 2}\n").find("needs places"), std::string::npos);
+  EXPECT_TRUE(parse(head)->gathered()) << "the agents say what there is";
   EXPECT_TRUE(parse(head + "cluster: c.yaml\n").ok()) << "the planner knows places";
   EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:0]}\n").find("give listen"), std::string::npos);
   EXPECT_NE(error("model: m\nreplicas:\n  - {places: [a:x]}\n").find(":3: \"a:x\" is no place"), std::string::npos);
@@ -107,7 +108,7 @@ TEST_F(ServeConfigTest, StagesNameTheirLayers) {
 TEST_F(ServeConfigTest, ThePlannerOrTheUserPlacesReplicas) {
   EXPECT_EQ(parse("model: m\ncluster: c.yaml\nplan: p.json\nitl_ms: 30\n")->placement.plan, "p.json");
   EXPECT_NE(error("model: m\ncluster: c.yaml\nreplicas:\n  - {count: 2}\n").find("leave one of them out"), std::string::npos);
-  EXPECT_NE(error("model: m\ncluster: c.yaml\ndata_parallel_size: 2\n").find("request-rate or nodes"), std::string::npos);
+  EXPECT_NE(error("model: m\ncluster: c.yaml\ndata_parallel_size: 2\n").find("request-rate"), std::string::npos);
   EXPECT_NE(error("model: m\nplan: p.json\n").find("--cluster"), std::string::npos);
   EXPECT_NE(error("model: m\ncluster: c.yaml\nmodels:\n  - {model: a}\n").find("one server serves one model"),
             std::string::npos);

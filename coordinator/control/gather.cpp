@@ -1,0 +1,115 @@
+#include "coordinator/control/gather.h"
+
+#include <poll.h>
+
+#include <chrono>
+
+#include "coordinator/control/nodes.h"
+
+namespace skein {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kPollMs = 50;
+constexpr auto kSignPeriod = std::chrono::milliseconds(250);
+constexpr auto kFirstWord = std::chrono::seconds(1);  // agents that are there come sooner
+constexpr auto kWordPeriod = std::chrono::seconds(10);
+
+int64_t milliseconds(Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+}
+
+std::string list_of(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+class Gathering {
+ public:
+  Gathering(std::unique_ptr<MessageSocket> socket, const std::set<std::string>& names)
+      : socket_(std::move(socket)), names_(names) {}
+
+  std::vector<std::string> missing() const {
+    std::vector<std::string> missing;
+    for (const std::string& name : names_) {
+      if (table_.find(name) == nullptr) missing.push_back(name);
+    }
+    return missing;
+  }
+
+  void turn() {
+    while (const std::optional<MessageSocket::Received> received = socket_->receive()) take(*received);
+    const Clock::time_point now = Clock::now();
+    if (now >= next_sign_) {
+      // A peer that is gone again hears nothing.
+      for (const auto& [name, node] : table_.all()) (void)socket_->send(node.peer, Lease{});
+      next_sign_ = now + kSignPeriod;
+    }
+    pollfd fd{.fd = socket_->fd(), .events = POLLIN, .revents = 0};
+    poll(&fd, 1, kPollMs);
+  }
+
+  Result<GatheredNodes> result() const {
+    GatheredNodes gathered;
+    for (const std::string& name : missing()) {
+      const std::string reason = table_.refusal(name);
+      gathered.notes.push_back(reason.empty() ? "no agent came from " + name + ": nothing is placed there" : reason);
+    }
+    for (const auto& [name, node] : table_.all()) {
+      if (node.report.cluster) continue;
+      gathered.notes.push_back(name + " is left out, as it could not be described" +
+                               (node.report.findings.empty() ? "" : ": " + node.report.findings.front()));
+    }
+    if (table_.all().empty()) {
+      return unavailable("no agent came" + (names_.empty() ? std::string() : " from " + list_of(missing())) +
+                         ": start `skein agent` there, or describe the machines with --cluster");
+    }
+    ASSIGN_OR_RETURN(gathered.cluster, table_.cluster());
+    gathered.cluster.name = "the agents' nodes";
+    return gathered;
+  }
+
+ private:
+  void take(const MessageSocket::Received& received) {
+    if (!received.frame.ok() || !received.peer.starts_with(kAgentPrefix)) return;
+    const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
+    if (registration == nullptr) {
+      if (table_.of_peer(received.peer) == nullptr) (void)socket_->send(received.peer, Introduce{});
+      return;
+    }
+    std::optional<std::string> refusal = belies_key(*registration, received.user);
+    if (!refusal) refusal = table_.admit(received.peer, *registration, milliseconds(Clock::now()));
+    if (refusal) (void)socket_->send(received.peer, RefuseAgent{*refusal});
+  }
+
+  const std::unique_ptr<MessageSocket> socket_;
+  const std::set<std::string>& names_;
+  NodeTable table_;
+  Clock::time_point next_sign_;
+};
+
+}  // namespace
+
+Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<std::string>& names, double seconds,
+                                   const std::function<void(const std::vector<std::string>&)>& waiting) {
+  ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, MessageSocket::bind(listen.endpoint, listen.keys));
+  Gathering gathering(std::move(socket), names);
+  const Clock::time_point begun = Clock::now();
+  const auto patience = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  const Clock::time_point end = begun + patience;
+  Clock::time_point next_word = begun + kFirstWord;
+  for (std::vector<std::string> missing = gathering.missing(); !missing.empty(); missing = gathering.missing()) {
+    const Clock::time_point now = Clock::now();
+    if (now >= end) break;
+    if (now >= next_word) {
+      waiting(missing);
+      next_word = now + kWordPeriod;
+    }
+    gathering.turn();
+  }
+  return gathering.result();
+}
+
+}  // namespace skein

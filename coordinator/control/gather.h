@@ -1,0 +1,26 @@
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "coordinator/control/cluster.h"
+#include "topology/cluster.h"
+
+namespace skein {
+
+// The machines as their agents describe them, before anything is placed on them.
+struct GatheredNodes {
+  Cluster cluster;
+  std::vector<std::string> notes;  // who is missing, or could not be described, a sentence each
+};
+
+// Listens until an agent of each name has registered, at most `seconds`, and leaves the agents to who listens next.
+// Jobs that they run stay. `waiting` is called now and then with the names that are still awaited. kUnavailable: no
+// agent came that describes its node.
+Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<std::string>& names, double seconds,
+                                   const std::function<void(const std::vector<std::string>&)>& waiting);
+
+}  // namespace skein
