@@ -254,10 +254,11 @@ std::optional<StageSite> ShapeBook::site_on(const Device& device, const CorePart
   if (measured == nullptr) return std::nullopt;
   const Calibration& calibration = *request_.calibration;
   const DeviceKind& kind = request_.cluster->kinds[static_cast<size_t>(device.kind)];
+  const int cores = std::max(1, parts.cores / parts.ranks);
   return StageSite{
       .device = measured,
       .gpu = kind.gpu,
-      .cores = kind.gpu ? 1.0 : std::max(1.0, static_cast<double>(parts.cores / parts.ranks)),
+      .cores = kind.gpu ? 1.0 : static_cast<double>(cores),
       .share = kind.gpu ? 1.0 : 1.0 / parts.ranks,
       .group = {.measured = find_link(calibration, inside.link, kind.name, tp), .path = inside, .ranks = tp},
       .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}};
