@@ -16,6 +16,7 @@ void each_field(Spec& spec, Visit visit) {
   visit("coordinator", spec.coordinator, 0, 0);
   visit("coordinator_key", spec.coordinator_key, 0, 0);
   visit("key_file", spec.key_file, 0, 0);
+  visit("step_seconds", spec.step_seconds, 0.1, 86400);
   visit("lease_seconds", spec.lease_seconds, 0.1, 86400);
   visit("model", spec.model, 0, 0);
   visit("load_format", spec.load_format, 0, 0);

@@ -22,6 +22,7 @@ struct ReplicaSpec {
   std::string coordinator;  // endpoint to register at
   std::string coordinator_key;  // its public CURVE key; empty: no encryption, for ipc:// alone
   std::string key_file;     // with a coordinator_key: the leader's own pair, on its node
+  double step_seconds = 600; // that a step may take; then a rank is stuck, and the leader ends its replica
   double lease_seconds = 2; // without a sign of life for so long, the leader ends its replica
 
   std::string model;               // folder or GGUF file

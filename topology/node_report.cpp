@@ -108,7 +108,8 @@ NodeReport report_node(const std::string& name, const Interface& interface, cons
 std::string to_text(const NodeReport& report) {
   Json json = Json::object();
   if (report.cluster) json.set("cluster", to_json(*report.cluster));
-  json.set("findings", Json::Array(report.findings.begin(), report.findings.end()));
+  const auto told = static_cast<ptrdiff_t>(std::min(report.findings.size(), kFindingsMax));
+  json.set("findings", Json::Array(report.findings.begin(), report.findings.begin() + told));
   std::string text = json.dump();
   if (text.size() <= kNodeReportBytesMax) return text;
   return to_text({.cluster = std::nullopt,

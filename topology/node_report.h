@@ -25,7 +25,7 @@ struct NodeReport {
 // Of this machine, called `name`; the NICs have `interface`, by which others reach it.
 NodeReport report_node(const std::string& name, const Interface& interface, const DiscoveryRoots& roots = {});
 
-// As `skein topology --format json` prints it; at most kNodeReportBytesMax.
+// As `skein topology --format json` prints it; the first 256 findings, and at most kNodeReportBytesMax.
 std::string to_text(const NodeReport& report);
 // kInvalidArgument: no report, one that is too large, or of another node than `name`.
 Result<NodeReport> parse_node_report(std::string_view text, const std::string& name);

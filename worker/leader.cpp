@@ -87,6 +87,8 @@ struct Leader::State {
   bool rested = true;        // batcher thread: there was nothing to do before the next plan
   uint64_t rested_step = 0;  // batcher thread: the last plan of which that was true
   LeaseWatch lease;      // control thread: of the coordinator
+  LeaseWatch progress;   // control thread: of the steps in flight
+  uint64_t steps_seen = 0;  // control thread: that had ended when it looked last
   std::thread control, batching, results;
 
   State(const ReplicaSpec& spec, std::unique_ptr<MessageSocket> socket, std::unique_ptr<Batcher> batcher,
@@ -197,6 +199,9 @@ struct Leader::State {
       if (static_cast<double>(lease.silent_ms(milliseconds(now))) > spec.lease_seconds * 1000) {
         abandon("the coordinator gave no sign of life for its lease: this replica ends");
       }
+      if (stuck(milliseconds(now))) {
+        abandon("a step has not ended within the step-timeout: a rank or its device is stuck; this replica ends");
+      }
       if (now >= next_status) {
         // Dropped where there is no room: so many frames are sign enough.
         (void)socket->send("", status());
@@ -206,6 +211,13 @@ struct Leader::State {
       if (!take_all()) return;
       if (may_wait) wait_until(next_status);
     }
+  }
+
+  bool stuck(int64_t now_ms) {
+    std::lock_guard lock(stats_mutex);
+    const uint64_t ended = work.decode().steps + work.prefill().steps;
+    if (work.in_flight() == 0 || std::exchange(steps_seen, ended) != ended) progress.heard(now_ms);
+    return static_cast<double>(progress.silent_ms(now_ms)) > spec.step_seconds * 1000;
   }
 
   // False if there is more to send: the socket gets its turn in between. A coordinator that falls behind is waited for;

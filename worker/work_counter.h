@@ -17,6 +17,7 @@ class WorkCounter {
   void planned(const StepPlan& plan, Clock::time_point now);
   void ended(Clock::time_point now);
 
+  size_t in_flight() const { return in_flight_.size(); }
   const StepWork& decode() const { return decode_; }    // of steps without prompts
   const StepWork& prefill() const { return prefill_; }  // of the others
 

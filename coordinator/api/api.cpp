@@ -69,7 +69,7 @@ HttpError busy() {
 struct Api::Route {
   std::string_view path;
   std::string_view method;
-  void (Api::*answer)(HttpRequest, const Writer&);
+  void (Api::*answer)(HttpRequest&&, const Writer&);
 };
 
 const Api::Route Api::kRoutes[] = {
@@ -94,7 +94,7 @@ Api::Api(Engine& engine, const ServedModel& model, RequestObserver& observer, Te
       pool_(pool),
       context_{engine, model, limits_, observer} {}
 
-void Api::handle(HttpRequest request, Writer writer) {
+void Api::handle(HttpRequest request, const Writer& writer) {
   constexpr std::string_view kModelPrefix = "/v1/models/";
   const bool one_model_path = request.path.starts_with(kModelPrefix);
   std::string_view allowed = one_model_path ? "GET" : "";
@@ -126,7 +126,7 @@ Json Api::model_json() const {
                       {"max_model_len", model_.context_max}, {"permission", Json::array()}};
 }
 
-void Api::models(HttpRequest, const Writer& writer) {
+void Api::models(HttpRequest&&, const Writer& writer) {
   Json list = Json::array();
   list.push_back(model_json());
   writer->respond({.body = Json(Json::Object{{"object", "list"}, {"data", std::move(list)}}).dump()});
@@ -140,7 +140,7 @@ void Api::one_model(const std::string& name, const Writer& writer) {
                                   .code = "model_not_found"}));
 }
 
-void Api::health(HttpRequest, const Writer& writer) {
+void Api::health(HttpRequest&&, const Writer& writer) {
   const EngineHealth health = engine_.health();
   const bool ready = health.ready && !health.draining;
   const char* status = health.draining ? "draining" : ready ? "ready" : "starting";
@@ -151,19 +151,19 @@ void Api::health(HttpRequest, const Writer& writer) {
                                .dump()});
 }
 
-void Api::live(HttpRequest, const Writer& writer) {
+void Api::live(HttpRequest&&, const Writer& writer) {
   writer->respond({.body = Json(Json::Object{{"status", "live"}}).dump()});
 }
 
-void Api::metrics(HttpRequest, const Writer& writer) {
+void Api::metrics(HttpRequest&&, const Writer& writer) {
   writer->respond({.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = engine_.metrics()});
 }
 
-void Api::version(HttpRequest, const Writer& writer) {
+void Api::version(HttpRequest&&, const Writer& writer) {
   writer->respond({.body = Json(Json::Object{{"version", SKEIN_BUILD}}).dump()});
 }
 
-void Api::nodes(HttpRequest, const Writer& writer) { writer->respond({.body = engine_.nodes()}); }
+void Api::nodes(HttpRequest&&, const Writer& writer) { writer->respond({.body = engine_.nodes()}); }
 
 // ---- answers that need the text pool
 
@@ -187,19 +187,19 @@ std::optional<HttpError> parse_body(const std::string& body, const ApiLimits& li
   return std::nullopt;
 }
 
-void Api::complete(HttpRequest request, const Writer& writer) {
+void Api::complete(HttpRequest&& request, const Writer& writer) {
   generate(std::move(request), writer, "cmpl-", prepare_completion);
 }
 
-void Api::chat(HttpRequest request, const Writer& writer) {
+void Api::chat(HttpRequest&& request, const Writer& writer) {
   generate(std::move(request), writer, "chatcmpl-", prepare_chat);
 }
 
-void Api::tokenize(HttpRequest request, const Writer& writer) {
+void Api::tokenize(HttpRequest&& request, const Writer& writer) {
   answer_text(std::move(request), writer, answer_tokenize);
 }
 
-void Api::detokenize(HttpRequest request, const Writer& writer) {
+void Api::detokenize(HttpRequest&& request, const Writer& writer) {
   answer_text(std::move(request), writer, answer_detokenize);
 }
 

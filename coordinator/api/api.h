@@ -25,23 +25,23 @@ class Api {
   Api& operator=(const Api&) = delete;
 
   // Answers through `writer`, now or later. For HttpServer.
-  void handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer);
+  void handle(HttpRequest request, const std::shared_ptr<ResponseWriter>& writer);
 
  private:
   using Writer = std::shared_ptr<ResponseWriter>;
   struct Route;
   static const Route kRoutes[];
 
-  void complete(HttpRequest request, const Writer& writer);
-  void chat(HttpRequest request, const Writer& writer);
-  void tokenize(HttpRequest request, const Writer& writer);
-  void detokenize(HttpRequest request, const Writer& writer);
-  void models(HttpRequest request, const Writer& writer);
-  void health(HttpRequest request, const Writer& writer);
-  void live(HttpRequest request, const Writer& writer);
-  void metrics(HttpRequest request, const Writer& writer);
-  void version(HttpRequest request, const Writer& writer);
-  void nodes(HttpRequest request, const Writer& writer);
+  void complete(HttpRequest&& request, const Writer& writer);
+  void chat(HttpRequest&& request, const Writer& writer);
+  void tokenize(HttpRequest&& request, const Writer& writer);
+  void detokenize(HttpRequest&& request, const Writer& writer);
+  void models(HttpRequest&& request, const Writer& writer);
+  void health(HttpRequest&& request, const Writer& writer);
+  void live(HttpRequest&& request, const Writer& writer);
+  void metrics(HttpRequest&& request, const Writer& writer);
+  void version(HttpRequest&& request, const Writer& writer);
+  void nodes(HttpRequest&& request, const Writer& writer);
 
   void one_model(const std::string& name, const Writer& writer);
   Json model_json() const;

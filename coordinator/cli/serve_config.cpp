@@ -274,6 +274,8 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_real("drain-seconds", "how long running requests may go on after SIGTERM", 0, 86400,
                   &config->drain_seconds);
   table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
+  table->add_real("step-timeout", "seconds that a step may take before its replica is taken for stuck, ended and started "
+                  "again; 0: 600, on GPUs 60", 0, 86400, &config->step_timeout);
   table->add_text("listen", "E", "serve with the agents of several nodes, which come to tcp://ADDRESS:PORT",
                   &config->listen);
   table->add_real("nodes-timeout", "with listen, and neither replicas nor cluster: seconds to wait for agents, then those "

@@ -72,6 +72,7 @@ struct ServeConfig {
   std::vector<std::string> allowed_origins;
   double drain_seconds = 30;
   double startup_timeout = 600;        // seconds a replica may take to load
+  double step_timeout = 0;             // seconds a step may take; 0: 600, on GPUs 60
   double nodes_timeout = 60;           // seconds that agents have to come before they are planned for
   std::string listen;                  // where agents of several nodes come to, tcp://ADDRESS:PORT; empty: one machine
   std::string key_file;                // with listen: this coordinator's pair

@@ -85,6 +85,7 @@ void settle(ServeConfig* config) {
   if (!config->max_num_seqs) config->max_num_seqs = gpu ? 256 : 64;
   if (!config->max_num_batched_tokens) config->max_num_batched_tokens = gpu ? 8192 : 512;
   if (!config->block_size) config->block_size = gpu ? 64 : 16;
+  if (config->step_timeout == 0) config->step_timeout = gpu ? 60 : 600;
 }
 
 // In the user's cache folder; empty, and nothing is kept, where there is none.
@@ -220,8 +221,10 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   if (config.clustered()) {
     spec.ports = config.ports;
     for (const RankMemory& rank : replica.memory.ranks) {
+      // A GPU's pages take what is left, unless so many were asked for.
+      const bool pages_count = !gpu || config.kv_cache_memory_bytes;
       const int64_t pages = rank.kv_per_token * replica.memory.kv_blocks * request.block_tokens;
-      spec.rank_memory_bytes = gpu ? 0 : std::max(spec.rank_memory_bytes, rank.weights + rank.activations + pages);
+      spec.rank_memory_bytes = std::max(spec.rank_memory_bytes, rank.fixed() + (pages_count ? pages : 0));
     }
   }
   spec.model = std::filesystem::absolute(plan.model.path).string();
@@ -234,6 +237,7 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   spec.waiting_max = config.max_waiting_requests;
   spec.block_tokens = request.block_tokens;
   spec.kv_blocks = gpu && !config.kv_cache_memory_bytes ? 0 : replica.memory.kv_blocks;
+  spec.step_seconds = std::max(config.step_timeout, 0.1);
   spec.memory_share = config.gpu_memory_utilization;
   spec.memory_reserve = gpu ? kGpuLateReserve : 0;
   spec.deterministic = config.deterministic;

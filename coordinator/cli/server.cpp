@@ -102,8 +102,8 @@ struct Server::State {
                                       [this](std::function<void()> call) { loop.post(std::move(call)); });
     api = std::make_unique<Api>(*cluster, model, metrics, *pool, ApiLimits{});
     http = std::make_unique<HttpServer>(loop, std::move(config),
-                                        [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-                                          api->handle(std::move(request), std::move(writer));
+                                        [this](HttpRequest request, const std::shared_ptr<ResponseWriter>& writer) {
+                                          api->handle(std::move(request), writer);
                                         });
     return http->listen();
   }

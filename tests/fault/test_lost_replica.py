@@ -1,5 +1,6 @@
 """Processes of a running server are killed: who loses what, who goes on, and what comes back."""
 
+import signal
 import time
 
 import pytest
@@ -103,6 +104,27 @@ def test_the_only_replica_is_lost(long_model):
         assert reply.status == 503 and reply.error["message"]
         wait_for(lambda: server.get("/readyz").status == 200, "ready again", READY_S)
         assert server.tokens(**ASKED) == right
+        server.assert_idle()
+        server.stop()
+
+
+def test_a_rank_that_is_stuck(long_model):
+    """Alive, but it does not go on: no process ends, no connection closes."""
+    with Server(long_model, "--dtype", "float32", "--tensor-parallel-size", 2, "--step-timeout", 2) as server:
+        right = server.tokens(**ASKED)
+        reader = Reader(server.stream(**ASKED, max_tokens=ENDLESS))
+        wait_for(lambda: len(reader.tokens) > 1, "a stream under way")
+        before = {process.pid for process in server.processes("rank")}
+        server.processes("rank")[-1].kill(signal.SIGSTOP)
+        wait_for(lambda: reader.ended, "the stream ends", GONE_S)
+        assert "a step has not ended within the step-timeout" in reader.error["message"]
+        reader.close()
+        wait_for(lambda: server.get("/readyz").status == 200, "a new launch", READY_S)
+        assert not before & {process.pid for process in server.processes()}, "the stuck rank has gone, too"
+        # Nothing to do is not being stuck.
+        time.sleep(3)
+        assert server.tokens(**ASKED) == right
+        assert server.total("skein_replica_losses_total") == 1
         server.assert_idle()
         server.stop()
 

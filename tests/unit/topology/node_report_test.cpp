@@ -75,6 +75,15 @@ TEST_F(ReportOfHgx, SaysWhyAMachineCannotBeDescribed) {
   EXPECT_EQ(back->findings, found.findings);
 }
 
+TEST_F(ReportOfHgx, HasNoMoreFindingsThanAreRead) {
+  NodeReport found = report("a");
+  found.findings.assign(300, "a link is down");
+  const Result<NodeReport> back = parse_node_report(to_text(found), "a");
+  ASSERT_TRUE(back.ok()) << back.status().message();
+  EXPECT_TRUE(back->cluster);
+  EXPECT_EQ(back->findings.size(), 256u);
+}
+
 TEST_F(ReportOfHgx, TooLongForAFrameSaysSo) {
   NodeReport found = report("a");
   found.findings.assign(100, std::string(4096, 'x'));

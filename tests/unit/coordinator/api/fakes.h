@@ -33,7 +33,7 @@ class FakeTokenizer : public Tokenizer {
     return text + decoder.finish();
   }
   std::string token_bytes(int32_t id) const override {
-    static const char* const kLong[] = {"<s>", "</s>", "hello", " world", "<eot>"};
+    static constexpr const char* kLong[] = {"<s>", "</s>", "hello", " world", "<eot>"};
     return id < 256 ? std::string(1, static_cast<char>(id)) : kLong[id - 256];
   }
   bool is_special(int32_t id) const override { return id == kBos || id == kEos || id == kEot; }
@@ -210,7 +210,7 @@ struct ApiUnderTest {
 
   std::shared_ptr<FakeWriter> call(std::string method, std::string path, std::string body = {},
                                    std::vector<HttpHeader> headers = {{"content-type", "application/json"}}) {
-    const auto writer = std::make_shared<FakeWriter>();
+    auto writer = std::make_shared<FakeWriter>();
     api.handle({.method = std::move(method), .path = std::move(path), .query = {},
                 .headers = std::move(headers), .body = std::move(body), .body_charge = nullptr},
                writer);
