@@ -12,6 +12,7 @@ template <typename Sample, typename Visit>
 void numbers_of(Sample& sample, Visit visit) {
   visit("tokens", sample.tokens);
   visit("size", sample.size);
+  visit("group", sample.group);
   visit("bytes", sample.bytes);
   visit("flops", sample.flops);
   visit("us", sample.us);
@@ -64,6 +65,7 @@ Json to_json(const std::vector<ProbeSample>& samples) {
   for (const ProbeSample& sample : samples) {
     Json json = Json::object();
     json.set("what", sample.what);
+    json.set("format", sample.format);
     numbers_of(sample, [&](const char* key, double value) { json.set(key, value); });
     list.push_back(std::move(json));
   }
@@ -76,6 +78,7 @@ Result<std::vector<ProbeSample>> parse_probe_samples(const Json& json) {
   for (const Json& entry : json.as_array()) {
     ProbeSample sample;
     ASSIGN_OR_RETURN(sample.what, text_of(entry, "what"));
+    ASSIGN_OR_RETURN(sample.format, text_of(entry, "format"));
     Status status;
     numbers_of(sample, [&](const char* key, double& value) {
       const Result<double> number = number_of(entry, key, 0, HUGE_VAL);

@@ -20,10 +20,12 @@ struct ProbeSpec {
 
 // One thing that was timed. Fields without a meaning for it are 0.
 struct ProbeSample {
-  std::string what;   // read, product, decode_attention, prefill_attention, norm; all_reduce, library_all_reduce,
-                      // point_to_point, library_bytes
-  double tokens = 0;  // prefill_attention: keys that the last one sees
-  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part
+  std::string what;   // read, core_read (one thread), product, decode_attention, prefill_attention, norm, gate, rope,
+                      // sample; all_reduce, library_all_reduce, point_to_point, library_bytes
+  std::string format = {};  // product: of the weight (FormatInfo::name)
+  double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
+  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part; sample: logits of a row
+  double group = 0;   // decode_attention: query heads that share keys, where the work goes by query heads
   double bytes = 0;   // moved through memory
   double flops = 0;
   double us = 0;

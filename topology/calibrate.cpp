@@ -40,7 +40,8 @@ class DeviceFit {
     fit_ceilings();
     fit_products();
     fit_attention();
-    fit_norms();
+    fit_rows();
+    fit_sampling();
     return std::move(fit_);
   }
 
@@ -48,34 +49,59 @@ class DeviceFit {
   // The best that anything reached.
   void fit_ceilings() {
     double read = 0;
-    double flops = 0;
     for (const char* what : {"read", "product", "decode_attention"}) {
       each(samples_, what, [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); });
     }
-    each(samples_, "product", [&](const ProbeSample& s) { flops = std::max(flops, s.flops / s.us * kMicro / cores_); });
     if (read > 0) fit_.read_bytes_per_s = read;
+    each(samples_, "core_read", [&](const ProbeSample& s) { fit_.core_read_bytes_per_s = s.bytes / s.us * kMicro; });
+    const double flops = best_flops(Format::kBF16);
     if (flops > 0) fit_.flops = flops;
   }
 
+  // Of one core.
+  double best_flops(Format format) const {
+    double flops = 0;
+    each_product(format, [&](const ProbeSample& s) { flops = std::max(flops, s.flops / s.us * kMicro / cores_); });
+    return flops;
+  }
+
+  template <typename Visit>
+  void each_product(Format format, Visit visit) const {
+    each(samples_, "product", [&](const ProbeSample& s) {
+      if (s.format == info(format).name) visit(s);
+    });
+  }
+
   // Of the ceiling that binds.
-  double share_of(const ProbeSample& sample) const {
+  double share_of(const ProbeSample& sample, double flops) const {
     const double read_us = sample.bytes / fit_.read_bytes_per_s * kMicro;
-    const double compute_us = sample.flops / (fit_.flops * cores_) * kMicro;
+    const double compute_us = sample.flops / (flops * cores_) * kMicro;
     return std::min(std::max(read_us, compute_us) / sample.us, kShareMax);
+  }
+  double share_of(const ProbeSample& sample) const { return share_of(sample, fit_.flops); }
+
+  void fit_products() {
+    const ProductTable plain = table_of(Format::kBF16, fit_.flops);
+    if (!plain.tokens.empty()) fit_.products = plain;
+    for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
+      const double flops = best_flops(format);
+      if (flops == 0) continue;
+      std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
+      fit_.format_products.push_back({.format = format, .flops = flops, .table = table_of(format, flops)});
+    }
   }
 
   // Every weight was multiplied with every number of tokens.
-  void fit_products() {
+  ProductTable table_of(Format format, double flops) const {
     std::map<double, std::map<double, double>> shares;  // by tokens and weight bytes
-    each(samples_, "product", [&](const ProbeSample& s) { shares[s.tokens][s.size] = share_of(s); });
-    if (shares.empty()) return;
-    fit_.product_tokens.clear();
-    fit_.product_share.clear();
+    each_product(format, [&](const ProbeSample& s) { shares[s.tokens][s.size] = share_of(s, flops); });
+    ProductTable table;
     for (const auto& [tokens, row] : shares) {
-      fit_.product_tokens.push_back(tokens);
-      fit_.product_bytes = curve_of(row).x;
-      fit_.product_share.push_back(curve_of(row).y);
+      table.tokens.push_back(tokens);
+      table.bytes = curve_of(row).x;
+      table.share.push_back(curve_of(row).y);
     }
+    return table;
   }
 
   void fit_attention() {
@@ -83,6 +109,7 @@ class DeviceFit {
     each(samples_, "decode_attention", [&](const ProbeSample& s) {
       if (decode.empty() || s.us < fit_.decode_attention_us) fit_.decode_attention_us = s.us;
       decode[s.size] = share_of(s);
+      fit_.decode_attention_group = s.group;
     });
     if (!decode.empty()) fit_.decode_attention_share = curve_of(decode);
     std::map<double, double> prefill;
@@ -96,7 +123,9 @@ class DeviceFit {
     fit_.prefill_attention_us = least;
   }
 
-  void fit_norms() {
+  void fit_rows() {
+    each(samples_, "gate", [&](const ProbeSample& s) { fit_.gate_bytes_share = share_of(s); });
+    each(samples_, "rope", [&](const ProbeSample& s) { fit_.rope_bytes_share = share_of(s); });
     double fewest = 0;
     double most = 0;
     each(samples_, "norm", [&](const ProbeSample& s) {
@@ -106,6 +135,11 @@ class DeviceFit {
       if (s.tokens >= most) fit_.row_bytes_share = share_of(s);
       most = std::max(most, s.tokens);
     });
+  }
+
+  // Rows that all cores share.
+  void fit_sampling() {
+    each(samples_, "sample", [&](const ProbeSample& s) { fit_.logits_per_s = s.tokens * s.size / s.us * kMicro / cores_; });
   }
 
   DeviceCalibration fit_;

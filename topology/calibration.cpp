@@ -19,13 +19,18 @@ constexpr double kShareMax = 2;
 template <typename Calibrated, typename Visit>
 void numbers_of(Calibrated& device, Visit visit) {
   visit("read_bytes_per_s", device.read_bytes_per_s);
+  visit("core_read_bytes_per_s", device.core_read_bytes_per_s);
   visit("flops", device.flops);
   visit("decode_attention_us", device.decode_attention_us);
+  visit("decode_attention_group", device.decode_attention_group);
   visit("prefill_attention_us", device.prefill_attention_us);
   visit("layer_us", device.layer_us);
   visit("row_bytes_share", device.row_bytes_share);
+  visit("gate_bytes_share", device.gate_bytes_share);
+  visit("rope_bytes_share", device.rope_bytes_share);
   visit("step_us", device.step_us);
   visit("sample_us", device.sample_us);
+  visit("logits_per_s", device.logits_per_s);
   visit("host_us", device.host_us);
   visit("layer_launch_us", device.layer_launch_us);
   visit("request_us", device.request_us);
@@ -48,6 +53,9 @@ void link_curves_of(Calibrated& link, Visit visit) {
 
 constexpr LinkKind kLinks[] = {LinkKind::kSelf,   LinkKind::kNvlink,     LinkKind::kPcie, LinkKind::kSocket,
                                LinkKind::kMemory, LinkKind::kInfiniBand, LinkKind::kRoce, LinkKind::kTcp};
+
+constexpr Format kWeightFormats[] = {Format::kF32,  Format::kF16,  Format::kBF16,
+                                     Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
 
 Status at_line(int line, const std::string& what) {
   return invalid_argument("line " + std::to_string(line) + ": " + what);
@@ -116,12 +124,71 @@ Result<bool> read_source(const Yaml::Member& member, Source* source) {
   return true;
 }
 
-Status read_product_share(const Yaml& yaml, DeviceCalibration* device) {
-  if (yaml.kind != Yaml::Kind::kList) return at_line(yaml.line, "product_share must be a list of lists");
+// True: it was one of the table's keys, which begin with `prefix`.
+Result<bool> read_table_member(const Yaml::Member& member, const std::string& prefix, ProductTable* table) {
+  const Yaml& yaml = member.value;
+  if (member.key == prefix + "tokens" || member.key == prefix + "bytes") {
+    std::vector<double>& target = member.key == prefix + "tokens" ? table->tokens : table->bytes;
+    ASSIGN_OR_RETURN(target, read_numbers(yaml, member.key));
+    RETURN_IF_ERROR(check_ascending(target, member.line, member.key));
+    return true;
+  }
+  if (member.key != prefix + "share") return false;
+  if (yaml.kind != Yaml::Kind::kList) return at_line(yaml.line, member.key + " must be a list of lists");
   for (const Yaml& row : yaml.list) {
-    ASSIGN_OR_RETURN(std::vector<double> shares, read_numbers(row, "product_share"));
-    RETURN_IF_ERROR(check_shares(shares, row.line, "product_share"));
-    device->product_share.push_back(std::move(shares));
+    ASSIGN_OR_RETURN(std::vector<double> shares, read_numbers(row, member.key));
+    RETURN_IF_ERROR(check_shares(shares, row.line, member.key));
+    table->share.push_back(std::move(shares));
+  }
+  return true;
+}
+
+Status check_table(const ProductTable& table, int line, const std::string& of) {
+  const bool whole = table.share.size() == table.tokens.size() &&
+                     std::ranges::all_of(table.share, [&](const std::vector<double>& row) {
+                       return row.size() == table.bytes.size() && !row.empty();
+                     });
+  if (whole) return {};
+  return at_line(line, "the shares of " + of + " need a row for each number of tokens and a column for each number of bytes");
+}
+
+Result<FormatProducts> read_format_products(const Yaml& yaml) {
+  if (yaml.kind != Yaml::Kind::kMap) return at_line(yaml.line, "products of a format must be a map");
+  FormatProducts products;
+  bool named = false;
+  for (const Yaml::Member& member : yaml.map) {
+    ASSIGN_OR_RETURN(const bool known, read_table_member(member, "", &products.table));
+    if (known) continue;
+    if (member.key == "flops") {
+      ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
+    } else if (member.key == "format") {
+      const auto* found = std::ranges::find_if(
+          kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
+      if (found == std::end(kWeightFormats)) {
+        return at_line(member.line, "there is no format of weights \"" + member.value.scalar + "\"");
+      }
+      products.format = *found;
+      named = true;
+    } else {
+      return at_line(member.line, "products of a format have no key \"" + member.key + "\"");
+    }
+  }
+  if (!named || products.flops <= 0 || products.table.tokens.empty()) {
+    return at_line(yaml.line, "products of a format need format, flops above 0, tokens, bytes and share");
+  }
+  RETURN_IF_ERROR(check_table(products.table, yaml.line, std::string(info(products.format).name)));
+  return products;
+}
+
+Status read_all_format_products(const Yaml::Member& member, DeviceCalibration* device) {
+  if (member.value.kind != Yaml::Kind::kList) return at_line(member.line, "products must be a list");
+  for (const Yaml& item : member.value.list) {
+    ASSIGN_OR_RETURN(FormatProducts products, read_format_products(item));
+    if (std::ranges::find(device->format_products, products.format, &FormatProducts::format) !=
+        device->format_products.end()) {
+      return at_line(item.line, "products of " + std::string(info(products.format).name) + " are there twice");
+    }
+    device->format_products.push_back(std::move(products));
   }
   return {};
 }
@@ -155,12 +222,9 @@ Status read_device_member(const Yaml::Member& member, DeviceCalibration* device)
     ASSIGN_OR_RETURN(device->name, read_text(member.value, "name"));
     return {};
   }
-  if (member.key == "product_share") return read_product_share(member.value, device);
-  if (member.key == "product_tokens" || member.key == "product_bytes") {
-    std::vector<double>& target = member.key == "product_tokens" ? device->product_tokens : device->product_bytes;
-    ASSIGN_OR_RETURN(target, read_numbers(member.value, member.key));
-    return check_ascending(target, member.line, member.key);
-  }
+  if (member.key == "products") return read_all_format_products(member, device);
+  ASSIGN_OR_RETURN(known, read_table_member(member, "product_", &device->products));
+  if (known) return {};
   ASSIGN_OR_RETURN(known, read_field(member, *device, [](auto& d, auto visit) { numbers_of(d, visit); }));
   if (known) return {};
   ASSIGN_OR_RETURN(known, read_field(member, *device, [](auto& d, auto visit) { curves_of(d, visit); }));
@@ -175,14 +239,7 @@ Result<DeviceCalibration> read_device(const Yaml& yaml) {
   if (device.read_bytes_per_s <= 0 || device.flops <= 0) {
     return at_line(yaml.line, "\"" + device.name + "\" needs read_bytes_per_s and flops above 0");
   }
-  const bool whole = device.product_share.size() == device.product_tokens.size() &&
-                     std::ranges::all_of(device.product_share, [&](const std::vector<double>& row) {
-                       return row.size() == device.product_bytes.size();
-                     });
-  if (!whole) {
-    return at_line(yaml.line, "product_share of \"" + device.name +
-                                  "\" needs a row for each of product_tokens and a column for each of product_bytes");
-  }
+  RETURN_IF_ERROR(check_table(device.products, yaml.line, "\"" + device.name + "\""));
   for (const Curve* shares : {&device.decode_attention_share, &device.prefill_attention_share}) {
     RETURN_IF_ERROR(check_shares(shares->y, yaml.line, "what attention of \"" + device.name + "\" reaches"));
   }
@@ -226,6 +283,13 @@ std::string list_text(const std::vector<double>& values) {
   std::string text = "[";
   for (size_t i = 0; i < values.size(); ++i) text += (i == 0 ? "" : ", ") + number_text(values[i]);
   return text + "]";
+}
+
+std::string table_text(const ProductTable& table, const std::string& indent, const std::string& prefix) {
+  std::string text = indent + prefix + "tokens: " + list_text(table.tokens) + "\n" + indent + prefix +
+                     "bytes: " + list_text(table.bytes) + "\n" + indent + prefix + "share:\n";
+  for (const std::vector<double>& row : table.share) text += indent + "  - " + list_text(row) + "\n";
+  return text;
 }
 
 std::string quoted_text(const std::string& value) {
@@ -302,13 +366,13 @@ double time_at(const Curve& curve, double x) {
   return between(curve.y, locate(curve.x, x, [](double value) { return value; }));
 }
 
-double product_share_at(const DeviceCalibration& device, double tokens, double weight_bytes) {
-  if (device.product_tokens.empty()) return 1;
-  const auto row = locate(device.product_tokens, tokens, logarithm);
-  const auto column = locate(device.product_bytes, weight_bytes, logarithm);
-  const double low = between(device.product_share[row.first], column);
+double product_share_at(const ProductTable& table, double tokens, double weight_bytes) {
+  if (table.tokens.empty()) return 1;
+  const auto row = locate(table.tokens, tokens, logarithm);
+  const auto column = locate(table.bytes, weight_bytes, logarithm);
+  const double low = between(table.share[row.first], column);
   if (row.second == 0) return low;
-  return low + row.second * (between(device.product_share[row.first + 1], column) - low);
+  return low + row.second * (between(table.share[row.first + 1], column) - low);
 }
 
 std::string to_yaml(const Calibration& calibration) {
@@ -317,10 +381,11 @@ std::string to_yaml(const Calibration& calibration) {
   for (const DeviceCalibration& device : calibration.devices) {
     out += "  - name: " + quoted_text(device.name) + "\n" + source_text(device.source);
     numbers_of(device, FieldWriter{out});
-    if (!device.product_tokens.empty()) {
-      out += "    product_tokens: " + list_text(device.product_tokens) + "\n";
-      out += "    product_bytes: " + list_text(device.product_bytes) + "\n    product_share:\n";
-      for (const std::vector<double>& row : device.product_share) out += "      - " + list_text(row) + "\n";
+    if (!device.products.tokens.empty()) out += table_text(device.products, "    ", "product_");
+    if (!device.format_products.empty()) out += "    products:\n";
+    for (const FormatProducts& products : device.format_products) {
+      out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
+             number_text(products.flops) + "\n" + table_text(products.table, "        ", "");
     }
     curves_of(device, FieldWriter{out});
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/tensor.h"
 #include "topology/cluster.h"
 
 namespace skein {
@@ -26,27 +27,44 @@ struct Source {
   std::string date;     // "2026-11-26"
 };
 
+// Share of max(bytes / read, flops / ceiling) that a product reaches: rows by tokens, columns by the weight's bytes.
+struct ProductTable {
+  std::vector<double> tokens = {};
+  std::vector<double> bytes = {};
+  std::vector<std::vector<double>> share = {};
+};
+
+// Products with weights of one format.
+struct FormatProducts {
+  Format format = Format::kF32;
+  double flops = 0;  // of one core
+  ProductTable table = {};
+};
+
 // One kind of device. The name is DeviceKind::name. Ceilings are those of the run that measured the shares.
 struct DeviceCalibration {
   std::string name;
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
-  double flops = 0;             // products in the backend's arithmetic: one GPU (bfloat16), one core
+  double core_read_bytes_per_s = 0;  // one core, the others idle; 0: as much as all of them
+  double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
-  // Share of max(bytes / read, flops / ceiling) that a product reaches: rows by tokens, columns by the weight's bytes.
-  std::vector<double> product_tokens = {};
-  std::vector<double> product_bytes = {};
-  std::vector<std::vector<double>> product_share = {};
+  ProductTable products = {};   // bfloat16, and formats that format_products lacks
+  std::vector<FormatProducts> format_products = {};  // where formats differ in speed: cores
 
   Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
   double decode_attention_us = 0; // what a launch takes besides
+  double decode_attention_group = 0;  // query heads that shared keys; the time goes by query heads. 0: by keys
   Curve prefill_attention_share = {};  // of flops, by keys that the last token sees
   double prefill_attention_us = 0;
 
   double layer_us = 0;            // norms, launches and gaps of a layer, one token
   double row_bytes_share = 0;     // of the read rate, what norms and activations of many tokens reach
+  double gate_bytes_share = 0;    // ... SwiGLU, where that is a launch of its own; 0: it goes with the product
+  double rope_bytes_share = 0;    // ... rotation and append, likewise; 0: they go with attention
   double step_us = 0;             // a step's embedding, final norm, sampling of one row, gaps
   double sample_us = 0;           // each further row that is sampled
+  double logits_per_s = 0;        // of sampled rows, one core; 0: step_us and sample_us hold for any vocabulary
   double host_us = 0;             // from a step's end to the next one's first launch, where none is queued behind it
   double layer_launch_us = 0;     // of the host, for a layer of a step that is not recorded
   double request_us = 0;          // from a request's arrival to its first launch, and from its token to the client
@@ -83,7 +101,7 @@ struct Calibration {
 double share_at(const Curve& curve, double x);
 double time_at(const Curve& curve, double x);
 // What a product reaches; 1 where nothing was measured.
-double product_share_at(const DeviceCalibration& device, double tokens, double weight_bytes);
+double product_share_at(const ProductTable& table, double tokens, double weight_bytes);
 
 // The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
 // length or do not ascend, shares outside (0, 2], negative times.

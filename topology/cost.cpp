@@ -1,6 +1,7 @@
 #include "topology/cost.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -15,26 +16,6 @@ constexpr double kMessageUs = 4;
 constexpr double kUnmeasuredShare = 0.8;
 
 double share_or(const Curve& curve, double x) { return curve.empty() ? kUnmeasuredShare : share_at(curve, x); }
-
-double read_rate(const StageSite& site) { return site.device->read_bytes_per_s * site.read_share; }
-double flop_rate(const StageSite& site) { return site.device->flops * site.cores; }
-
-double attention_us(const StageSite& site, const ShardPlan& shard, const StepLoad& load, double kv_token_bytes,
-                    int head_dim) {
-  double us = 0;
-  if (load.decodes > 0) {
-    const double bytes = load.decodes * load.context * kv_token_bytes;
-    const double read = bytes / read_rate(site) / share_or(site.device->decode_attention_share, bytes) * kMicro;
-    us += std::max(read, site.device->decode_attention_us);
-  }
-  if (load.prompt_tokens > 0) {
-    const double flops = 4.0 * shard.q_heads.size() * head_dim * load.prompt_tokens * load.prompt_keys;
-    const double compute =
-        flops / flop_rate(site) / share_or(site.device->prefill_attention_share, load.prompt_keys) * kMicro;
-    us += std::max(compute, site.device->prefill_attention_us);
-  }
-  return us;
-}
 
 }  // namespace
 
@@ -67,10 +48,30 @@ double send_us(const Exchange& exchange, double bytes) {
   return exchange.path.latency_us + kMessageUs + bytes / exchange.path.bytes_per_s * kMicro;
 }
 
+// What a rank of a stage reaches.
+struct ReplicaCost::Pace {
+  const StageSite& site;
+  double read;      // bytes/s, while others read as well
+  double read_max;  // ... at best: what its cores can ask for
+  const DeviceCalibration& device() const { return *site.device; }
+  double flop_rate(double of_one) const { return of_one * site.cores; }
+  // Work of cores that was measured by its bytes, with all of them.
+  double rows_us(double bytes, double share) const {
+    return bytes / (device().read_bytes_per_s * site.share) / share * kMicro;
+  }
+};
+
+struct ReplicaCost::Product {
+  double outputs;
+  double inputs;
+  Format format;
+};
+
 ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
                          std::vector<StageSite> sites)
     : model_(model), formats_(formats), shards_(std::move(shards)), sites_(std::move(sites)) {
   CHECK(!sites_.empty());
+  CHECK_EQ(formats_.layers.size(), model_.layers.size());
   tp_ = static_cast<int>(shards_.size() / sites_.size());
   CHECK_EQ(shards_.size(), sites_.size() * static_cast<size_t>(tp_));
   // Of ranks with parts of the same size one stands for all.
@@ -79,82 +80,201 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
            a.intermediate.size() == b.intermediate.size() && a.vocabulary.size() == b.vocabulary.size();
   };
   shards_.erase(std::unique(shards_.begin(), shards_.end(), same_size), shards_.end());
+  double weights = 0;
+  for (const ShardPlan& shard : shards_) {
+    // Of the first rank; the others read at the same time.
+    if (reads_.size() > static_cast<size_t>(shard.pp_rank)) continue;
+    reads_.push_back(weight_bytes(shard));
+    weights += reads_.back();
+  }
+  for (double& read : reads_) read *= stages() / weights;
+  alike_until_.assign(formats_.layers.size(), static_cast<int>(formats_.layers.size()));
+  for (size_t layer = formats_.layers.size(); layer-- > 1;) {
+    alike_until_[layer - 1] = formats_.layers[layer - 1] == formats_.layers[layer] ? alike_until_[layer]
+                                                                                  : static_cast<int>(layer);
+  }
 }
 
-// Inputs, outputs and weights are read or written once.
-double ReplicaCost::product_us(const StageSite& site, double outputs, double inputs, double tokens,
-                               double element) const {
-  const double weights = outputs * inputs * element;
-  const double bytes = weights + tokens * (inputs + outputs) * formats_.stream;
-  const double flops = 2 * outputs * inputs * tokens;
-  const double floor = std::max(bytes / read_rate(site), flops / flop_rate(site)) * kMicro;
-  return floor / product_share_at(*site.device, tokens, weights);
+double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
+  const auto bytes_of = [](double rows, double columns, Format format) {
+    return rows * columns * info(format).block_bytes / info(format).block_elements;
+  };
+  const double hidden = model_.hidden;
+  const double q = double(shard.q_heads.size()) * model_.head_dim;
+  const double kv = double(shard.kv_heads.size()) * model_.head_dim;
+  const double mlp = shard.intermediate.size();
+  double bytes = shard.last_stage() ? bytes_of(shard.vocabulary.size(), hidden, formats_.output) : 0;
+  for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
+    const LayerFormats& formats = formats_.layers[static_cast<size_t>(layer)];
+    bytes += bytes_of(q, hidden, formats.q) + bytes_of(kv, hidden, formats.k) + bytes_of(kv, hidden, formats.v) +
+             bytes_of(hidden, q, formats.o) + bytes_of(mlp, hidden, formats.gate) + bytes_of(mlp, hidden, formats.up) +
+             bytes_of(hidden, mlp, formats.down);
+  }
+  return bytes;
 }
 
-double ReplicaCost::layer_us(const ShardPlan& shard, const StageSite& site, const StepLoad& load) const {
+// The ranks of a stage read at once, and stages as many as lanes are in flight.
+ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
+  const StageSite& site = sites_[stage];
+  const double all = site.device->read_bytes_per_s;
+  const double of_core = site.device->core_read_bytes_per_s;
+  double part = 1;  // of the device's rate
+  if (site.share < 1) {
+    const double at_work = std::max(tp_ * site.share, static_cast<double>(lanes) / stages());
+    part = std::min(1.0, site.share * (lanes > 1 ? reads_[stage] : 1) / at_work);
+  }
+  return {.site = site,
+          .read = all * part,
+          .read_max = of_core > 0 ? std::min(all, site.cores * of_core) : all};
+}
+
+// Inputs, outputs and weights are read or written once. A rank with a part of a node's cores reaches what all of them
+// do with as much more.
+double ReplicaCost::product_us(const Pace& pace, const Product& product, double tokens) const {
+  const DeviceCalibration& device = pace.device();
+  const auto own = std::ranges::find(device.format_products, product.format, &FormatProducts::format);
+  const bool measured = own != device.format_products.end();
+  const FormatInfo& format = info(product.format);
+  const double weights = product.outputs * product.inputs * format.block_bytes / format.block_elements;
+  const double bytes = weights + tokens * (product.inputs + product.outputs) * formats_.stream;
+  const double flops = 2 * product.outputs * product.inputs * tokens;
+  const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
+  const double floor = std::max(bytes / pace.read, compute) * kMicro;
+  const double share = product_share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
+  return std::max(floor / share, bytes / pace.read_max * kMicro);
+}
+
+// Of weights that read one input: neighbours of one format are one product.
+double ReplicaCost::joined_us(const Pace& pace, std::initializer_list<Product> products, double tokens) const {
+  double us = 0;
+  double outputs = 0;
+  for (const Product* product = products.begin(); product != products.end(); ++product) {
+    outputs += product->outputs;
+    if (product + 1 != products.end() && product[1].format == product->format) continue;
+    us += product_us(pace, {outputs, product->inputs, product->format}, tokens);
+    outputs = 0;
+  }
+  return us;
+}
+
+double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
+  const DeviceCalibration& device = pace.device();
+  double us = 0;
+  if (load.decodes > 0) {
+    const double head_bytes = load.decodes * load.context * 2 * model_.head_dim * formats_.kv;
+    if (device.decode_attention_group > 0) {
+      const double bytes = head_bytes * shard.q_heads.size() / device.decode_attention_group;
+      us += pace.rows_us(bytes, share_or(device.decode_attention_share, bytes / pace.site.share));
+    } else {
+      const double bytes = head_bytes * shard.kv_heads.size();
+      const double read = bytes / pace.read / share_or(device.decode_attention_share, bytes) * kMicro;
+      us += std::max(read, device.decode_attention_us);
+    }
+  }
+  if (load.prompt_tokens > 0) {
+    const double flops = 4.0 * shard.q_heads.size() * model_.head_dim * load.prompt_tokens * load.prompt_keys;
+    const double share = share_or(device.prefill_attention_share, load.prompt_keys);
+    us += std::max(flops / pace.flop_rate(device.flops) / share * kMicro, device.prefill_attention_us);
+  }
+  return us;
+}
+
+// What a layer does to rows besides: two norms (the residual in float32 read and written, the product's part read, the
+// normed row written), rotation and SwiGLU.
+double ReplicaCost::rows_us(const ShardPlan& shard, const Pace& pace, double tokens) const {
+  const DeviceCalibration& device = pace.device();
+  const double norm_bytes = 2.0 * model_.hidden * (8 + 2 * formats_.stream);
+  const double norm_share = device.row_bytes_share > 0 ? device.row_bytes_share : kUnmeasuredShare;
+  double us = device.layer_us + pace.rows_us((tokens - 1) * norm_bytes, norm_share);
+  if (device.rope_bytes_share > 0) {
+    const double heads = shard.q_heads.size() + 2.0 * shard.kv_heads.size();
+    us += pace.rows_us(tokens * 2 * heads * model_.head_dim * formats_.stream, device.rope_bytes_share);
+  }
+  if (device.gate_bytes_share > 0) {
+    us += pace.rows_us(tokens * 3 * shard.intermediate.size() * formats_.stream, device.gate_bytes_share);
+  }
+  return us;
+}
+
+double ReplicaCost::layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load,
+                             const LayerFormats& formats) const {
   const double tokens = load.decodes + load.prompt_tokens;
   const double hidden = model_.hidden;
   const double q = double(shard.q_heads.size()) * model_.head_dim;
   const double kv = double(shard.kv_heads.size()) * model_.head_dim;
-  const double element = formats_.layer_weight;
-  double us = product_us(site, q + 2 * kv, hidden, tokens, element) + product_us(site, hidden, q, tokens, element) +
-              product_us(site, 2.0 * shard.intermediate.size(), hidden, tokens, element) +
-              product_us(site, hidden, shard.intermediate.size(), tokens, element);
-  us += attention_us(site, shard, load, 2 * kv * formats_.kv, model_.head_dim);
-  // Two norms: the residual in float32 read and written, the product's part read, the normed row written.
-  const double row_bytes = 2 * hidden * (8 + 2 * formats_.stream);
-  const double share = site.device->row_bytes_share > 0 ? site.device->row_bytes_share : kUnmeasuredShare;
-  us += site.device->layer_us + (tokens - 1) * row_bytes / read_rate(site) / share * kMicro;
-  if (tp_ > 1) us += 2 * all_reduce_us(site.group, tokens * hidden * formats_.stream);
+  const double mlp = shard.intermediate.size();
+  double us = joined_us(pace, {{q, hidden, formats.q}, {kv, hidden, formats.k}, {kv, hidden, formats.v}}, tokens) +
+              product_us(pace, {hidden, q, formats.o}, tokens) +
+              joined_us(pace, {{mlp, hidden, formats.gate}, {mlp, hidden, formats.up}}, tokens) +
+              product_us(pace, {hidden, mlp, formats.down}, tokens);
+  us += attention_us(shard, pace, load) + rows_us(shard, pace, tokens);
+  if (tp_ > 1) us += 2 * all_reduce_us(pace.site.group, tokens * hidden * formats_.stream);
+  return us;
+}
+
+double ReplicaCost::layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
+  double us = 0;
+  for (int layer = shard.layers.begin; layer < shard.layers.end;) {
+    const int end = std::min(shard.layers.end, alike_until_[static_cast<size_t>(layer)]);
+    us += (end - layer) * layer_us(shard, pace, load, formats_.layers[static_cast<size_t>(layer)]);
+    layer = end;
+  }
   return us;
 }
 
 // Embedding on the first stage, logits and sampling on the last.
-double ReplicaCost::ends_us(const ShardPlan& shard, const StageSite& site, const StepLoad& load) const {
+double ReplicaCost::ends_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
+  const DeviceCalibration& device = pace.device();
   const double tokens = load.decodes + load.prompt_tokens;
   double us = 0;
-  if (shard.first_stage() && tp_ > 1) us += all_reduce_us(site.group, tokens * model_.hidden * 4);
+  if (shard.first_stage() && tp_ > 1) us += all_reduce_us(pace.site.group, tokens * model_.hidden * 4);
   const double samples = load.decodes + load.prompt_rows;
   if (!shard.last_stage() || samples == 0) return us;
-  us += product_us(site, shard.vocabulary.size(), model_.hidden, samples, formats_.output_weight);
-  us += site.device->step_us + (samples - 1) * site.device->sample_us;
-  if (tp_ > 1) us += send_us(site.group, samples * (model_.vocabulary - shard.vocabulary.size()) * 4.0);
+  const double vocabulary = shard.vocabulary.size();
+  us += product_us(pace, {vocabulary, double(model_.hidden), formats_.output}, samples);
+  us += device.step_us + (samples - 1) * device.sample_us;
+  // Each row by one core.
+  if (device.logits_per_s > 0) {
+    us += std::ceil(samples / pace.site.cores) * model_.vocabulary / device.logits_per_s * kMicro;
+  }
+  if (tp_ > 1) us += send_us(pace.site.group, samples * (model_.vocabulary - vocabulary) * 4.0);
   return us;
 }
 
-double ReplicaCost::stage_us(int stage, const StepLoad& load) const {
-  const StageSite& site = sites_[static_cast<size_t>(stage)];
+double ReplicaCost::stage_us(int stage, const StepLoad& load, int lanes) const {
+  const Pace pace = pace_of(static_cast<size_t>(stage), lanes);
   double slowest = 0;
   for (const ShardPlan& shard : shards_) {
     if (shard.pp_rank != stage) continue;
     const bool recorded = stages() == 1 && load.prompt_tokens == 0;
-    const double device_us = shard.layers.size() * layer_us(shard, site, load);
-    const double host_us = recorded ? 0 : shard.layers.size() * site.device->layer_launch_us;
-    slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(shard, site, load));
+    const double device_us = layers_us(shard, pace, load);
+    const double host_us = recorded ? 0 : shard.layers.size() * pace.device().layer_launch_us;
+    slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(shard, pace, load));
   }
   return slowest;
 }
 
-double ReplicaCost::slowest_us(const StepLoad& load) const {
+double ReplicaCost::slowest_us(const StepLoad& load, int lanes) const {
   double slowest = 0;
-  for (int stage = 0; stage < stages(); ++stage) slowest = std::max(slowest, stage_us(stage, load));
+  for (int stage = 0; stage < stages(); ++stage) slowest = std::max(slowest, stage_us(stage, load, lanes));
   return slowest;
+}
+
+// The residual in float32, and what the last layer adds to it.
+double ReplicaCost::hop_us(int stage, const StepLoad& load) const {
+  const double tokens = load.decodes + load.prompt_tokens;
+  return send_us(sites_[static_cast<size_t>(stage)].next, tokens * model_.hidden * (4 + formats_.stream));
 }
 
 double ReplicaCost::step_us(const StepLoad& load, int lanes) const {
-  const double tokens = load.decodes + load.prompt_tokens;
   double sum = 0;
   for (int stage = 0; stage < stages(); ++stage) {
-    sum += stage_us(stage, load);
-    if (stage + 1 < stages()) {
-      // The residual in float32, and what the last layer adds to it.
-      sum += send_us(sites_[static_cast<size_t>(stage)].next, tokens * model_.hidden * (4 + formats_.stream));
-    }
+    sum += stage_us(stage, load, lanes);
+    if (stage + 1 < stages()) sum += hop_us(stage, load);
   }
-  const double host_us = sites_.front().device->host_us;
   // One stage has its next step queued; more of them wait until the tokens have come back.
-  if (stages() == 1) return std::max(sum, host_us);
-  return std::max(sum + host_us, lanes * slowest_us(load));
+  if (stages() == 1) return std::max(sum, host_us());
+  return std::max(sum + host_us(), lanes * slowest_us(load, lanes));
 }
 
 }  // namespace skein

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <vector>
 
 #include "model/shard.h"
@@ -16,6 +17,9 @@ namespace skein {
 // stages are added up, and with a lane of requests per stage in flight the slowest stage sets the pace:
 //
 //   step = max(sum of stages and hops, lanes x slowest stage)
+//
+// Ranks on one node's cores share its read rate: those at work do, each by what it has to read, so a stage that has the
+// node to itself is faster.
 
 // How a group of ranks, or two stages, reach each other.
 struct Exchange {
@@ -34,7 +38,7 @@ struct StageSite {
   const DeviceCalibration* device = nullptr;
   bool gpu = true;
   double cores = 1;       // of each rank; GPUs: 1
-  double read_share = 1;  // of read_bytes_per_s that a rank has to itself
+  double share = 1;       // of the device that a rank has: of a node's cores; GPUs: 1
   Exchange group = {};    // among its ranks; unused with one
   Exchange next = {};     // to the next stage; unused on the last
 };
@@ -51,26 +55,42 @@ struct StepLoad {
 // Immutable.
 class ReplicaCost {
  public:
-  // Shards by world rank; one site a stage. Requires: shards.size() = sites.size() * tensor-parallel degree.
+  // Shards by world rank; one site a stage. Requires: shards.size() = sites.size() * tensor-parallel degree; formats
+  // for every layer.
   ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
               std::vector<StageSite> sites);
 
   int stages() const { return static_cast<int>(sites_.size()); }
-  double stage_us(int stage, const StepLoad& load) const;  // its slowest rank
-  double slowest_us(const StepLoad& load) const;           // the slowest stage
+  // Of its slowest rank, and of the slowest stage, while `lanes` stages are at work.
+  double stage_us(int stage, const StepLoad& load, int lanes) const;
+  double slowest_us(const StepLoad& load, int lanes) const;
+  double hop_us(int stage, const StepLoad& load) const;  // from that stage to the next
+  // A stage holds its device until the next one has taken what it hands on (NCCL); on cores it is left in memory.
+  bool hands_over(int stage) const { return sites_[static_cast<size_t>(stage)].gpu; }
   // From the start of a lane's step to that of its next one, while `lanes` lanes with the same load are in flight.
   double step_us(const StepLoad& load, int lanes) const;
+  double host_us() const { return sites_.front().device->host_us; }
   double request_us() const { return sites_.front().device->request_us; }
 
  private:
-  double layer_us(const ShardPlan& shard, const StageSite& site, const StepLoad& load) const;
-  double ends_us(const ShardPlan& shard, const StageSite& site, const StepLoad& load) const;
-  double product_us(const StageSite& site, double outputs, double inputs, double tokens, double element) const;
+  struct Pace;
+  struct Product;
+  double weight_bytes(const ShardPlan& shard) const;
+  Pace pace_of(size_t stage, int lanes) const;
+  double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
+  double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
+  double attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
+  double rows_us(const ShardPlan& shard, const Pace& pace, double tokens) const;
+  double ends_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
+  double product_us(const Pace& pace, const Product& product, double tokens) const;
+  double joined_us(const Pace& pace, std::initializer_list<Product> products, double tokens) const;
 
   ModelDescription model_;
   ModelFormats formats_;
+  std::vector<int> alike_until_;   // by layer: the first one behind it with other formats
   std::vector<ShardPlan> shards_;  // by stage; ranks with equal parts once
   std::vector<StageSite> sites_;
+  std::vector<double> reads_;      // by stage: its weights, of the mean over stages
   int tp_;
 };
 

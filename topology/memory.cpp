@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 
 #include "base/checked.h"
 
@@ -34,9 +35,33 @@ Format kv_format(const MemoryRequest& request) {
   return Format::kF16;  // as wide as bfloat16
 }
 
-int64_t slice_bytes(const Checkpoint& checkpoint, WeightRole role, int layer, const MemoryRequest& request,
-                    int64_t rows, int64_t columns) {
-  const Format format = kept_format(checkpoint.weight(role, layer).format, request);
+// Weights that read one input are kept in float32 where quantised ones are among them, but not all are
+// (worker/model_weights.cpp).
+void join(std::initializer_list<Format*> weights) {
+  const auto quantised = [](const Format* format) { return info(*format).block_elements > 1; };
+  if (std::ranges::any_of(weights, quantised) == std::ranges::all_of(weights, quantised)) return;
+  for (Format* format : weights) *format = Format::kF32;
+}
+
+LayerFormats layer_formats(const Checkpoint& checkpoint, int layer, const MemoryRequest& request) {
+  const auto format_of = [&](WeightRole role) { return kept_format(checkpoint.weight(role, layer).format, request); };
+  LayerFormats formats{.q = format_of(WeightRole::kQ),
+                       .k = format_of(WeightRole::kK),
+                       .v = format_of(WeightRole::kV),
+                       .o = format_of(WeightRole::kO),
+                       .gate = format_of(WeightRole::kGate),
+                       .up = format_of(WeightRole::kUp),
+                       .down = format_of(WeightRole::kDown)};
+  join({&formats.q, &formats.k, &formats.v});
+  join({&formats.gate, &formats.up});
+  return formats;
+}
+
+Format whole_format(const Checkpoint& checkpoint, WeightRole role, const MemoryRequest& request) {
+  return kept_format(checkpoint.weight(role, -1).format, request);
+}
+
+int64_t slice_bytes(Format format, const MemoryRequest& request, int64_t rows, int64_t columns) {
   if (request.gpu) return rows * row_bytes(format, columns);
   const int64_t padded = round_up(columns, int64_t{info(format).block_elements});
   return round_up(rows, int64_t{16}) * row_bytes(format, padded);
@@ -91,27 +116,15 @@ std::vector<RankMemory> by_memory(const MemoryPlan& plan, const MemoryRequest& r
 }  // namespace
 
 ModelFormats formats_of(const Checkpoint& checkpoint, const MemoryRequest& request) {
-  const auto bytes_of = [&](WeightRole role, int layer) {
-    const FormatInfo& kept = info(kept_format(checkpoint.weight(role, layer).format, request));
-    return static_cast<double>(kept.block_bytes) / kept.block_elements;
-  };
   const ModelDescription& model = checkpoint.description();
-  double bytes = 0;
-  double elements = 0;
-  for (const WeightRole role : {WeightRole::kQ, WeightRole::kK, WeightRole::kV, WeightRole::kO, WeightRole::kGate,
-                                WeightRole::kUp, WeightRole::kDown}) {
-    const WeightShape shape = weight_shape(model, role);
-    const double count = static_cast<double>(shape.rows) * static_cast<double>(shape.columns);
-    for (size_t layer = 0; layer < model.layers.size(); ++layer) {
-      bytes += count * bytes_of(role, static_cast<int>(layer));
-      elements += count;
-    }
-  }
   const WeightRole output = model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput;
-  return {.layer_weight = bytes / elements,
-          .output_weight = bytes_of(output, -1),
-          .kv = static_cast<double>(element_bytes(kv_format(request))),
-          .stream = request.gpu ? 2.0 : 4.0};
+  ModelFormats formats{.output = whole_format(checkpoint, output, request),
+                       .kv = static_cast<double>(element_bytes(kv_format(request))),
+                       .stream = request.gpu ? 2.0 : 4.0};
+  for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+    formats.layers.push_back(layer_formats(checkpoint, static_cast<int>(layer), request));
+  }
+  return formats;
 }
 
 RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, const MemoryRequest& request) {
@@ -119,23 +132,25 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
   const int64_t q = int64_t{shard.q_heads.size()} * model.head_dim;
   const int64_t kv = int64_t{shard.kv_heads.size()} * model.head_dim;
   const int64_t mlp = shard.intermediate.size();
-  const auto bytes = [&](WeightRole role, int layer, int64_t rows, int64_t columns) {
-    return slice_bytes(checkpoint, role, layer, request, rows, columns);
+  const int64_t hidden = model.hidden;
+  const auto bytes = [&](Format format, int64_t rows, int64_t columns) {
+    return slice_bytes(format, request, rows, columns);
   };
   RankMemory memory;
   for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
-    memory.weights += bytes(WeightRole::kQ, layer, q, model.hidden) + bytes(WeightRole::kK, layer, kv, model.hidden) +
-                      bytes(WeightRole::kV, layer, kv, model.hidden) + bytes(WeightRole::kO, layer, model.hidden, q) +
-                      bytes(WeightRole::kGate, layer, mlp, model.hidden) +
-                      bytes(WeightRole::kUp, layer, mlp, model.hidden) +
-                      bytes(WeightRole::kDown, layer, model.hidden, mlp) + 2 * int64_t{4} * model.hidden;
+    const LayerFormats formats = layer_formats(checkpoint, layer, request);
+    memory.weights += bytes(formats.q, q, hidden) + bytes(formats.k, kv, hidden) + bytes(formats.v, kv, hidden) +
+                      bytes(formats.o, hidden, q) + bytes(formats.gate, mlp, hidden) + bytes(formats.up, mlp, hidden) +
+                      bytes(formats.down, hidden, mlp) + 2 * int64_t{4} * hidden;
     memory.kv_per_token += 2 * kv * element_bytes(kv_format(request));
   }
   const int64_t vocabulary = shard.vocabulary.size();
-  if (shard.first_stage()) memory.weights += bytes(WeightRole::kTokenEmbedding, -1, vocabulary, model.hidden);
+  const auto vocabulary_bytes = [&](WeightRole role) {
+    return bytes(whole_format(checkpoint, role, request), vocabulary, hidden);
+  };
+  if (shard.first_stage()) memory.weights += vocabulary_bytes(WeightRole::kTokenEmbedding);
   if (shard.last_stage() && !(model.tied_embeddings && shard.first_stage())) {
-    const WeightRole role = model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput;
-    memory.weights += bytes(role, -1, vocabulary, model.hidden);
+    memory.weights += vocabulary_bytes(model.tied_embeddings ? WeightRole::kTokenEmbedding : WeightRole::kOutput);
   }
   memory.activations = step_bytes(model, shard, request) + slot_bytes(model, request);
   if (shard.last_stage()) memory.activations += logit_bytes(model, shard, request);

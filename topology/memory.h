@@ -41,12 +41,19 @@ struct RankMemory {
   int64_t fixed() const { return weights + activations + runtime; }  // all but the pages
 };
 
-// Bytes of an element, as the backend keeps it.
+// What a layer's weights are, as the backend keeps them.
+struct LayerFormats {
+  Format q = Format::kBF16, k = Format::kBF16, v = Format::kBF16, o = Format::kBF16;
+  Format gate = Format::kBF16, up = Format::kBF16, down = Format::kBF16;
+  bool operator==(const LayerFormats&) const = default;
+};
+
+// What a model's numbers are, as the backend keeps them.
 struct ModelFormats {
-  double layer_weight = 2;   // mean over the layers' products
-  double output_weight = 2;
-  double kv = 2;
-  double stream = 2;         // activations from launch to launch
+  std::vector<LayerFormats> layers = {};
+  Format output = Format::kBF16;
+  double kv = 2;      // bytes of an element
+  double stream = 2;  // ... of activations from launch to launch
 };
 ModelFormats formats_of(const Checkpoint& checkpoint, const MemoryRequest& request);
 

@@ -87,6 +87,12 @@ Json replica_json(const Cluster& cluster, const PlacedReplica& replica) {
   json.set("kv_blocks", replica.kv_blocks);
   json.set("best", operation_json(replica.best));
   json.set("lone", operation_json(replica.lone));
+  if (replica.burst.prefill_s > 0) {
+    Json burst = Json::object();
+    burst.set("prefill_s", rounded(replica.burst.prefill_s));
+    burst.set("decode_step_ms", rounded(replica.burst.decode_step_ms));
+    json.set("prompts_at_once", std::move(burst));
+  }
   Json stages = Json::array();
   for (const PlannedStage& stage : replica.stages) {
     Json item = Json::object();

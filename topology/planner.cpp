@@ -102,10 +102,10 @@ std::vector<DeviceId> left_over(const PlanRequest& request, const std::vector<Pl
 }
 
 // A replica that is already there, as the book sees it; nullptr: its level does not hold any more.
-const Shape* shape_of(const PlanRequest& request, ShapeBook& book, const PlacedReplica& replica) {
+const Shape* shape_of(const std::vector<Domain>& all, ShapeBook& book, const PlacedReplica& replica) {
   std::vector<Domain> domains;
   std::vector<StageRun> runs;
-  for (const Domain& domain : domains_of(request, {}, {.group_over_pcie = true})) {
+  for (const Domain& domain : all) {
     const auto in_domain = [&](const DeviceId& id) {
       return id.node == domain.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
     };
@@ -209,12 +209,13 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
   std::vector<ShapeBook> books;
   std::vector<std::vector<const Shape*>> shapes(request.models.size());
   books.reserve(request.models.size());
+  const std::vector<Domain> domains = domains_of(request, {}, {.group_over_pcie = true});
   for (size_t model = 0; model < request.models.size(); ++model) {
     books.emplace_back(request, static_cast<int>(model), Relaxed{.group_over_pcie = true});
   }
   for (const PlacedReplica& replica : kept) {
     const auto model = static_cast<size_t>(replica.model);
-    const Shape* shape = shape_of(request, books[model], replica);
+    const Shape* shape = shape_of(domains, books[model], replica);
     if (shape != nullptr) shapes[model].push_back(shape);
   }
   for (const int model : placing_order(request)) {
@@ -231,7 +232,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
       if (!placed_rest.ok() && (goal.request_rate > 0 || there == 0)) return std::nullopt;
     }
     for (size_t i = before; i < plan.replicas.size(); ++i) {
-      shapes[at].push_back(shape_of(request, books[at], plan.replicas[i]));
+      shapes[at].push_back(shape_of(domains, books[at], plan.replicas[i]));
     }
     std::erase(shapes[at], nullptr);
     plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load, request.objective);

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "model/checkpoint.h"
+#include "topology/burst.h"
 #include "topology/cluster.h"
 #include "topology/service.h"
 
@@ -40,6 +41,7 @@ struct PlanRequest {
   double memory_share = 0.9;         // of a GPU's memory that a rank may fill
   std::vector<std::string> nodes = {};  // that may be used; empty: all
   int burst_prompts = 0;             // PlacedReplica::burst is for so many; 0: none
+  bool even_layers = false;          // stages as plan_shards() deals them, instead of the fastest ones
 };
 
 struct PlannedStage {
@@ -52,7 +54,7 @@ struct PlacedReplica {
   int model = 0;  // index into PlanRequest::models
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
-  std::vector<DeviceId> devices;     // by world rank; of a node of cores: device 0, the rank takes all of them
+  std::vector<DeviceId> devices;     // by world rank; of a node of cores: the first of a rank's part
   std::vector<PlannedStage> stages;
   LinkKind group_link = LinkKind::kSelf;  // among the ranks of a stage
   int kv_blocks = 0;

@@ -44,7 +44,9 @@ Prompt read_prompt(const ReplicaCost& cost, const Load& load, const ReplicaLimit
     StepLoad step = decodes_of(load, rows);
     const double alone = rows > 0 ? cost.step_us(step, 1) : 0;
     std::vector<double> before;
-    for (int stage = 0; stage < cost.stages(); ++stage) before.push_back(rows > 0 ? cost.stage_us(stage, step) : 0);
+    for (int stage = 0; stage < cost.stages(); ++stage) {
+      before.push_back(rows > 0 ? cost.stage_us(stage, step, lanes) : 0);
+    }
     step.prompt_tokens = tokens;
     step.prompt_keys = done + 0.5 * (tokens + 1);
     done += tokens;
@@ -52,7 +54,7 @@ Prompt read_prompt(const ReplicaCost& cost, const Load& load, const ReplicaLimit
     const double shared = cost.step_us(step, 1);
     double slowest = 0;
     for (int stage = 0; stage < cost.stages(); ++stage) {
-      slowest = std::max(slowest, cost.stage_us(stage, step) - before[static_cast<size_t>(stage)]);
+      slowest = std::max(slowest, cost.stage_us(stage, step, lanes) - before[static_cast<size_t>(stage)]);
     }
     // Lanes take turns on the slowest stage; with few of them nobody fills the others.
     prompt.pace_us += std::max(slowest, (shared - alone) / lanes);
@@ -121,36 +123,6 @@ Operation operation_at(const ReplicaCost& cost, const Load& load, const ReplicaL
     (operate(cost, load, limits, middle).request_rate < load.request_rate ? low : high) = middle;
   }
   return operate(cost, load, limits, high);
-}
-
-Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, const Load& load) {
-  const int lanes = std::min(cost.stages(), prompts);
-  const double per_lane = static_cast<double>(prompts) / lanes;
-  double left = per_lane * load.input_tokens;  // prompt tokens of a lane that nobody has read
-  Burst burst;
-  double answered = 0;  // prompts of a lane that decode by now
-  double decoded = 0;
-  while (left > 0) {
-    const double tokens = std::min(left, limits.step_tokens_max - answered);
-    left -= tokens;
-    // Prompts are read one after the other; chunks that hold several of them read half a prompt's keys on average.
-    const double read = per_lane * load.input_tokens - left;
-    const double ended = std::floor(read / load.input_tokens);
-    const double keys = tokens >= load.input_tokens ? 0.5 * load.input_tokens
-                                                    : std::fmod(read - tokens, load.input_tokens) + 0.5 * tokens;
-    const StepLoad step{.decodes = answered, .context = load.input_tokens + 0.5 * decoded, .prompt_tokens = tokens,
-                        .prompt_keys = keys, .prompt_rows = ended - answered};
-    const double cycle_us = cost.step_us(step, lanes);
-    burst.prefill_s += cycle_us / 1e6;
-    // The last lane begins when the others have passed the slowest stage.
-    if (left == 0) burst.prefill_s += (cost.step_us(step, 1) + (lanes - 1) * cost.slowest_us(step) - cycle_us) / 1e6;
-    if (answered > 0) ++decoded;
-    answered = ended;
-  }
-  burst.prefill_s += cost.request_us() / 1e6;
-  const StepLoad step{.decodes = per_lane, .context = load.input_tokens + 0.5 * (load.output_tokens + decoded)};
-  burst.decode_step_ms = cost.step_us(step, lanes) / 1e3;
-  return burst;
 }
 
 }  // namespace skein

@@ -50,11 +50,4 @@ std::optional<Operation> best_operation(const ReplicaCost& cost, const Load& loa
 // At load.request_rate. Requires: best_operation() gives at least that rate.
 Operation operation_at(const ReplicaCost& cost, const Load& load, const ReplicaLimits& limits);
 
-// All prompts at once, as `skein bench offline` sends them.
-struct Burst {
-  double prefill_s = 0;        // until the last prompt's first token
-  double decode_step_ms = 0;   // afterwards, halfway through the answers
-};
-Burst burst(const ReplicaCost& cost, const ReplicaLimits& limits, int prompts, const Load& load);
-
 }  // namespace skein

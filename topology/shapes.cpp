@@ -53,7 +53,7 @@ std::vector<size_t> stages_by_time(const Shape& shape, const Load& load) {
   const StepLoad step{.decodes = std::max(1.0, shape.best.concurrency / stages),
                       .context = load.input_tokens + 0.5 * load.output_tokens};
   for (size_t stage = 0; stage < shape.stages.size(); ++stage) {
-    times.emplace_back(shape.cost->stage_us(static_cast<int>(stage), step), stage);
+    times.emplace_back(shape.cost->stage_us(static_cast<int>(stage), step, shape.cost->stages()), stage);
   }
   std::ranges::sort(times);
   std::vector<size_t> order;
@@ -85,7 +85,13 @@ Path worst_path(const Cluster& cluster, const Domain& domain) {
   return worst;
 }
 
-// The free devices of one node. Its cores are one device: threads share what ranks would have to exchange.
+void share_cores(int ranks, size_t cores, Domain* domain) {
+  for (int rank = 1; rank < ranks; ++rank) domain->devices.push_back(rank * static_cast<int>(cores) / ranks);
+  domain->group_max = ranks;
+  domain->memory /= ranks;
+}
+
+// The free devices of one node. Its cores are taken all together or not at all.
 void add_domains(const PlanRequest& request, int node_index, const std::vector<int>& taken, const Relaxed& relaxed,
                  std::vector<Domain>* domains) {
   const Cluster& cluster = *request.cluster;
@@ -102,6 +108,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
     });
     if (same == domains->end()) {
       domains->push_back({.node = node_index, .kind = device.kind, .devices = {static_cast<int>(d)}, .memory = memory});
+      if (!kind.gpu) share_cores(ranks_of_cores(request, node.devices.size()), node.devices.size(), &domains->back());
     } else if (kind.gpu) {
       same->devices.push_back(static_cast<int>(d));
       same->memory = std::min(same->memory, memory);
@@ -111,6 +118,21 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
 }
 
 }  // namespace
+
+int ranks_of_cores(const PlanRequest& request, size_t cores) {
+  const Cluster& cluster = *request.cluster;
+  const auto may_be_used = [&](const Node& node) {
+    return !node.devices.empty() && !cluster.kinds[static_cast<size_t>(node.devices[0].kind)].gpu &&
+           (request.nodes.empty() || std::ranges::find(request.nodes, node.name) != request.nodes.end());
+  };
+  const auto nodes = std::max<int64_t>(std::ranges::count_if(cluster.nodes, may_be_used), 1);
+  int64_t ranks = 1;
+  for (const ModelDemand& demand : request.models) {
+    const int64_t stages = ceil_div(std::max<int64_t>(demand.pipeline_parallel_size, 1), nodes);
+    ranks = std::max(ranks, stages * std::max(demand.tensor_parallel_size, 1));
+  }
+  return static_cast<int>(std::min(ranks, static_cast<int64_t>(cores)));
+}
 
 int64_t usable_memory(const Cluster& cluster, DeviceId id, double memory_share) {
   const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
@@ -145,6 +167,12 @@ std::optional<DeviceCalibration> calibration_of(const DeviceKind& kind, const Ca
   }
   DeviceCalibration like = nearest != nullptr ? *nearest : DeviceCalibration{};
   like.name = kind.name;
+  if (nearest != nullptr) {
+    const double faster = kind.bf16_flops / nearest->flops;
+    for (FormatProducts& products : like.format_products) products.flops *= faster;
+    like.logits_per_s *= faster;
+    like.core_read_bytes_per_s *= kind.read_bytes_per_s / nearest->read_bytes_per_s;
+  }
   like.read_bytes_per_s = kind.read_bytes_per_s;
   like.flops = kind.bf16_flops;
   return like;
@@ -220,16 +248,18 @@ const DeviceCalibration* ShapeBook::device_of(int kind) {
   return at->second ? &*at->second : nullptr;
 }
 
-std::optional<StageSite> ShapeBook::site_on(const Device& device, size_t cores, int tp, const Path& inside,
+std::optional<StageSite> ShapeBook::site_on(const Device& device, const CoreParts& parts, int tp, const Path& inside,
                                             const Path& next) {
   const DeviceCalibration* measured = device_of(device.kind);
   if (measured == nullptr) return std::nullopt;
   const Calibration& calibration = *request_.calibration;
   const DeviceKind& kind = request_.cluster->kinds[static_cast<size_t>(device.kind)];
+  const int cores = std::max(1, parts.cores / parts.ranks);
   return StageSite{
       .device = measured,
       .gpu = kind.gpu,
       .cores = kind.gpu ? 1.0 : static_cast<double>(cores),
+      .share = kind.gpu ? 1.0 : 1.0 / parts.ranks,
       .group = {.measured = find_link(calibration, inside.link, kind.name, tp), .path = inside, .ranks = tp},
       .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}};
 }
@@ -242,13 +272,15 @@ std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<Domain>& d
     const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
     const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
     const Device& device = node.devices[static_cast<size_t>(domain.devices[0])];
+    const int cores = static_cast<int>(node.devices.size());
+    const CoreParts parts{.cores = cores, .ranks = ranks_of_cores(request_, node.devices.size())};
     for (int stage = 0; stage < runs[i].stages; ++stage) {
       Path next = domain.inside;
       if (stage + 1 == runs[i].stages && i + 1 < runs.size()) {
         const Domain& after = domains[static_cast<size_t>(runs[i + 1].domain)];
         next = *path_between(cluster, {domain.node, domain.devices[0]}, {after.node, after.devices[0]});
       }
-      const std::optional<StageSite> site = site_on(device, node.devices.size(), tp, domain.inside, next);
+      const std::optional<StageSite> site = site_on(device, parts, tp, domain.inside, next);
       if (!site) return std::nullopt;
       sites.stages.push_back(*site);
       sites.memory.push_back(domain.memory);
@@ -274,7 +306,9 @@ std::optional<ReplicaCost> ShapeBook::cost_of(const PlacedReplica& replica) {
     if (stage + 1 < replica.stages.size()) next = path_between(cluster, first, replica.devices[(stage + 1) * tp]);
     if (!next) return std::nullopt;
     const Node& node = cluster.nodes[static_cast<size_t>(first.node)];
-    const std::optional<StageSite> site = site_on(node.devices[static_cast<size_t>(first.device)], node.devices.size(),
+    const CoreParts parts{.cores = static_cast<int>(node.devices.size()),
+                          .ranks = static_cast<int>(std::ranges::count(replica.devices, first.node, &DeviceId::node))};
+    const std::optional<StageSite> site = site_on(node.devices[static_cast<size_t>(first.device)], parts,
                                                   replica.tensor_parallel_size, inside, *next);
     if (!site) return std::nullopt;
     sites.push_back(*site);
@@ -286,8 +320,8 @@ std::optional<ReplicaCost> ShapeBook::cost_of(const PlacedReplica& replica) {
   return ReplicaCost(model, formats_, std::move(*shards), std::move(sites));
 }
 
-// Layers for the stages: all ways where they are few; else the better of equal parts and parts by memory, and from
-// there layers go one by one from the slowest stage to fast ones as long as that helps.
+// Layers for the stages, unless they are to be even: all ways where they are few; else the better of equal parts and
+// parts by memory, and from there layers go one by one from the slowest stage to fast ones as long as that helps.
 std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   const int stages = static_cast<int>(sites.stages.size());
   const auto equal = plan_shards(demand_.checkpoint->description(), tp, stages);
@@ -295,6 +329,7 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   std::vector<int> split;
   for (int stage = 0; stage < stages; ++stage) split.push_back((*equal)[static_cast<size_t>(stage * tp)].layers.size());
   std::optional<Shape> best = settle(tp, split, sites);
+  if (request_.even_layers) return best;
   const auto improves = [&](const std::vector<int>& layers) {
     std::optional<Shape> shape = settle(tp, layers, sites);
     if (!shape || (best && !better(*shape, *best))) return false;

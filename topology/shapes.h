@@ -10,7 +10,8 @@
 
 namespace skein {
 
-// Devices that a stage's ranks may come from: of one node and one kind, joined by NVLink where there is any.
+// Devices that a stage's ranks may come from: of one node and one kind, joined by NVLink where there is any. Of a node
+// of cores each stands for a rank's part of them, and is the first core of that part.
 struct Domain {
   int node = 0;
   int kind = 0;
@@ -21,6 +22,10 @@ struct Domain {
   std::string key = {};      // equal for domains that nothing but their links to others tells apart
   int size() const { return static_cast<int>(devices.size()); }
 };
+
+// Ranks that share a node of so many cores evenly: one, whose threads share what ranks would have to exchange, or as
+// many as the degrees that are asked for need of each node.
+int ranks_of_cores(const PlanRequest& request, size_t cores);
 
 // Limits that are lifted to learn what they cost.
 struct Relaxed {
@@ -71,7 +76,12 @@ class ShapeBook {
  private:
   struct Sites;
   const DeviceCalibration* device_of(int kind);
-  std::optional<StageSite> site_on(const Device& device, size_t cores, int tp, const Path& inside, const Path& next);
+  struct CoreParts {
+    int cores = 1;
+    int ranks = 1;  // that share them evenly
+  };
+  std::optional<StageSite> site_on(const Device& device, const CoreParts& parts, int tp, const Path& inside,
+                                   const Path& next);
   std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
   std::optional<Shape> work_out(int tp, const Sites& sites);
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers

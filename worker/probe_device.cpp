@@ -38,20 +38,30 @@ struct Grid {
   std::span<const int> prompts;
   int q_heads, kv_heads, head_dim, block_tokens;
   int64_t hidden;
-  int norm_tokens;
+  int row_tokens;                   // of norms, rotation and SwiGLU
+  std::span<const Format> formats;  // of weights
+  Format row_format;                // that norms and SwiGLU write
+  bool own_launches;                // rotation, SwiGLU and sampling count by themselves
 };
 
 constexpr Shape kGpuWeights[] = {{1024, 4096}, {4096, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
 constexpr int kGpuTokens[] = {1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
 constexpr DecodeShape kGpuDecodes[] = {{1, 1024}, {1, 8192}, {16, 2048}, {64, 2048}, {128, 4096}};
 constexpr int kGpuPrompts[] = {256, 1024, 4096, 8192};
-constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048};
+constexpr Format kGpuFormats[] = {Format::kBF16};
+constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
+                        kGpuFormats, Format::kBF16, false};
 
 constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
 constexpr DecodeShape kCpuDecodes[] = {{1, 256}, {1, 2048}, {8, 512}, {16, 2048}};
 constexpr int kCpuPrompts[] = {32, 128, 512};
-constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, kCpuDecodes, kCpuPrompts, 16, 4, 64, 16, 2048, 256};
+constexpr Format kCpuFormats[] = {Format::kBF16, Format::kF32,  Format::kF16,
+                                  Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
+constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, kCpuDecodes, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
+                        kCpuFormats, Format::kI8Block32, true};
+constexpr int64_t kVocabulary = 32768;
+constexpr int kSampleRowsPerThread = 4;
 
 // Numbers in [-1, 1), the same on every run.
 std::vector<float> numbers(int64_t count) {
@@ -70,8 +80,26 @@ std::vector<uint16_t> bf16_of(const std::vector<float>& values) {
   return halves;
 }
 
-// Bytes a second that all threads together read, each from memory of its own.
+// Blocks of a quantised format with scales of about a hundredth.
+std::vector<uint8_t> blocks_of(Format format, int64_t bytes) {
+  const auto block_bytes = static_cast<size_t>(info(format).block_bytes);
+  std::vector<uint8_t> blocks;
+  uint32_t state = 1;
+  while (blocks.size() < static_cast<size_t>(bytes)) {
+    blocks.insert(blocks.end(), {0x1f, 0x21});  // 0.01 in float16
+    if (format == Format::kQ4_1) blocks.insert(blocks.end(), {0x1f, 0xad});  // -0.08
+    while (blocks.size() % block_bytes != 0) {
+      state = state * 1664525u + 1013904223u;
+      blocks.push_back(static_cast<uint8_t>(state >> 24));
+    }
+  }
+  return blocks;
+}
+
+// Bytes a second that all threads together read, each from memory of its own, in streams as products have them.
 double host_read_rate(int threads) {
+  constexpr size_t kStreams = 8;
+  constexpr size_t kWords = kReadBytes / sizeof(uint64_t);
   std::vector<std::vector<uint64_t>> parts(static_cast<size_t>(threads));
   std::atomic<uint64_t> kept = 0;  // so that nothing is optimised away
   double best = 0;
@@ -81,10 +109,13 @@ double host_read_rate(int threads) {
       std::vector<std::jthread> team;
       for (std::vector<uint64_t>& part : parts) {
         team.emplace_back([&part, &kept] {
-          if (part.empty()) part.assign(kReadBytes / sizeof(uint64_t), 1);
+          if (part.empty()) part.assign(kWords, 1);
           std::array<uint64_t, 8> sums{};
-          for (size_t i = 0; i < part.size(); i += sums.size()) {
-            for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += part[i + lane];
+          for (size_t i = 0; i < kWords / kStreams; i += sums.size()) {
+            for (size_t stream = 0; stream < kStreams; ++stream) {
+              const uint64_t* words = part.data() + stream * (kWords / kStreams) + i;
+              for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += words[lane];
+            }
           }
           for (const uint64_t sum : sums) kept += sum;
         });
@@ -99,17 +130,23 @@ double host_read_rate(int threads) {
 
 class DeviceProbe {
  public:
-  DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid)
-      : ops_(ops), device_(device), timer_(timer), grid_(grid), weight_format_(ops.weight_format(Format::kBF16)) {
+  DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid, int threads)
+      : ops_(ops), device_(device), timer_(timer), grid_(grid), threads_(threads) {
     CHECK_EQ(info(ops.kv_format).block_bytes, 2);
   }
 
   Result<std::vector<ProbeSample>> run() {
     RETURN_IF_ERROR(measure_norm(1));
-    RETURN_IF_ERROR(measure_norm(grid_.norm_tokens));
-    for (const Shape& shape : grid_.weights) RETURN_IF_ERROR(measure_products(shape));
+    RETURN_IF_ERROR(measure_norm(grid_.row_tokens));
+    for (const Format format : grid_.formats) {
+      for (const Shape& shape : grid_.weights) RETURN_IF_ERROR(measure_products(ops_.weight_format(format), shape));
+    }
     for (const DecodeShape& shape : grid_.decodes) RETURN_IF_ERROR(measure_decode(shape));
     for (const int tokens : grid_.prompts) RETURN_IF_ERROR(measure_prefill(tokens));
+    if (!grid_.own_launches) return std::move(samples_);
+    RETURN_IF_ERROR(measure_gate());
+    RETURN_IF_ERROR(measure_rope());
+    RETURN_IF_ERROR(measure_sampling());
     return std::move(samples_);
   }
 
@@ -119,9 +156,17 @@ class DeviceProbe {
   // An activation full of numbers.
   Result<Tensor> activation(DeviceArena& arena, Format format, int64_t rows, int64_t columns) {
     ASSIGN_OR_RETURN(void* memory, arena.allocate(ops_.tensor_bytes(format, rows, columns)));
-    if (format == Format::kF32) fill(memory, rows * columns, floats_);
-    else fill(memory, rows * columns, halves_);
-    return ops_.make_tensor(memory, format, rows, columns);
+    const Tensor tensor = ops_.make_tensor(memory, format, rows, columns);
+    if (format == Format::kF32) {
+      fill(memory, rows * columns, floats_);
+    } else if (format == Format::kI8Block32) {
+      ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, rows, columns));
+      ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(columns)));
+      ops_.add_norm(device_, {.out = tensor, .residual = residual, .x = {}, .weight = weight, .epsilon = 1e-5f});
+    } else {
+      fill(memory, rows * columns, halves_);
+    }
+    return tensor;
   }
 
   // `count` elements, the same few again and again.
@@ -133,26 +178,31 @@ class DeviceProbe {
     }
   }
 
-  Result<Tensor> packed_weight(DeviceArena& arena, const Shape& shape) {
-    ASSIGN_OR_RETURN(void* memory, arena.allocate(ops_.linear_bytes(weight_format_, shape.outputs, shape.inputs)));
-    const Tensor weight{.data = memory, .rows = shape.outputs, .columns = shape.inputs, .format = weight_format_,
+  Result<Tensor> packed_weight(DeviceArena& arena, Format format, const Shape& shape) {
+    ASSIGN_OR_RETURN(void* memory, arena.allocate(ops_.linear_bytes(format, shape.outputs, shape.inputs)));
+    const Tensor weight{.data = memory, .rows = shape.outputs, .columns = shape.inputs, .format = format,
                         .layout = Layout::kPacked, .row_stride = shape.inputs};
-    const std::vector<const void*> rows(static_cast<size_t>(shape.outputs), halves_.data());
+    const bool quantised = info(format).block_elements > 1;
+    std::vector<uint8_t> blocks;
+    if (quantised) blocks = blocks_of(format, row_bytes(format, shape.inputs));
+    const void* row = quantised ? static_cast<const void*>(blocks.data()) : halves_.data();
+    const std::vector<const void*> rows(static_cast<size_t>(shape.outputs), row);
     ops_.pack_linear(device_, {.out = weight, .first_row = 0, .row_count = shape.outputs, .source_rows = rows.data(),
-                               .source_format = Format::kBF16});
+                               .source_format = quantised ? format : Format::kBF16});
+    RETURN_IF_ERROR(ops_.synchronize(device_));  // the rows have been read
     return weight;
   }
 
-  Status measure_products(const Shape& shape) {
+  Status measure_products(Format format, const Shape& shape) {
     DeviceArena arena(ops_, device_);
-    const int64_t weight_bytes = ops_.linear_bytes(weight_format_, shape.outputs, shape.inputs);
+    const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
     std::vector<Tensor> weights;
     for (int64_t bytes = 0; bytes < kRotatedBytes || weights.empty(); bytes += weight_bytes) {
-      ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, shape));
+      ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, shape));
       weights.push_back(weight);
     }
     const int64_t most = grid_.tokens.back();
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(weight_format_), most, shape.inputs));
+    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), most, shape.inputs));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, most, shape.outputs));
     size_t turn = 0;
     for (const int tokens : grid_.tokens) {
@@ -163,10 +213,11 @@ class DeviceProbe {
         args.weight = weights[turn++ % weights.size()];
         ops_.linear(device_, args);
       }));
-      const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(weight_format_).block_bytes;
+      const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(format).block_bytes /
+                            info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
-      samples_.push_back({.what = "product", .tokens = double(tokens), .size = weight,
-                          .bytes = weight + tokens * streamed,
+      samples_.push_back({.what = "product", .format = std::string(info(format).name), .tokens = double(tokens),
+                          .size = weight, .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
     }
     return {};
@@ -176,7 +227,7 @@ class DeviceProbe {
     DeviceArena arena(ops_, device_);
     ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, tokens, grid_.hidden));
     ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.stream_format, tokens, grid_.hidden));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.activation_format(weight_format_), tokens, grid_.hidden));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, grid_.hidden));
     ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(grid_.hidden)));
     const AddNormArgs args{.out = out, .residual = residual, .x = x, .weight = weight, .epsilon = 1e-5f};
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.add_norm(device_, args); }));
@@ -204,8 +255,7 @@ class DeviceProbe {
     const int64_t columns = int64_t{grid_.q_heads} * grid_.head_dim;
     const int64_t keys = int64_t{rows} * blocks * grid_.block_tokens * grid_.kv_heads * 2;
     ASSIGN_OR_RETURN(const Tensor q, activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
-    const Format out_format = ops_.activation_format(weight_format_);
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, out_format, int64_t{rows} * queries, columns));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, int64_t{rows} * queries, columns));
     const int64_t bytes = keys * row_bytes(ops_.kv_format, grid_.head_dim);
     for (int64_t all = 0; all == 0 || (queries == 1 && all < kRotatedBytes); all += bytes) {
       ASSIGN_OR_RETURN(void* pages, arena.allocate(bytes));
@@ -229,7 +279,7 @@ class DeviceProbe {
 
   Result<const int32_t*> upload(DeviceArena& arena, const std::vector<int32_t>& values) {
     ASSIGN_OR_RETURN(int32_t* data, arena.allocate_array<int32_t>(static_cast<int64_t>(values.size())));
-    ops_.copy_to_device(device_, data, values.data(), static_cast<int64_t>(values.size() * sizeof(int32_t)));
+    copy_to_device(data, values);
     return static_cast<const int32_t*>(data);
   }
 
@@ -245,6 +295,9 @@ class DeviceProbe {
     const double bytes = double(shape.rows) * shape.context * 2 * grid_.kv_heads *
                          static_cast<double>(row_bytes(ops_.kv_format, grid_.head_dim));
     samples_.push_back({.what = "decode_attention", .tokens = double(shape.rows), .size = bytes, .bytes = bytes, .us = us});
+    if (!grid_.own_launches) return {};
+    // The same numbers for every query that shares keys: cores are busy with them, not waiting for memory.
+    samples_.back().group = static_cast<double>(grid_.q_heads) / grid_.kv_heads;
     return {};
   }
 
@@ -259,11 +312,70 @@ class DeviceProbe {
     return {};
   }
 
+  Status measure_gate() {
+    DeviceArena arena(ops_, device_);
+    const int tokens = grid_.row_tokens;
+    ASSIGN_OR_RETURN(const Tensor gate_up, activation(arena, ops_.stream_format, tokens, 2 * grid_.hidden));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, grid_.hidden));
+    const SiluMulArgs args{.out = out, .gate_up = gate_up};
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.silu_mul(device_, args); }));
+    samples_.push_back({.what = "gate", .tokens = double(tokens),
+                        .bytes = 3.0 * tokens * static_cast<double>(grid_.hidden) * stream_bytes(), .us = us});
+    return {};
+  }
+
+  Status measure_rope() {
+    DeviceArena arena(ops_, device_);
+    const int tokens = grid_.row_tokens;
+    Attention attention;
+    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, &attention));
+    const int64_t columns = int64_t{grid_.q_heads + 2 * grid_.kv_heads} * grid_.head_dim;
+    ASSIGN_OR_RETURN(const Tensor qkv, activation(arena, ops_.stream_format, tokens, columns));
+    ASSIGN_OR_RETURN(const float* cos_sin, arena.upload(numbers(int64_t{tokens} * grid_.head_dim)));
+    const RopeAppendArgs args{.qkv = qkv, .step = attention.args.step, .pages = attention.args.pages,
+                              .q_heads = grid_.q_heads, .cos_sin = cos_sin, .rotary_dim = grid_.head_dim};
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.rope_append(device_, args); }));
+    samples_.push_back({.what = "rope", .tokens = double(tokens),
+                        .bytes = 2.0 * tokens * static_cast<double>(columns) * stream_bytes(), .us = us});
+    return {};
+  }
+
+  // The likeliest token of each row.
+  Status measure_sampling() {
+    DeviceArena arena(ops_, device_);
+    const int rows = kSampleRowsPerThread * threads_;
+    ASSIGN_OR_RETURN(const Tensor logits, activation(arena, Format::kF32, rows, kVocabulary));
+    SlotState state{.slots = rows, .tokens_max = 2};
+    ASSIGN_OR_RETURN(state.tokens, arena.allocate_array<int32_t>(int64_t{rows} * state.tokens_max));
+    ASSIGN_OR_RETURN(state.lengths, arena.allocate_array<int32_t>(rows));
+    ASSIGN_OR_RETURN(state.sampling, arena.allocate_array<SlotSampling>(rows));
+    ASSIGN_OR_RETURN(SampledToken* out, arena.allocate_array<SampledToken>(rows));
+    ASSIGN_OR_RETURN(int32_t* tokens, arena.allocate_array<int32_t>(rows));
+    std::vector<SampleRow> asked;
+    for (int row = 0; row < rows; ++row) asked.push_back({.slot = row});
+    ASSIGN_OR_RETURN(SampleRow* row_data, arena.allocate_array<SampleRow>(rows));
+    copy_to_device(row_data, asked);
+    copy_to_device(state.sampling, std::vector<SlotSampling>(asked.size(), {.temperature = 0}));
+    copy_to_device(state.tokens, std::vector<int32_t>(asked.size() * 2, 0));
+    copy_to_device(state.lengths, std::vector<int32_t>(asked.size(), 1));
+    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+      ops_.sample(device_, {.out = out, .tokens = tokens, .logits = static_cast<float*>(logits.data),
+                            .vocabulary = kVocabulary, .rows = rows, .row = row_data, .state = &state});
+    }));
+    samples_.push_back({.what = "sample", .tokens = double(rows), .size = double(kVocabulary), .us = us});
+    return {};
+  }
+
+  template <typename Element>
+  void copy_to_device(Element* to, const std::vector<Element>& values) {
+    ops_.copy_to_device(device_, to, values.data(), static_cast<int64_t>(values.size() * sizeof(Element)));
+  }
+
   const Ops& ops_;
   Device& device_;
   ProbeTimer& timer_;
   const Grid& grid_;
-  const Format weight_format_;
+  const int threads_;
   const std::vector<float> floats_ = numbers(kNumbers);
   const std::vector<uint16_t> halves_ = bf16_of(floats_);
   std::vector<ProbeSample> samples_;
@@ -274,11 +386,15 @@ class DeviceProbe {
 Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device,
                                               ProbeTimer& timer) {
   const bool gpu = spec.device == "cuda";
-  ASSIGN_OR_RETURN(std::vector<ProbeSample> samples, DeviceProbe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid).run());
-  if (!gpu) {
-    const double bytes = static_cast<double>(spec.threads * kReadBytes);
-    samples.push_back({.what = "read", .bytes = bytes, .us = bytes / host_read_rate(spec.threads) * 1e6});
-  }
+  ASSIGN_OR_RETURN(std::vector<ProbeSample> samples,
+                   DeviceProbe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads).run());
+  if (gpu) return samples;
+  const auto add_read = [&](const char* what, int threads) {
+    const double bytes = static_cast<double>(threads * kReadBytes);
+    samples.push_back({.what = what, .bytes = bytes, .us = bytes / host_read_rate(threads) * 1e6});
+  };
+  add_read("read", spec.threads);
+  add_read("core_read", 1);
   return samples;
 }
 

@@ -18,6 +18,7 @@ struct PlanConfig {
   std::string previous;  // plan file
   std::string check;     // plan file
   int num_prompts = 0;
+  bool even_layers = false;
 };
 
 OptionTable options(PlanConfig* config) {
@@ -27,6 +28,8 @@ OptionTable options(PlanConfig* config) {
   table.add_choice("format", "of what is printed", {"text", "json", "svg"}, &config->format);
   table.add_integer("num-prompts", "also predict that many prompts at once, as `skein bench offline` sends them", 0, 4096,
                     &config->num_prompts);
+  table.add_switch("even-layers", "deal layers out to stages evenly, as `skein serve` and `skein bench` do, not by speed",
+                   &config->even_layers);
   table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
   table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for",
                  &config->check);
@@ -53,6 +56,7 @@ Status plan_cluster(const PlanConfig& config) {
     return {};
   }
   placement.request.burst_prompts = config.num_prompts;
+  placement.request.even_layers = config.even_layers;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "coordinator/cli/plan_text.h"
+#include "topology/shapes.h"
 #include "topology/svg.h"
 
 namespace skein {
@@ -86,12 +87,20 @@ class Picture {
     svg_.box({.x = x, .y = y, .width = width, .height = height}, "#f5f7fa", kEdge);
     svg_.text(x + kPad, y + 18, node.name + (node.rack.empty() ? "" : ", rack " + node.rack),
               {.size = 12, .color = kInk, .bold = true});
-    if (cores(node)) return tile(x + kPad, y + 26, seats[0], std::to_string(node.devices.size()) + " cores");
-    for (size_t i = 0; i < seats.size(); ++i) {
+    const size_t count = tiles_of(node);
+    for (size_t i = 0; i < count; ++i) {
       const size_t row = i / kTilesPerRow;
+      const std::string caption =
+          cores(node) ? std::to_string(node.devices.size() / count) + " cores" : "GPU " + std::to_string(i);
       tile(x + kPad + static_cast<double>(i % kTilesPerRow) * kTile,
-           y + 26 + static_cast<double>(row) * (kTileHeight + 6), seats[i], "GPU " + std::to_string(i));
+           y + 26 + static_cast<double>(row) * (kTileHeight + 6), seats[i * seats.size() / count], caption);
     }
+  }
+
+  // GPUs, or the ranks of a node of cores.
+  size_t tiles_of(const Node& node) const {
+    const size_t devices = node.devices.size();
+    return cores(node) ? static_cast<size_t>(ranks_of_cores(placement_.request, devices)) : devices;
   }
 
   void cards() {
@@ -99,7 +108,7 @@ class Picture {
     double row_height = 0;
     for (size_t i = 0; i < placement_.cluster.nodes.size(); ++i) {
       const Node& node = placement_.cluster.nodes[i];
-      const size_t tiles = cores(node) ? 1 : std::max<size_t>(node.devices.size(), 1);
+      const size_t tiles = std::max<size_t>(tiles_of(node), 1);
       const double width = std::max(130.0, 2 * kPad - 6 + kTile * static_cast<double>(std::min(tiles, kTilesPerRow)));
       const size_t rows = (tiles + kTilesPerRow - 1) / kTilesPerRow;
       const double height = 30 + static_cast<double>(rows) * (kTileHeight + 6);

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <map>
 
+#include "topology/shapes.h"
+
 namespace skein {
 namespace {
 
@@ -77,7 +79,11 @@ std::string devices_text(const Placement& placement, const PlacedReplica& replic
   const Node& node = placement.cluster.nodes[static_cast<size_t>(first.node)];
   const DeviceKind& kind =
       placement.cluster.kinds[static_cast<size_t>(node.devices[static_cast<size_t>(first.device)].kind)];
-  if (!kind.gpu) return node.name + ", " + std::to_string(node.devices.size()) + " cores";
+  if (!kind.gpu) {
+    const size_t cores = node.devices.size();
+    const size_t of_rank = cores / static_cast<size_t>(ranks_of_cores(placement.request, cores));
+    return node.name + ", " + (tp > 1 ? std::to_string(tp) + " x " : "") + count_text(of_rank, "core");
+  }
   std::string text = node.name + " GPU";
   for (size_t rank = 0; rank < tp; ++rank) text += " " + std::to_string(replica.devices[stage * tp + rank].device);
   return text + " (" + kind.name + ")";
@@ -209,8 +215,9 @@ std::vector<std::vector<Seat>> seats_by_node(const Placement& placement) {
       const Node& of = placement.cluster.nodes[static_cast<size_t>(id.node)];
       const Device& device = of.devices[static_cast<size_t>(id.device)];
       node[static_cast<size_t>(id.device)] = seat;
-      // A rank on cores has all of its node's.
-      if (!placement.cluster.kinds[static_cast<size_t>(device.kind)].gpu) std::ranges::fill(node, seat);
+      if (placement.cluster.kinds[static_cast<size_t>(device.kind)].gpu) continue;
+      // A rank on cores has all of its node's up to the next rank's.
+      std::fill(node.begin() + id.device, node.end(), seat);
     }
   }
   return seats;

@@ -120,7 +120,7 @@ Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, in
 struct Site {
   ReplicaShape shape;
   int64_t memory_bytes = 0;  // MemoryRequest::memory_bytes
-  bool apart = false;        // each rank has a node to itself
+  bool apart = false;        // that is a rank's own
   int cores = 0;             // that `ranks` ranks share
   int ranks = 1;
 };
@@ -174,8 +174,11 @@ Result<std::vector<Site>> placed_sites(const ServePlan& plan) {
     Site site{.shape = shape_of(placement, replica), .memory_bytes = kUnknownMemory, .apart = true, .cores = INT32_MAX};
     for (const DeviceId& id : replica.devices) {
       const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
-      const int cores = kind_of(cluster, id).gpu ? node.cores : static_cast<int>(node.devices.size());
-      site.memory_bytes = std::min(site.memory_bytes, usable_memory(cluster, id, plan.config.gpu_memory_utilization));
+      const bool of_gpu = kind_of(cluster, id).gpu;
+      const int cores = of_gpu ? node.cores : static_cast<int>(node.devices.size());
+      const int sharing = of_gpu ? 1 : ranks_of[id.node];
+      const int64_t usable = usable_memory(cluster, id, plan.config.gpu_memory_utilization);
+      site.memory_bytes = std::min(site.memory_bytes, usable / sharing);
       site.cores = std::min(site.cores, cores);
       site.ranks = std::max(site.ranks, ranks_of[id.node]);
     }

@@ -23,7 +23,8 @@ TEST(ProbeSpec, NamesWhatIsMissingOrOutOfRange) {
 }
 
 TEST(ProbeSamples, SayTheSameAfterARoundTrip) {
-  const std::vector<ProbeSample> samples = {{.what = "product", .tokens = 1, .size = 2, .bytes = 3, .flops = 4, .us = 5}};
+  const std::vector<ProbeSample> samples = {
+      {.what = "product", .format = "Q4_1", .tokens = 1, .size = 2, .group = 6, .bytes = 3, .flops = 4, .us = 5}};
   const auto read = parse_probe_samples(to_json(samples));
   ASSERT_TRUE(read.ok()) << read.status().message();
   EXPECT_EQ(to_json(*read), to_json(samples));

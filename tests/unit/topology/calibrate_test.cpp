@@ -7,10 +7,11 @@ namespace {
 
 // A device of 1 TB/s and 100 TFLOP/s that reaches what is said.
 const std::vector<ProbeSample> kSamples = {
-    {.what = "product", .tokens = 1, .size = 1e8, .bytes = 1e8, .flops = 1e8, .us = 100},      // all of the reads
-    {.what = "product", .tokens = 1, .size = 1e7, .bytes = 1e7, .flops = 1e7, .us = 20},       // half
-    {.what = "product", .tokens = 512, .size = 1e8, .bytes = 1e8, .flops = 1e11, .us = 1000},  // all of the products
-    {.what = "product", .tokens = 512, .size = 1e7, .bytes = 1e7, .flops = 1e10, .us = 200},
+    // All of the reads, half of them, all of the products.
+    {.what = "product", .format = "BF16", .tokens = 1, .size = 1e8, .bytes = 1e8, .flops = 1e8, .us = 100},
+    {.what = "product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .flops = 1e7, .us = 20},
+    {.what = "product", .format = "BF16", .tokens = 512, .size = 1e8, .bytes = 1e8, .flops = 1e11, .us = 1000},
+    {.what = "product", .format = "BF16", .tokens = 512, .size = 1e7, .bytes = 1e7, .flops = 1e10, .us = 200},
     {.what = "decode_attention", .tokens = 1, .size = 1e6, .bytes = 1e6, .us = 4},
     {.what = "decode_attention", .tokens = 64, .size = 1e9, .bytes = 1e9, .us = 2000},
     {.what = "prefill_attention", .tokens = 128, .flops = 1e8, .us = 10},
@@ -23,11 +24,11 @@ TEST(CalibrateDevice, SharesAreOfTheBestThatWasReached) {
   const DeviceCalibration fit = calibrate_device({}, kSamples, 1);
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
   EXPECT_DOUBLE_EQ(fit.flops, 1e14);
-  EXPECT_EQ(fit.product_tokens, (std::vector<double>{1, 512}));
-  EXPECT_EQ(fit.product_bytes, (std::vector<double>{1e7, 1e8}));
-  EXPECT_DOUBLE_EQ(product_share_at(fit, 1, 1e8), 1);
-  EXPECT_DOUBLE_EQ(product_share_at(fit, 1, 1e7), 0.5);
-  EXPECT_DOUBLE_EQ(product_share_at(fit, 512, 1e7), 0.5);
+  EXPECT_EQ(fit.products.tokens, (std::vector<double>{1, 512}));
+  EXPECT_EQ(fit.products.bytes, (std::vector<double>{1e7, 1e8}));
+  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 1, 1e8), 1);
+  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 1, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e7), 0.5);
   EXPECT_DOUBLE_EQ(share_at(fit.decode_attention_share, 1e9), 0.5);
   EXPECT_DOUBLE_EQ(fit.decode_attention_us, 4);
   EXPECT_DOUBLE_EQ(share_at(fit.prefill_attention_share, 1024), 0.8);
@@ -40,7 +41,41 @@ TEST(CalibrateDevice, CoresShareTheReadsAndAddTheirProducts) {
   const DeviceCalibration fit = calibrate_device({}, kSamples, 4);
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
   EXPECT_DOUBLE_EQ(fit.flops, 2.5e13);
-  EXPECT_DOUBLE_EQ(product_share_at(fit, 512, 1e8), 1);
+  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e8), 1);
+}
+
+// Four-bit weights: a quarter of the bytes, twice the products.
+TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
+  std::vector<ProbeSample> samples = kSamples;
+  samples.push_back(
+      {.what = "product", .format = "Q4_1", .tokens = 1, .size = 4e7, .bytes = 4e7, .flops = 1.3e8, .us = 80});
+  samples.push_back(
+      {.what = "product", .format = "Q4_1", .tokens = 512, .size = 4e7, .bytes = 4e7, .flops = 6.4e10, .us = 320});
+  const DeviceCalibration fit = calibrate_device({}, samples, 2);
+  EXPECT_DOUBLE_EQ(fit.flops, 5e13) << "of bfloat16, whatever others reach";
+  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e7), 0.5);
+  ASSERT_EQ(fit.format_products.size(), 1u);
+  const FormatProducts& quantised = fit.format_products[0];
+  EXPECT_EQ(quantised.format, Format::kQ4_1);
+  EXPECT_DOUBLE_EQ(quantised.flops, 1e14);
+  EXPECT_DOUBLE_EQ(product_share_at(quantised.table, 1, 4e7), 0.5);
+  EXPECT_DOUBLE_EQ(product_share_at(quantised.table, 512, 4e7), 1);
+}
+
+TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
+  std::vector<ProbeSample> samples = kSamples;
+  samples.push_back({.what = "core_read", .bytes = 6e6, .us = 10});
+  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 1e8, .group = 4, .bytes = 1e8, .us = 200});
+  samples.push_back({.what = "gate", .tokens = 256, .bytes = 1e7, .us = 20});
+  samples.push_back({.what = "rope", .tokens = 256, .bytes = 1e7, .us = 50});
+  samples.push_back({.what = "sample", .tokens = 8, .size = 1000, .us = 2});
+  const DeviceCalibration fit = calibrate_device({}, samples, 4);
+  EXPECT_DOUBLE_EQ(fit.core_read_bytes_per_s, 6e11);
+  EXPECT_DOUBLE_EQ(fit.decode_attention_group, 4);
+  EXPECT_DOUBLE_EQ(calibrate_device({}, kSamples, 1).decode_attention_group, 0);
+  EXPECT_DOUBLE_EQ(fit.gate_bytes_share, 0.5);
+  EXPECT_DOUBLE_EQ(fit.rope_bytes_share, 0.2);
+  EXPECT_DOUBLE_EQ(fit.logits_per_s, 1e9) << "of one core";
 }
 
 TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
@@ -48,20 +83,24 @@ TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
   before.read_bytes_per_s = 7;
   before.layer_us = 5;
   before.step_us = 9;
-  before.product_tokens = {1};
-  before.product_bytes = {1};
-  before.product_share = {{0.1}};
+  before.products = {.tokens = {1}, .bytes = {1}, .share = {{0.1}}};
+  before.format_products = {{.format = Format::kQ8_0, .flops = 3, .table = before.products}};
   const DeviceCalibration fit = calibrate_device(before, kSamples, 1);
   EXPECT_DOUBLE_EQ(fit.step_us, 9);
   EXPECT_DOUBLE_EQ(fit.layer_us, 5);
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
-  EXPECT_EQ(fit.product_share.size(), 2u);
+  EXPECT_EQ(fit.products.share.size(), 2u);
+  ASSERT_EQ(fit.format_products.size(), 1u);
+  EXPECT_DOUBLE_EQ(fit.format_products[0].flops, 3);
   EXPECT_DOUBLE_EQ(calibrate_device(before, {}, 1).read_bytes_per_s, 7);
 }
 
 TEST(CalibrateDevice, MakesAFileThatCanBeRead) {
   Calibration calibration;
-  calibration.devices.push_back(calibrate_device({}, kSamples, 1));
+  std::vector<ProbeSample> samples = kSamples;
+  samples.push_back(
+      {.what = "product", .format = "Q8_0", .tokens = 4, .size = 4e7, .bytes = 4e7, .flops = 1e8, .us = 80});
+  calibration.devices.push_back(calibrate_device({}, samples, 1));
   calibration.devices[0].name = "NVIDIA H200";
   calibration.links.push_back(calibrate_link(LinkKind::kNvlink, 2,
                                              {{.what = "all_reduce", .size = 4096, .us = 8},
@@ -70,6 +109,8 @@ TEST(CalibrateDevice, MakesAFileThatCanBeRead) {
                                               {.what = "library_bytes", .bytes = 3e8}}));
   const Result<Calibration> read = parse_calibration(to_yaml(calibration));
   ASSERT_TRUE(read.ok()) << read.status().message();
+  ASSERT_EQ(read->devices[0].format_products.size(), 1u);
+  EXPECT_EQ(read->devices[0].format_products[0].format, Format::kQ8_0);
   EXPECT_EQ(read->links[0].all_reduce_us.x, (std::vector<double>{1024, 4096}));
   EXPECT_EQ(read->links[0].all_reduce_us.y, (std::vector<double>{7, 8}));
   EXPECT_EQ(read->links[0].point_to_point_us.y, std::vector<double>{5});

@@ -21,6 +21,13 @@ constexpr const char* kText = R"(devices:
       - [0.5, 0.9]
       - [0.4, 0.8]
     decode_attention_share: {x: [1e6, 1e8], y: [0.5, 0.9]}
+    logits_per_s: 4e9
+    products:
+      - format: Q4_1
+        flops: 2e14
+        tokens: [1]
+        bytes: [1e6, 1e8]
+        share: [[0.25, 0.75]]
 links:
   - link: NVLink
     ranks: 2
@@ -34,9 +41,9 @@ TEST(Calibration, SharesAreInterpolatedInLogarithms) {
   EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1e7), 0.7);
   EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1), 0.5) << "below the first point";
   EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1e12), 0.9) << "beyond the last";
-  EXPECT_DOUBLE_EQ(product_share_at(gpu, 1, 1e7), 0.7);
-  EXPECT_DOUBLE_EQ(product_share_at(gpu, 8, 1e7), 0.65) << "halfway between 1 and 64 tokens";
-  EXPECT_DOUBLE_EQ(product_share_at(gpu, 1e4, 1e9), 0.8);
+  EXPECT_DOUBLE_EQ(product_share_at(gpu.products, 1, 1e7), 0.7);
+  EXPECT_DOUBLE_EQ(product_share_at(gpu.products, 8, 1e7), 0.65) << "halfway between 1 and 64 tokens";
+  EXPECT_DOUBLE_EQ(product_share_at(gpu.products, 1e4, 1e9), 0.8);
 }
 
 TEST(Calibration, TimesGrowInProportionBeyondTheLastPoint) {
@@ -54,7 +61,13 @@ TEST(Calibration, SurvivesItsText) {
   ASSERT_TRUE(again.ok()) << again.status().message() << "\n" << text;
   EXPECT_EQ(to_yaml(*again), text);
   EXPECT_EQ(again->devices[0].source.machine, "a \"quoted\" machine");
-  EXPECT_EQ(again->devices[0].product_share, calibration->devices[0].product_share);
+  EXPECT_EQ(again->devices[0].products.share, calibration->devices[0].products.share);
+  ASSERT_EQ(again->devices[0].format_products.size(), 1u);
+  const FormatProducts& quantised = again->devices[0].format_products[0];
+  EXPECT_EQ(quantised.format, Format::kQ4_1);
+  EXPECT_EQ(quantised.flops, 2e14);
+  EXPECT_DOUBLE_EQ(product_share_at(quantised.table, 7, 1e7), 0.5);
+  EXPECT_EQ(again->devices[0].logits_per_s, 4e9);
   EXPECT_EQ(again->links[0].all_reduce_us.y, calibration->links[0].all_reduce_us.y);
 }
 
@@ -88,9 +101,23 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"devices:\n  - name: A\n    colour: 3\n", "line 3: a device has no key \"colour\""},
         Bad{"devices:\n  - name: A\n    flops: 1\n", "line 2: \"A\" needs read_bytes_per_s"},
         Bad{"devices:\n  - name: A\n    flops: -1\n", "line 3: flops must be a number that is not negative"},
-        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, product_tokens: [1, 2]}\n", "product_share of \"A\""},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, product_tokens: [1, 2]}\n", "line 2: the shares of \"A\" need a row"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, decode_attention_share: {x: [1], y: [3]}}\n",
             "shares above 0"},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: Q5_K, flops: 1}]}\n",
+            "line 2: there is no format of weights \"Q5_K\""},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: I32, flops: 1}]}\n",
+            "there is no format of weights \"I32\""},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: F16, flops: 1}]}\n",
+            "line 2: products of a format need format, flops above 0, tokens, bytes and share"},
+        Bad{"devices:\n  - name: A\n    products:\n      - {format: F16, flops: 1, tokens: [1, 2], bytes: [1], share: [[1]]}\n",
+            "line 4: the shares of F16 need a row"},
+        Bad{"devices:\n  - name: A\n    products:\n"
+            "      - {format: F16, flops: 1, tokens: [1], bytes: [1], share: [[1]]}\n"
+            "      - {format: F16, flops: 1, tokens: [1], bytes: [1], share: [[1]]}\n",
+            "line 5: products of F16 are there twice"},
+        Bad{"devices:\n  - name: A\n    products:\n      - {format: F16, colour: 1}\n",
+            "line 4: products of a format have no key \"colour\""},
         Bad{"links:\n  - link: string\n", "line 2: there is no link \"string\""},
         Bad{"links:\n  - link: NVLink\n    all_reduce_us: {x: [2, 1], y: [1, 1]}\n", "line 3: all_reduce_us.x must ascend"},
         Bad{"links:\n  - link: NVLink\n    all_reduce_us: {x: [1, 2], y: [1]}\n", "line 3: all_reduce_us needs x and y"},

@@ -150,6 +150,79 @@ TEST_F(PlannerRules, ALostNodeMovesNobodyElse) {
   EXPECT_EQ(stayed, 9u) << "twelve replicas, three on each node";
 }
 
+// A node of eight cores, one more like it, and nothing else.
+class CoresRules : public PlannerRules {
+ protected:
+  void SetUp() override {
+    PlannerRules::SetUp();
+    DeviceKind core;
+    core.name = "core";
+    core.gpu = false;
+    core.read_bytes_per_s = 5e10;
+    core.bf16_flops = 1e11;
+    cluster_.kinds = {core};
+    cluster_.nodes.clear();
+    for (const char* name : {"a", "b"}) {
+      Node& node = cluster_.nodes.emplace_back();
+      node.name = name;
+      node.cores = 8;
+      node.memory_bytes = 1536 * kMiB;
+      node.devices.resize(8);
+      Nic& nic = node.nics.emplace_back();
+      nic.name = "eth0";
+      nic.bytes_per_s = 1e10;
+    }
+    request_.models[0].memory.gpu = false;
+  }
+
+  void ask(int tp, int pp) {
+    request_.models[0].tensor_parallel_size = tp;
+    request_.models[0].pipeline_parallel_size = pp;
+  }
+};
+
+TEST_F(CoresRules, ANodeIsOneRankUnlessMoreAreAskedFor) {
+  const PlacementPlan one_each = plan();
+  ASSERT_EQ(one_each.replicas.size(), 2u);
+  EXPECT_EQ(one_each.replicas[0].devices, (std::vector<DeviceId>{{.node = 0, .device = 0}}));
+  ask(4, 1);
+  const PlacementPlan group = plan();
+  ASSERT_EQ(group.replicas.size(), 2u);
+  EXPECT_EQ(group.replicas[1].devices, (std::vector<DeviceId>{{1, 0}, {1, 2}, {1, 4}, {1, 6}}));
+  EXPECT_EQ(group.replicas[0].group_link, LinkKind::kMemory);
+  EXPECT_LT(group.replicas[0].kv_blocks, one_each.replicas[0].kv_blocks) << "they share the node's memory";
+  EXPECT_TRUE(group.left_over.empty());
+}
+
+TEST_F(CoresRules, StagesSpreadOverNodesBeforeTheyShareOne) {
+  ask(1, 2);
+  const PlacementPlan pair = plan();
+  ASSERT_EQ(pair.replicas.size(), 1u);
+  EXPECT_EQ(pair.replicas[0].devices, (std::vector<DeviceId>{{0, 0}, {1, 0}}));
+  request_.nodes = {"b"};
+  const PlacementPlan alone = plan();
+  ASSERT_EQ(alone.replicas.size(), 1u);
+  EXPECT_EQ(alone.replicas[0].devices, (std::vector<DeviceId>{{1, 0}, {1, 4}}));
+}
+
+TEST_F(CoresRules, ANodeHasNoMoreRanksThanCores) {
+  for (Node& node : cluster_.nodes) node.devices.resize(2);
+  ask(4, 1);
+  EXPECT_FALSE(plan_placement(request_).ok());
+}
+
+TEST_F(PlannerRules, LayersAreEvenWhereThatIsAsked) {
+  const auto deep = test::dummy_model(16);
+  request_.models[0].checkpoint = deep.get();
+  request_.models[0].pipeline_parallel_size = 2;
+  cluster_.kinds.push_back(test::gpu_kind("weak", 2000 * kMiB, 1e12));
+  cluster_.nodes = {test::gpu_node("strong", 1), test::gpu_node("weak", 1, 1)};
+  request_.even_layers = true;
+  const PlacementPlan even = plan();
+  ASSERT_EQ(even.replicas.size(), 1u);
+  EXPECT_EQ(even.replicas[0].stages[0].layers, 8);
+}
+
 TEST_F(PlannerRules, WhatCannotBeHadIsSaidInNumbers) {
   request_.models[0].level.itl_ms = 0.001;
   EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("raise itl-ms to 1"));

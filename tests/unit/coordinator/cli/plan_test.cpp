@@ -117,6 +117,31 @@ TEST_F(PlanFileTest, PicturesShowEveryRank) {
   EXPECT_THAT(svg, HasSubstr("4 replicas of llama-3.1-8b as TP 4 x PP 1"));
 }
 
+TEST(PlanOfCores, NamesThePartOfEachRank) {
+  Placement placement;
+  const Status status = place({kSmall, "--cluster", in_clusters("laptop"), "--input-len", "200", "--output-len", "100",
+                               "--tensor-parallel-size", "2", "--pipeline-parallel-size", "2"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const std::string text = plan_text(placement);
+  EXPECT_THAT(text, HasSubstr("on laptop, 2 x 2 cores: weights"));
+  EXPECT_THAT(text, HasSubstr("laptop 0.0 0.0 0.1 0.1 0.2 0.2 0.3 0.3"));
+  const std::string svg = plan_svg(placement);
+  EXPECT_THAT(svg, HasSubstr(">s1 t1<"));
+  EXPECT_THAT(svg, HasSubstr(">2 cores<"));
+}
+
+TEST_F(PlanFileTest, HasWhatPromptsAtOnceTake) {
+  EXPECT_EQ(json_.find("prompts_at_once"), std::string::npos);
+  placement_.request.burst_prompts = 8;
+  const auto plan = plan_placement(placement_.request);
+  ASSERT_TRUE(plan.ok());
+  const Json json = to_json(placement_.request, *plan);
+  const Json* burst = json.find("replicas")->as_array()[0].find("prompts_at_once");
+  ASSERT_NE(burst, nullptr);
+  EXPECT_GT(burst->find("prefill_s")->as_double(), 0);
+  EXPECT_GT(burst->find("decode_step_ms")->as_double(), 0);
+}
+
 TEST(PlanArguments, AreRefusedWithASentence) {
   Placement placement;
   EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--nodes", "nobody"}, &placement).message(),

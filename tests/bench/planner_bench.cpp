@@ -1,0 +1,101 @@
+// How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
+// ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
+// lost node, and for clusters of the size that planner_exhaustive_test tries everything on.
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "base/check.h"
+#include "topology/cluster_file.h"
+#include "topology/packing.h"
+#include "topology/planner.h"
+
+namespace skein {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+void print(const char* what, int rounds, const std::function<void()>& body) {
+  std::vector<double> ms;
+  for (int round = 0; round < rounds; ++round) {
+    const Clock::time_point begin = Clock::now();
+    body();
+    ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+  }
+  std::ranges::sort(ms);
+  std::printf("%-64s %10.2f ms, slowest %10.2f ms\n", what, ms[ms.size() / 2], ms.back());
+}
+
+Cluster read(const char* path) {
+  Result<Cluster> cluster = read_cluster_file(path);
+  CHECK(cluster.ok());
+  return std::move(*cluster);
+}
+
+PlanRequest request_for(const Cluster& cluster, const Calibration& calibration, const Checkpoint& model) {
+  ModelDemand demand{.name = "model", .checkpoint = &model};
+  demand.level.itl_ms = 30;
+  demand.memory = {.gpu = true, .block_tokens = 64, .slots = 256, .step_tokens_max = 8192};
+  return {.cluster = &cluster, .calibration = &calibration, .models = {demand}};
+}
+
+void bench_large(const Checkpoint& model, const Calibration& calibration, int rounds) {
+  const Cluster cluster = read("configs/clusters/fat-tree-1024.yaml");
+  PlanRequest request = request_for(cluster, calibration, model);
+  request.objective = Objective::kFewestDevices;
+  request.models[0].load.request_rate = 20'000;
+  print("1,024 x 8, 20,000 requests/s, the plan alone", rounds, [&] {
+    ShapeBook book(request, 0, {});
+    Packer packer(cluster, book, domains_of(request, {}, {}));
+    CHECK(!packer.best({.objective = request.objective, .request_rate = 20'000}).replicas.empty());
+  });
+  Result<PlacementPlan> plan = plan_placement(request);
+  print("... with alternatives and costs of constraints", rounds, [&] { plan = plan_placement(request); });
+  CHECK(plan.ok());
+  Cluster rest = cluster;
+  rest.nodes.erase(rest.nodes.begin() + plan->replicas.front().devices.front().node);
+  request.cluster = &rest;
+  print("... planned again without a node that is in use", rounds, [&] { CHECK(replan(request, cluster, *plan).ok()); });
+  request.cluster = &cluster;
+  request.objective = Objective::kGoodput;
+  request.models[0].load.request_rate = 0;
+  print("1,024 x 8, the most that they can serve", rounds, [&] { CHECK(plan_placement(request).ok()); });
+  request.objective = Objective::kLatency;
+  print("1,024 x 8, the lowest latency", rounds, [&] { CHECK(plan_placement(request).ok()); });
+}
+
+void bench_small(const Checkpoint& model, const Calibration& calibration, int rounds) {
+  Cluster cluster = read("configs/clusters/h200-pair.yaml");
+  for (Node& node : cluster.nodes) node.devices.resize(2);
+  const PlanRequest request = request_for(cluster, calibration, model);
+  print("2 x 2, every order and deal of layers", rounds, [&] { CHECK(plan_placement(request).ok()); });
+  const Cluster pair = read("configs/clusters/h200-pair.yaml");
+  const PlanRequest whole = request_for(pair, calibration, model);
+  print("2 x 8", rounds, [&] { CHECK(plan_placement(whole).ok()); });
+}
+
+}  // namespace
+}  // namespace skein
+
+int main(int argc, char** argv) {
+  int rounds = 5;
+  if (argc > 1) std::from_chars(argv[1], argv[1] + std::strlen(argv[1]), rounds);
+  if (argc > 2 || rounds < 1) {
+    std::fprintf(stderr, "usage: planner_bench [ROUNDS]\n");
+    return 2;
+  }
+  const auto model = skein::Checkpoint::open("configs/models/llama-3.1-8b", skein::LoadFormat::kDummy);
+  if (!model.ok()) {
+    std::fprintf(stderr, "planner_bench: %s\n", model.status().message().c_str());
+    return 1;
+  }
+  const skein::Calibration calibration = skein::shipped_calibration();
+  skein::bench_large(**model, calibration, rounds);
+  skein::bench_small(**model, calibration, rounds);
+  return 0;
+}

@@ -1,0 +1,229 @@
+// Times of steps against sums on paper: each term once, so that one that is dropped is missed.
+
+#include "topology/cost.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/topology/cost_fixture.h"
+
+namespace skein {
+namespace {
+
+using test::paper_cost;
+using test::paper_device;
+using test::stage_us;
+
+constexpr double kClose = 1e-6;
+constexpr double kProducts = 75.392;  // of a layer, one token
+constexpr double kAttention = 16;     // 100 keys, at the share of what was not measured: 0.8
+constexpr double kLogits = 33.408;
+constexpr StepLoad kDecode{.decodes = 1, .context = 100};
+
+TEST(Cost, BytesOverTheReadRate) {
+  EXPECT_NEAR(stage_us(paper_device(), kDecode), 2 * (kProducts + kAttention) + kLogits, kClose);
+}
+
+TEST(Cost, FlopsWhereTheyTakeLonger) {
+  DeviceCalibration device = paper_device();
+  device.read_bytes_per_s = test::kNoLimit;
+  device.flops = 1e9;
+  // 2 x 36,864 weights of a layer; of the logits 16,384.
+  EXPECT_NEAR(stage_us(device, kDecode), 2 * 73.728 + 32.768, kClose);
+  const ReplicaCost cores = paper_cost({{.device = &device, .gpu = false, .cores = 2}});
+  EXPECT_NEAR(cores.stage_us(0, kDecode, 1), 73.728 + 16.384, kClose);
+}
+
+TEST(Cost, SharesOfProductsGoByTokensAndWeights) {
+  DeviceCalibration device = paper_device();
+  device.products = {.tokens = {1}, .bytes = {16384, 32768}, .share = {{0.5, 1}}};
+  EXPECT_NEAR(stage_us(device, kDecode),
+              2 * (16.768 / 0.5 + 8.448 / 0.5 + 33.408 + 16.768 / 0.5 + kAttention) + kLogits, kClose);
+}
+
+TEST(Cost, EachWeightByItsFormat) {
+  DeviceCalibration device = paper_device();
+  ModelFormats formats{.layers = std::vector<LayerFormats>(2)};
+  formats.layers[1].down = Format::kQ4_1;  // 64 x 128 in 5,120 bytes
+  const double all = stage_us(device, kDecode);
+  const std::vector<StageSite> sites = {{.device = &device}};
+  EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 5.504, kClose);
+  device.format_products = {
+      {.format = Format::kQ4_1, .flops = test::kNoLimit, .table = {.tokens = {1}, .bytes = {1}, .share = {{0.5}}}}};
+  EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 5.504 / 0.5, kClose);
+  device.format_products[0].flops = 1e9;  // 16,384 operations
+  EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 16.384 / 0.5, kClose);
+  formats.output = Format::kF32;
+  EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 16.384 / 0.5 + 32.768, kClose);
+}
+
+TEST(Cost, WeightsOfOneInputAreOneProductWhereTheirFormatsAreEqual) {
+  const DeviceCalibration device = paper_device();
+  ModelFormats formats{.layers = std::vector<LayerFormats>(2)};
+  for (LayerFormats& layer : formats.layers) layer.k = Format::kF32;
+  // q 8,192 + 256, k 8,192 + 192, v 4,096 + 192, in the place of 16,768.
+  EXPECT_NEAR(paper_cost({{.device = &device}}, 1, formats).stage_us(0, kDecode, 1),
+              stage_us(device, kDecode) + 2 * (21.120 - 16.768), kClose);
+}
+
+struct Term {
+  const char* name;
+  void (*set)(DeviceCalibration&);
+  StepLoad load;
+  double more_us;  // than without it
+};
+
+class CostTerm : public ::testing::TestWithParam<Term> {};
+
+TEST_P(CostTerm, CountsOnce) {
+  DeviceCalibration device = paper_device();
+  const double without = stage_us(device, GetParam().load);
+  GetParam().set(device);
+  EXPECT_NEAR(stage_us(device, GetParam().load) - without, GetParam().more_us, kClose);
+}
+
+constexpr StepLoad kThree{.decodes = 3, .context = 100};
+constexpr StepLoad kPrompt{.prompt_tokens = 10, .prompt_keys = 5.5, .prompt_rows = 1};
+
+INSTANTIATE_TEST_SUITE_P(
+    All, CostTerm,
+    ::testing::Values(
+        Term{"layer", [](DeviceCalibration& d) { d.layer_us = 3; }, kDecode, 2 * 3.0},
+        // Norms of rows behind the first: 2 x 64 x 12 bytes.
+        Term{"rows", [](DeviceCalibration& d) { d.row_bytes_share = 0.4; }, kThree, 2 * 2 * 1.536 * (1 / 0.4 - 1 / 0.8)},
+        Term{"rope", [](DeviceCalibration& d) { d.rope_bytes_share = 0.5; }, kThree, 2 * 3 * 0.512 / 0.5},
+        Term{"gate", [](DeviceCalibration& d) { d.gate_bytes_share = 0.25; }, kThree, 2 * 3 * 0.768 / 0.25},
+        Term{"decode_share", [](DeviceCalibration& d) { d.decode_attention_share = {.x = {1}, .y = {0.4}}; }, kDecode,
+             2 * 16.0},
+        Term{"decode_launch", [](DeviceCalibration& d) { d.decode_attention_us = 50; }, kDecode, 2 * 34.0},
+        // 14,080 operations at 1000 a microsecond; products stay below their reads.
+        Term{"prefill", [](DeviceCalibration& d) { d.prefill_attention_us = 30; }, kPrompt, 2 * 30.0},
+        Term{"step", [](DeviceCalibration& d) { d.step_us = 7; }, kThree, 7},
+        Term{"sample", [](DeviceCalibration& d) { d.sample_us = 2; }, kThree, 2 * 2.0},
+        Term{"logits", [](DeviceCalibration& d) { d.logits_per_s = 1e6; }, kThree, 3 * 256.0},
+        Term{"launches", [](DeviceCalibration& d) { d.layer_launch_us = 1000; }, kDecode, 0}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Cost, AttentionOfPromptsByItsFlops) {
+  DeviceCalibration device = paper_device();
+  device.flops = 1e8;
+  device.products = {.tokens = {1}, .bytes = {1}, .share = {{1}}};
+  const double without = stage_us(device, {.prompt_tokens = 10, .prompt_keys = 0});
+  device.prefill_attention_share = {.x = {1}, .y = {0.5}};
+  EXPECT_NEAR(stage_us(device, {.prompt_tokens = 10, .prompt_keys = 5.5}) - without, 2 * 140.80 / 0.5, kClose);
+}
+
+// Measured with eight query heads to one of keys: four are half a KV head, 3,200 bytes.
+TEST(Cost, OnCoresAttentionGoesByQueryHeads) {
+  DeviceCalibration device = paper_device();
+  device.decode_attention_group = 8;
+  device.decode_attention_share = {.x = {1}, .y = {0.4}};
+  EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 3.2 / 0.4) + kLogits, kClose);
+  const StageSite half{.device = &device, .gpu = false, .cores = 1, .share = 0.5};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts + 3.2 / 0.4 / 0.5, kClose)
+      << "half the cores, whether others work or not";
+}
+
+TEST(Cost, LaunchesOfAStepThatIsNotRecordedMayTakeLonger) {
+  DeviceCalibration device = paper_device();
+  device.layer_launch_us = 1000;
+  EXPECT_NEAR(stage_us(device, kPrompt), 2 * 1000 + kLogits, kClose);
+}
+
+TEST(Cost, APromptThatGoesOnSamplesNothing) {
+  StepLoad load = kPrompt;
+  const double ends = stage_us(paper_device(), load);
+  load.prompt_rows = 0;
+  EXPECT_NEAR(ends - stage_us(paper_device(), load), kLogits, kClose);
+}
+
+TEST(Cost, EachCoreSamplesARow) {
+  DeviceCalibration device = paper_device();
+  const std::vector<StageSite> sites = {{.device = &device, .gpu = false, .cores = 2}};
+  const double without = paper_cost(sites).stage_us(0, kThree, 1);
+  device.logits_per_s = 1e6;
+  EXPECT_NEAR(paper_cost(sites).stage_us(0, kThree, 1) - without, 2 * 256, kClose);
+}
+
+TEST(Cost, AGroupSharesTheWorkAndAddsItsSums) {
+  const DeviceCalibration device = paper_device();
+  LinkCalibration link;
+  link.all_reduce_us = {.x = {1, 1e9}, .y = {5, 5}};
+  link.point_to_point_us = {.x = {1, 1e9}, .y = {3, 3}};
+  const ReplicaCost cost = paper_cost({{.device = &device, .group = {.measured = &link}}}, 2);
+  // Products 37,952 bytes, keys and values half as many; two sums a layer and one of the embedding; logits 16,768
+  // bytes, and a message with the other half of them.
+  EXPECT_NEAR(cost.stage_us(0, kDecode, 1), 2 * (37.952 + 8 + 2 * 5) + 5 + 16.768 + 3, kClose);
+}
+
+TEST(Cost, ExchangesThatNobodyMeasured) {
+  const Exchange exchange{.path = {.bytes_per_s = 1e9, .latency_us = 2}, .ranks = 4};
+  EXPECT_NEAR(all_reduce_us(exchange, 1000), 2 * 3 * (2 + 4) + 1.5, kClose);
+  EXPECT_NEAR(send_us(exchange, 1000), 2 + 4 + 1, kClose);
+}
+
+TEST(Cost, TheNearestLinkIsTaken) {
+  Calibration calibration;
+  calibration.links = {{.link = LinkKind::kNvlink, .device = "other", .source = {}, .ranks = 2},
+                       {.link = LinkKind::kNvlink, .device = "this", .source = {}, .ranks = 8},
+                       {.link = LinkKind::kNvlink, .device = "this", .source = {}, .ranks = 4},
+                       {.link = LinkKind::kPcie, .device = "this", .source = {}, .ranks = 2}};
+  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "this", 2), &calibration.links[2]);
+  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "this", 6), &calibration.links[1]);
+  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "that", 2), &calibration.links[0]);
+  EXPECT_EQ(find_link(calibration, LinkKind::kTcp, "this", 2), nullptr);
+}
+
+// One layer on each stage; the hop carries 64 x (4 + 2) bytes.
+class CostOfTwoStages : public ::testing::Test {
+ protected:
+  ReplicaCost cost() const {
+    const StageSite site{.device = &device_, .next = {.path = {.bytes_per_s = 1e9, .latency_us = 1}}};
+    return paper_cost({site, site});
+  }
+  static constexpr double kFirst = kProducts + kAttention;
+  static constexpr double kLast = kProducts + kAttention + kLogits;
+  static constexpr double kHop = 1 + 4 + 0.384;
+  DeviceCalibration device_ = paper_device();
+};
+
+TEST_F(CostOfTwoStages, OneLaneTakesTheSum) {
+  EXPECT_NEAR(cost().hop_us(0, kDecode), kHop, kClose);
+  EXPECT_NEAR(cost().step_us(kDecode, 1), kFirst + kHop + kLast, kClose);
+  device_.host_us = 10;
+  EXPECT_NEAR(cost().step_us(kDecode, 1), kFirst + kHop + kLast + 10, kClose);
+}
+
+TEST_F(CostOfTwoStages, OfTwoLanesTheSlowestStageSetsThePace) {
+  EXPECT_NEAR(cost().slowest_us(kDecode, 2), kLast, kClose);
+  EXPECT_NEAR(cost().step_us(kDecode, 2), 2 * kLast, kClose);
+  device_.host_us = 100;
+  EXPECT_NEAR(cost().step_us(kDecode, 2), kFirst + kHop + kLast + 100, kClose);
+}
+
+TEST_F(CostOfTwoStages, OneStageHasItsNextStepQueued) {
+  device_.host_us = 1000;
+  EXPECT_NEAR(paper_cost({{.device = &device_}}).step_us(kDecode, 1), 1000, kClose);
+}
+
+// Weights of 73,728 and 106,496 bytes.
+TEST_F(CostOfTwoStages, StagesOnOneNodesCoresShareItsReads) {
+  constexpr double kPart = 73'728.0 / (73'728 + 106'496);
+  const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
+  device_.core_read_bytes_per_s = 8e8;
+  const ReplicaCost both = paper_cost({half, half});
+  EXPECT_NEAR(both.stage_us(0, kDecode, 2), kProducts / kPart + kAttention / kPart, kClose);
+  EXPECT_NEAR(both.stage_us(1, kDecode, 2), (kProducts + kLogits + kAttention) / (1 - kPart), kClose);
+  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.8 + kAttention, kClose) << "alone, what one core can";
+  device_.products = {.tokens = {1}, .bytes = {1}, .share = {{0.4}}};
+  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.4 + kAttention, kClose) << "which is more than products ask for";
+}
+
+TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
+  device_.products = {.tokens = {1}, .bytes = {16384, 32768}, .share = {{0.5, 1}}};
+  const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 16.768 + 8.448 / 0.5 + 33.408 + 16.768 + kAttention,
+              kClose);
+}
+
+}  // namespace
+}  // namespace skein
