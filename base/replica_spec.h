@@ -9,6 +9,10 @@
 
 namespace skein {
 
+// Tokens of prompts in a step for which a pipeline's lane runs ahead of the others, on GPUs: from about so many on their
+// products gain little from more. On cores lanes fill evenly.
+inline constexpr int kGpuStepTokensEnough = 2048;
+
 // Where a rank runs.
 struct RankPlace {
   std::string node;  // name of its agent

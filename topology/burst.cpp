@@ -4,13 +4,14 @@
 #include <deque>
 
 #include "base/check.h"
+#include "base/replica_spec.h"
 
 // What the batcher does, and this with it:
 //
 // - It plans when the first prompt is there, without waiting for others.
 // - A lane's step takes its decodes first, then chunks of prompts in the order of admission, step_tokens_max tokens in
-//   all. It admits as long as no lane has fewer sequences than its own, so that a lane of several gets few new prompts
-//   a step, and their answers begin while most prompts still wait.
+//   all. It admits as long as no lane has fewer sequences than its own, and on GPUs beyond that until the step has
+//   kGpuStepTokensEnough tokens, as far as the other lanes can catch up with what waits.
 // - With one stage two steps are in flight. With several it is one a lane, and the lane's next one is planned when its
 //   tokens have come back.
 
@@ -85,7 +86,7 @@ class BurstRun {
     for (const size_t at : lane.running) {
       if (sequences_[at].scheduled < load_.input_tokens) add_chunk(at, &step);
     }
-    while (step.room > 0 && admitted_ < arrived_ && may_admit(lane)) {
+    while (step.room > 0 && admitted_ < arrived_ && may_admit(lane, limits_.step_tokens_max - step.room)) {
       lane.running.push_back(admitted_);
       add_chunk(admitted_++, &step);
     }
@@ -98,8 +99,10 @@ class BurstRun {
     return true;
   }
 
-  bool may_admit(const Lane& lane) const {
-    return std::ranges::all_of(lanes_, [&](const Lane& other) { return lane.running.size() <= other.running.size(); });
+  bool may_admit(const Lane& lane, int step_tokens) const {
+    const auto load = [](const Lane& any) { return any.running.size(); };
+    const size_t lead = load(lane) - load(std::ranges::min(lanes_, {}, load));
+    return lead == 0 || (cost_.on_gpus() && step_tokens < kGpuStepTokensEnough && arrived_ - admitted_ > lead);
   }
 
   void add_decode(size_t at, Step* step) {

@@ -61,6 +61,7 @@ class ReplicaCost {
               std::vector<StageSite> sites);
 
   int stages() const { return static_cast<int>(sites_.size()); }
+  bool on_gpus() const { return sites_.front().gpu; }
   // Of its slowest rank, and of the slowest stage, while `lanes` stages are at work.
   double stage_us(int stage, const StepLoad& load, int lanes) const;
   double slowest_us(const StepLoad& load, int lanes) const;

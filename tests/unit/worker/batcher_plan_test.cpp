@@ -202,7 +202,7 @@ TEST_F(BatcherPlan, LanesAreBalancedAndASequenceStaysInItsLane) {
 TEST_F(BatcherPlan, ALaneTakesManyShortPromptsAtOnceAndLeavesTheOtherItsPart) {
   config_.lanes = 2;
   config_.slots = 8;
-  config_.step_tokens_max = 16;
+  config_.step_tokens_enough = 16;
   make();
   for (uint64_t id = 1; id <= 8; ++id) submit(request(id, 3));
   const StepPlan first = plan();
@@ -215,6 +215,7 @@ TEST_F(BatcherPlan, ALaneTakesManyShortPromptsAtOnceAndLeavesTheOtherItsPart) {
 TEST_F(BatcherPlan, ALaneRunsAheadOnlyIfTheOtherWillHaveBlocks) {
   config_.lanes = 2;
   config_.slots = 8;
+  config_.step_tokens_enough = 16;
   config_.sequence_tokens_max = 2 * kBlockTokens;
   blocks_ = 5;  // and each prompt takes one
   make();
@@ -226,6 +227,7 @@ TEST_F(BatcherPlan, ALaneRunsAheadOnlyIfTheOtherWillHaveBlocks) {
 TEST_F(BatcherPlan, LongPromptsGoToTheLanesInTurns) {
   config_.lanes = 2;
   config_.step_tokens_max = 8192;
+  config_.step_tokens_enough = 2048;
   config_.vocabulary = 10'000;
   config_.sequence_tokens_max = 10'000;
   blocks_ = 10'000;
