@@ -86,7 +86,7 @@ bool Batcher::State::plan_lane(int index, StepPlan* plan, PlannedStep* step) {
   for (size_t i = 0; i < lane.running.size() && room > 0; ++i) {
     plan_chunk(*lane.running[i], room, *plan, *step);
   }
-  while (room > 0 && admit(index, *plan)) {
+  while (room > 0 && admit(index, config.step_tokens_max - room, *plan)) {
     Sequence& admitted = *lane.running.back();
     if (at_fork(admitted)) fork(admitted, *plan, *step);
     if (needs_one(admitted)) {
@@ -173,11 +173,15 @@ bool Batcher::State::make_room(Sequence& sequence, int tokens) {
 }
 
 // Gives the oldest waiting sequence a slot in the lane, and blocks for all that it knows. False if
-// there is none, or if it has to wait.
-bool Batcher::State::admit(int lane, StepPlan& plan) {
+// there is none, or if it has to wait. A lane may run ahead of the emptiest one while its step, of
+// `step_tokens` so far, is too small to be worth a turn of the pipeline, and while the other can
+// catch up with what waits.
+bool Batcher::State::admit(int lane, int step_tokens, StepPlan& plan) {
   if (waiting.empty() || admission_stalled || preempting > 0) return false;
   const auto load = [&](int at) { return lanes[static_cast<size_t>(at)].running.size(); };
-  if (load(lane) > load(emptiest_lane())) return false;
+  const size_t lead = load(lane) - load(emptiest_lane());
+  const bool may_lead = step_tokens < config.step_tokens_enough && waiting.size() > lead && free_slots.size() > lead;
+  if (lead > 0 && !may_lead) return false;
   Sequence& sequence = *waiting.front();
   const auto wanted = static_cast<size_t>(1 + sequence.forks + reserved_slots);
   if (free_slots.size() < wanted) {
@@ -190,9 +194,15 @@ bool Batcher::State::admit(int lane, StepPlan& plan) {
   const int known = std::min(static_cast<int>(sequence.tokens.size()), sequence.end - 1);
   // Those that run will soon grow: a newcomer that takes their last blocks would be preempted.
   const auto running = static_cast<int>(slots.size() - free_slots.size());
+  const int available = cache->blocks_available();
   if (!cache->grow(sequence.kv, known) || cache->blocks_available() < running / 4) {
     cache->release(sequence.kv);
     admission_stalled = true;
+    return false;
+  }
+  const int64_t taken = available - cache->blocks_available();
+  if (static_cast<int64_t>(lead) * taken > cache->blocks_available()) {
+    cache->release(sequence.kv);
     return false;
   }
   if (!sequence.started) {

@@ -88,7 +88,7 @@ struct Batcher::State {
   void plan_chunk(Sequence& sequence, int& room, StepPlan& plan, PlannedStep& step);
   void add_row(Sequence& sequence, int tokens, int& room, StepPlan& plan, PlannedStep& step);
   bool make_room(Sequence& sequence, int tokens);
-  bool admit(int lane, StepPlan& plan);
+  bool admit(int lane, int step_tokens, StepPlan& plan);
   void fork(Sequence& parent, StepPlan& plan, PlannedStep& step);
   void place(std::unique_ptr<Sequence> sequence, int lane, StepPlan& plan);
   void assign_new_blocks(Sequence& sequence, StepPlan& plan);

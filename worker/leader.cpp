@@ -309,6 +309,7 @@ Result<std::unique_ptr<Batcher>> make_batcher(const ReplicaSpec& spec, int kv_bl
   const int lanes = spec.pipeline_parallel_size;
   return std::make_unique<Batcher>(BatcherConfig{.slots = spec.slots,
                                                  .step_tokens_max = spec.step_tokens_max,
+                                                 .step_tokens_enough = spec.device == "cuda" ? 2048 : 0,
                                                  .sequence_tokens_max = spec.context_max,
                                                  .vocabulary = model.vocabulary,
                                                  .lanes = lanes,

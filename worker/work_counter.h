@@ -8,7 +8,7 @@
 
 namespace skein {
 
-// What a replica's steps did and how long they took. Single-owner: the leader's batcher thread.
+// What a replica's steps did and how long they took. Not thread-safe.
 class WorkCounter {
  public:
   using Clock = std::chrono::steady_clock;

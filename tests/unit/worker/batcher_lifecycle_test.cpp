@@ -248,10 +248,12 @@ TEST_F(BatcherLifecycle, NoNewcomerEntersWhileSomeoneIsBeingPutOff) {
   prefix_caching_ = false;
   make();
   submit(request(1, 1, 10));
+  plan();
   submit(request(2, 3, 10));  // needs its second block for its third step
   submit(request(3, 5, 2));   // two blocks, two steps
+  plan();
   submit(request(4, 1, 10));  // the youngest, in the other lane
-  for (int i = 0; i < 4; ++i) plan();
+  for (int i = 0; i < 2; ++i) plan();
   for (int i = 0; i < 2; ++i) {
     answer();
     while (std::optional<StepPlan> next = batcher_->plan()) in_flight_.push_back(std::move(*next));

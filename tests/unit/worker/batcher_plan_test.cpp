@@ -199,6 +199,42 @@ TEST_F(BatcherPlan, LanesAreBalancedAndASequenceStaysInItsLane) {
   for (const int slot : slots_of_lane[0]) EXPECT_FALSE(slots_of_lane[1].contains(slot));
 }
 
+TEST_F(BatcherPlan, ALaneTakesManyShortPromptsAtOnceAndLeavesTheOtherItsPart) {
+  config_.lanes = 2;
+  config_.slots = 8;
+  config_.step_tokens_max = 16;
+  make();
+  for (uint64_t id = 1; id <= 8; ++id) submit(request(id, 3));
+  const StepPlan first = plan();
+  EXPECT_EQ(first.admissions.size(), 4u) << "the fifth would leave the other lane fewer";
+  const StepPlan second = plan();
+  EXPECT_NE(second.lane, first.lane);
+  EXPECT_EQ(second.admissions.size(), 4u);
+}
+
+TEST_F(BatcherPlan, ALaneRunsAheadOnlyIfTheOtherWillHaveBlocks) {
+  config_.lanes = 2;
+  config_.slots = 8;
+  config_.sequence_tokens_max = 2 * kBlockTokens;
+  blocks_ = 5;  // and each prompt takes one
+  make();
+  for (uint64_t id = 1; id <= 8; ++id) submit(request(id, 2));
+  EXPECT_EQ(plan().admissions.size(), 3u);
+  EXPECT_GE(plan().admissions.size(), 1u) << "the other lane has work, too";
+}
+
+TEST_F(BatcherPlan, LongPromptsGoToTheLanesInTurns) {
+  config_.lanes = 2;
+  config_.step_tokens_max = 8192;
+  config_.vocabulary = 10'000;
+  config_.sequence_tokens_max = 10'000;
+  blocks_ = 10'000;
+  make();
+  for (uint64_t id = 1; id <= 4; ++id) submit(request(id, 2048));
+  EXPECT_EQ(plan().admissions.size(), 1u) << "a step of 2,048 tokens is worth a turn of the pipeline";
+  EXPECT_EQ(plan().admissions.size(), 2u) << "one to catch up, and one as both have as many";
+}
+
 TEST_F(BatcherPlan, ComputedPrefixesAreNotComputedAgain) {
   make();
   submit(request(1, 12, 1));
