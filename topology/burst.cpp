@@ -11,6 +11,7 @@
 // - A lane's step takes its decodes first, then chunks of prompts in the order of admission, step_tokens_max tokens in
 //   all. It admits as long as no lane has fewer sequences than its own, so that a lane of several gets few new prompts
 //   a step, and their answers begin while most prompts still wait.
+//   (On GPUs it may run ahead by BatcherConfig::step_tokens_enough since; this does not yet.)
 // - With one stage two steps are in flight. With several it is one a lane, and the lane's next one is planned when its
 //   tokens have come back.
 
