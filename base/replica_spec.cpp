@@ -48,9 +48,10 @@ void each_field(Spec& spec, Visit visit) {
   visit("first_core", spec.first_core, -1, kIntMax);
 }
 
-Json field_to_json(const std::vector<int>& numbers) {
+template <typename Number>
+Json field_to_json(const std::vector<Number>& numbers) {
   Json json = Json::array();
-  for (const int number : numbers) json.as_array().emplace_back(number);
+  for (const Number number : numbers) json.as_array().emplace_back(number);
   return json;
 }
 
@@ -93,7 +94,8 @@ Status read_field(const Json& json, Number& out, double least, double most) {
   return {};
 }
 
-Status read_field(const Json& json, std::vector<int>& out, double least, double most) {
+template <typename Number>
+Status read_field(const Json& json, std::vector<Number>& out, double least, double most) {
   if (!json.is_array()) return invalid_argument("must be an array");
   for (const Json& entry : json.as_array()) RETURN_IF_ERROR(read_field(entry, out.emplace_back(), least, most));
   return {};
@@ -130,6 +132,10 @@ Status check_shape(const ReplicaSpec& spec) {
   if (!spec.stage_layers.empty() && static_cast<int>(spec.stage_layers.size()) != spec.pipeline_parallel_size) {
     return invalid_argument("stage_layers has " + std::to_string(spec.stage_layers.size()) +
                             " stages where the pipeline has " + std::to_string(spec.pipeline_parallel_size));
+  }
+  if (!spec.rank_memory_bytes.empty() && static_cast<int>(spec.rank_memory_bytes.size()) != spec.ranks()) {
+    return invalid_argument("rank_memory_bytes has " + std::to_string(spec.rank_memory_bytes.size()) + " ranks of " +
+                            std::to_string(spec.ranks()));
   }
   if (spec.places.empty()) return {};
   if (static_cast<int>(spec.places.size()) != spec.ranks()) {

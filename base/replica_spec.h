@@ -9,8 +9,8 @@
 
 namespace skein {
 
-// Tokens of prompts in a step for which a pipeline's lane runs ahead of the others, on GPUs: from about so many on their
-// products gain little from more. On cores lanes fill evenly.
+// Tokens of prompts in a step for which a pipeline's lane runs ahead of the others, on GPUs: from about so many on
+// their products gain little from more. On cores lanes fill evenly.
 inline constexpr int kGpuStepTokensEnough = 2048;
 
 // Where a rank runs.
@@ -36,7 +36,7 @@ struct ReplicaSpec {
   std::vector<RankPlace> places;     // by rank, a node's beside each other; none: this machine, from first_device
   std::string network;               // with places: networks that join the nodes, "10.0.0.0/24", commas between them
   std::string ports = "0";           // of the ranks' listeners between nodes: "7310-7809"; "0": any
-  int64_t rank_memory_bytes = 0;     // that each rank will take of its host or GPU; 0: not planned
+  std::vector<int64_t> rank_memory_bytes;  // by rank: what it will take of its host or GPU; none: not planned
   std::string dtype = "auto";        // auto, float32, bfloat16, float16
   std::string kv_cache_dtype = "auto";
   int tensor_parallel_size = 1;
@@ -70,8 +70,8 @@ struct NodeShare {
   int ranks = 0;
 };
 std::vector<NodeShare> node_shares(const ReplicaSpec& spec);
-// kInvalidArgument: not one place for each rank, a device twice, ranks of a node apart from each other, or layers for
-// another number of stages.
+// kInvalidArgument: not one place for each rank, a device twice, ranks of a node apart from each other, or layers or
+// memory for another number of stages or ranks.
 Status check_shape(const ReplicaSpec& spec);
 
 Json to_json(const ReplicaSpec& spec);

@@ -50,6 +50,10 @@ Result<Frame> read(const wire::RegisterReplica& from) {
     return corrupt("a replica of " + std::to_string(from.ranks()) + " ranks says what " +
                    std::to_string(from.rank_bytes_size()) + " hold");
   }
+  const auto too_much = [](uint64_t bytes) { return bytes > kDeviceBytesMax; };
+  if (from.kv_tokens() > kReplicaTokensMax || std::ranges::any_of(from.rank_bytes(), too_much)) {
+    return corrupt("a replica says that it holds more than any device can");
+  }
   return Frame(RegisterReplica{.replica = from.replica(),
                                .launch = from.launch(),
                                .build = from.build(),
@@ -336,18 +340,23 @@ void fill(const StartDaemon& from, wire::Frame* frame) {
   auto* share = frame->mutable_start_daemon()->mutable_share();
   share->mutable_devices()->Add(from.share.devices.begin(), from.share.devices.end());
   share->set_gpus(from.share.gpus);
-  share->set_device_bytes(from.share.device_bytes);
+  share->mutable_device_bytes()->Add(from.share.device_bytes.begin(), from.share.device_bytes.end());
 }
 
 Result<Frame> read(const wire::StartDaemon& from) {
   const auto& share = from.share();
   if (!are_devices(share.devices())) return corrupt("a launch names devices that no node has");
+  const auto& bytes = share.device_bytes();
+  const auto too_much = [](uint64_t device) { return device > kDeviceBytesMax; };
+  if ((!bytes.empty() && bytes.size() != share.devices_size()) || std::ranges::any_of(bytes, too_much)) {
+    return corrupt("a launch has no memory for each of its devices");
+  }
   return Frame(StartDaemon{.job = from_wire(from.job()),
                            .node = from.node(),
                            .command = from.command(),
                            .share = {.devices = {share.devices().begin(), share.devices().end()},
                                      .gpus = share.gpus(),
-                                     .device_bytes = share.device_bytes()}});
+                                     .device_bytes = {bytes.begin(), bytes.end()}}});
 }
 
 void fill(const DaemonStarted& from, wire::Frame* frame) {

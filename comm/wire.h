@@ -16,6 +16,8 @@ inline constexpr uint32_t kWireVersion = 2;
 inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
 inline constexpr uint32_t kNodeDevicesMax = 1024;  // of a node
 inline constexpr uint32_t kReplicaRanksMax = 65536;   // of a replica
+inline constexpr uint64_t kDeviceBytesMax = uint64_t{1} << 50;
+inline constexpr uint64_t kReplicaTokensMax = uint64_t{1} << 40;
 
 struct RegisterReplica {
   uint32_t replica = 0;
@@ -124,7 +126,7 @@ struct Launch {
 struct LaunchShare {
   std::vector<uint32_t> devices = {};
   bool gpus = false;          // they are GPUs, in the driver's order
-  uint64_t device_bytes = 0;  // of each; 0: not planned
+  std::vector<uint64_t> device_bytes = {};  // that each is to hold; none: not planned
 };
 
 // From the first node's agent through the coordinator to another's: run what mpirun has for that node.

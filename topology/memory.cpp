@@ -191,10 +191,16 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   MemoryPlan plan;
   for (const ShardPlan& shard : shards) plan.ranks.push_back(rank_memory(checkpoint, shard, request));
   const std::vector<RankMemory> memories = by_memory(plan, request);
-  const int64_t fixed = std::ranges::max(memories, {}, &RankMemory::fixed).fixed();
-  const int64_t left = request.memory_bytes - fixed;
+  const auto there = [&](size_t i) {
+    return request.memory_by_rank.empty() ? request.memory_bytes : request.memory_by_rank[i];
+  };
+  size_t tightest = 0;
+  for (size_t i = 1; i < memories.size(); ++i) {
+    if (there(i) - memories[i].fixed() < there(tightest) - memories[tightest].fixed()) tightest = i;
+  }
+  const int64_t left = there(tightest) - memories[tightest].fixed();
   if (left <= 0) {
-    return does_not_fit("the model with its activations", fixed, request.memory_bytes,
+    return does_not_fit("the model with its activations", memories[tightest].fixed(), there(tightest),
                         request.gpu ? "use more GPUs (tensor-parallel-size), a smaller model, or a smaller "
                                       "max-num-batched-tokens"
                                     : "use a smaller or quantised model, fewer replicas, or a smaller "
@@ -207,10 +213,10 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   const int wanted = request.context_max.value_or(model_context);
   int64_t pool = INT64_MAX;     // tokens that are asked for, or the default
   int64_t largest = INT64_MAX;  // tokens that fit
-  for (const RankMemory& memory : memories) {
-    const int64_t left_here = request.memory_bytes - memory.fixed();
-    largest = std::min(largest, left_here / std::max<int64_t>(memory.kv_per_token, 1));
-    pool = std::min(pool, default_pool_tokens(left_here, memory.kv_per_token, request, wanted));
+  for (size_t i = 0; i < memories.size(); ++i) {
+    const int64_t left_here = there(i) - memories[i].fixed();
+    largest = std::min(largest, left_here / std::max<int64_t>(memories[i].kv_per_token, 1));
+    pool = std::min(pool, default_pool_tokens(left_here, memories[i].kv_per_token, request, wanted));
   }
   if (request.kv_bytes_per_rank) {
     const int64_t most = std::ranges::max(plan.ranks, {}, &RankMemory::kv_per_token).kv_per_token;
@@ -227,7 +233,7 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
                         tokens * plan.kv_per_token(), "raise kv-cache-memory-bytes or free memory");
   }
   if (tokens > largest) {
-    return does_not_fit("the KV cache that was asked for", tokens * plan.kv_per_token(), left,
+    return does_not_fit("the KV cache that was asked for", tokens * plan.kv_per_token(), largest * plan.kv_per_token(),
                         "lower kv-cache-memory-bytes");
   }
   plan.context_max = static_cast<int>(std::min<int64_t>(wanted, tokens));

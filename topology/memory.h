@@ -31,6 +31,7 @@ struct MemoryRequest {
   std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
   int64_t runtime_bytes = kGpuReserve;        // GPUs: RankMemory::runtime
   int64_t memory_bytes = 0;                   // what this replica may take; apart: what each rank may
+  std::vector<int64_t> memory_by_rank = {};   // apart: what each may, where that differs; none: memory_bytes
 };
 
 struct RankMemory {

@@ -196,22 +196,30 @@ void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, cons
   }
 }
 
-// The stages of a domain are neighbours, as anything else crosses more often, and of domains that nothing tells apart
-// the first goes first. Any order counts where kinds differ, as the first and the last stage have more to hold, and
-// where a network may be faster than the way between two devices of a node.
+// The stages of a node are neighbours, as mpirun deals ranks out node by node, and those of a domain, as anything else
+// crosses more often; of domains that nothing tells apart the first goes first. Any order counts where kinds differ, as
+// the first and the last stage have more to hold, and where a network may be faster than the way between two devices of
+// a node.
 void Packer::try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left,
                         Column* best) {
   if (std::ranges::all_of(left, [](const StageRun& run) { return run.stages == 0; })) {
     return try_runs(cell, tp, *runs, best);
   }
   const bool any_order = any_order_counts(cell, left);
+  const auto node_of = [&](const StageRun& run) {
+    return domains_[static_cast<size_t>(cell[static_cast<size_t>(run.domain)])].node;
+  };
   std::set<std::string> tried;
   for (size_t i = 0; i < left.size(); ++i) {
     const int domain = left[i].domain;
     if (left[i].stages == 0) continue;
     const bool again = !runs->empty() && runs->back().domain == domain;
     const bool used = std::ranges::find(*runs, domain, &StageRun::domain) != runs->end();
-    const std::string likeness = likeness_[static_cast<size_t>(domain)] + std::to_string(left[i].stages);
+    const int node = node_of(left[i]);
+    const bool stays = !runs->empty() && node_of(runs->back()) == node;
+    if (!stays && std::ranges::find(*runs, node, node_of) != runs->end()) continue;
+    const std::string likeness =
+        likeness_[static_cast<size_t>(domain)] + std::to_string(left[i].stages) + (stays ? " here" : "");
     if (!used && !tried.insert(likeness).second) continue;
     std::vector<StageRun> rest = left;
     const int stages = any_order ? 1 : left[i].stages;

@@ -213,10 +213,21 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
   for (size_t model = 0; model < request.models.size(); ++model) {
     books.emplace_back(request, static_cast<int>(model), Relaxed{.group_over_pcie = true});
   }
-  for (const PlacedReplica& replica : kept) {
+  std::vector<PlacedReplica> stay(kept);
+  for (PlacedReplica& replica : stay) {
     const auto model = static_cast<size_t>(replica.model);
     const Shape* shape = shape_of(domains, books[model], replica);
-    if (shape != nullptr) shapes[model].push_back(shape);
+    if (shape == nullptr) continue;
+    shapes[model].push_back(shape);
+    // Plan files keep no figures. Those of other layers than the planner's own are close.
+    replica.best = shape->best;
+    replica.lone = shape->lone;
+    replica.group_link = shape->group_link;
+    for (size_t stage = 0; stage < replica.stages.size(); ++stage) {
+      const int layers = replica.stages[stage].layers;
+      replica.stages[stage] = shape->stages[stage];
+      replica.stages[stage].layers = layers;
+    }
   }
   for (const int model : placing_order(request)) {
     const auto at = static_cast<size_t>(model);
@@ -237,7 +248,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
     std::erase(shapes[at], nullptr);
     plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load, request.objective);
   }
-  plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
+  plan.replicas.insert(plan.replicas.begin(), stay.begin(), stay.end());
   plan.left_over = left_over(request, plan.replicas);
   plan.notes = unusable(request);
   return plan;

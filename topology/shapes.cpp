@@ -408,9 +408,10 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
       const RankMemory& memory = memory_of(shard, request);
       const int64_t left = sites.memory[stage] - memory.fixed() - (site.gpu ? kGpuLateReserve : 0);
       const int context = request.context_max.value_or(model.context_max);
-      const int64_t pool = request.kv_bytes_per_rank
-                               ? std::min(*request.kv_bytes_per_rank, left) / memory.kv_per_token
-                               : default_pool_tokens(left, memory.kv_per_token, request, context);
+      const int64_t asked = request.kv_bytes_per_rank.value_or(0);
+      if (asked > left && !relaxed_.memory) return std::nullopt;
+      const int64_t pool = asked > 0 ? asked / memory.kv_per_token
+                                     : default_pool_tokens(left, memory.kv_per_token, request, context);
       if (!relaxed_.memory) kv_tokens = std::min(kv_tokens, std::max<int64_t>(pool, 0));
       if (rank == 0 || memory.fixed() > planned.memory.fixed()) planned.memory = memory;
     }

@@ -52,11 +52,19 @@ Status failure(std::string message) { return Status(Code::kUnavailable, std::mov
 // On GPUs the agents have compared theirs.
 Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
   if (spec.device != "cpu") return {};
-  std::map<std::string, int> ranks_of;
-  for (const RankReport& report : reports) ++ranks_of[report.host];
+  if (spec.rank_memory_bytes.empty()) return {};
+  struct Host {
+    int ranks = 0;
+    int64_t needed = 0;
+  };
+  std::map<std::string, Host> hosts;
   for (size_t rank = 0; rank < reports.size(); ++rank) {
-    const int ranks = ranks_of[reports[rank].host];
-    const int64_t needed = ranks * spec.rank_memory_bytes;
+    Host& host = hosts[reports[rank].host];
+    ++host.ranks;
+    host.needed += spec.rank_memory_bytes[rank];
+  }
+  for (size_t rank = 0; rank < reports.size(); ++rank) {
+    const auto& [ranks, needed] = hosts[reports[rank].host];
     if (reports[rank].memory_free >= needed) continue;
     return Status(Code::kResourceExhausted,
                   "the machine of " + name_of_rank(spec, static_cast<int>(rank)) + " has " +

@@ -133,6 +133,10 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
   request.objective = objective_of(config.placement, asked);
   request.memory_share = config.gpu_memory_utilization;
   request.nodes = config.placement.nodes;
+  // Of the agents' nodes those that did not come have been left out, and named.
+  if (config.gathered()) {
+    std::erase_if(request.nodes, [&](const std::string& name) { return find_node(placement->cluster, name) < 0; });
+  }
   if (request.objective == Objective::kFewestDevices && asked.front().request_rate == 0) {
     return invalid_argument("--objective fewest-devices needs a --request-rate that they are to serve");
   }

@@ -53,10 +53,14 @@ Status serve(const ServePlan& plan) {
 // The agents' nodes, as they describe them: those that --nodes names, or all of the allow-list.
 Result<Cluster> gather(const ServeConfig& config) {
   ASSIGN_OR_RETURN(const ListenConfig listen, listen_config(config));
+  std::set<std::string> allowed;
+  for (const auto& [key, name] : listen.keys.allowed) allowed.insert(name);
   std::set<std::string> names(config.placement.nodes.begin(), config.placement.nodes.end());
-  if (names.empty()) {
-    for (const auto& [key, name] : listen.keys.allowed) names.insert(name);
+  for (const std::string& name : names) {
+    if (allowed.contains(name)) continue;
+    return invalid_argument(config.allow_list + " has no key of the node \"" + name + "\": add it there, or correct --nodes");
   }
+  if (names.empty()) names = std::move(allowed);
   ASSIGN_OR_RETURN(GatheredNodes gathered,
                    gather_nodes(listen, names, config.nodes_timeout, [](const std::vector<std::string>& missing) {
                      std::string text;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <initializer_list>
 #include <map>
@@ -33,6 +34,17 @@ const DeviceKind& kind_of(const Cluster& cluster, const DeviceId& id) {
   return cluster.kinds[static_cast<size_t>(device.kind)];
 }
 
+Status check_gpu_formats(const ServeConfig& config) {
+  if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
+  }
+  if (!is_one_of(config.kv_cache_dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend keeps the KV cache in bfloat16: use --kv-cache-dtype auto or bfloat16, not " +
+                       config.kv_cache_dtype);
+  }
+  return {};
+}
+
 // "cpu" or "cuda": what the planner chose for all replicas.
 Result<std::string> placed_device(const ServeConfig& config, const Placement& placement) {
   bool gpus = false;
@@ -46,6 +58,7 @@ Result<std::string> placed_device(const ServeConfig& config, const Placement& pl
     return invalid_argument("the plan is for device " + device + ", not " + config.device + ": name other nodes with --nodes, or leave device out");
   }
   if (gpus && !kBuiltWithCuda) return unsupported("the plan is for GPUs and this build has no CUDA backend: build it with scripts/build cuda");
+  if (gpus) RETURN_IF_ERROR(check_gpu_formats(config));
   return device;
 }
 
@@ -69,13 +82,7 @@ Result<std::string> choose_device(const ServeConfig& config, const Machine& mach
                        std::to_string(gpu.compute_minor) +
                        ", and the CUDA backend needs 9.0 (H100, H200, GH200): use --device cpu");
   }
-  if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
-    return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
-  }
-  if (!is_one_of(config.kv_cache_dtype, {"auto", "bfloat16"})) {
-    return unsupported("the CUDA backend keeps the KV cache in bfloat16: use --kv-cache-dtype auto or bfloat16, not " +
-                       config.kv_cache_dtype);
-  }
+  RETURN_IF_ERROR(check_gpu_formats(config));
   return std::string("cuda");
 }
 
@@ -120,6 +127,7 @@ Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, in
 struct Site {
   ReplicaShape shape;
   int64_t memory_bytes = 0;  // MemoryRequest::memory_bytes
+  std::vector<int64_t> memory_by_rank = {};  // MemoryRequest::memory_by_rank
   bool apart = false;        // that is a rank's own
   int cores = 0;             // that `ranks` ranks share
   int ranks = 1;
@@ -157,6 +165,26 @@ Result<std::vector<Site>> configured_sites(const ServePlan& plan) {
   return sites;
 }
 
+// A described node is this machine: no more than it has.
+Status settle_here(const ServePlan& plan, Site* site) {
+  const bool gpu = plan.config.device == "cuda";
+  if (gpu && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) {
+    return unsupported("CUDA_VISIBLE_DEVICES is set, and a plan counts all GPUs of the machine: unset it");
+  }
+  for (size_t rank = 0; rank < site->shape.places.size(); ++rank) {
+    RankPlace& place = site->shape.places[rank];
+    if (gpu && place.device >= static_cast<int>(plan.machine.gpus.size())) {
+      return invalid_argument("the plan uses GPU " + std::to_string(place.device) + " and this machine has " +
+                              std::to_string(plan.machine.gpus.size()) + ": correct the cluster file");
+    }
+    place.node = kThisMachine;
+    const int64_t share = (plan.machine.memory_bytes - kMemoryReserve) / site->ranks;
+    if (!gpu) site->memory_by_rank[rank] = std::min(site->memory_by_rank[rank], share);
+  }
+  site->cores = std::min(site->cores, plan.machine.cores);
+  return {};
+}
+
 // Where the planner says.
 Result<std::vector<Site>> placed_sites(const ServePlan& plan) {
   const Placement& placement = *plan.placement;
@@ -171,20 +199,18 @@ Result<std::vector<Site>> placed_sites(const ServePlan& plan) {
   }
   std::vector<Site> sites;
   for (const PlacedReplica& replica : placement.plan.replicas) {
-    Site site{.shape = shape_of(placement, replica), .memory_bytes = kUnknownMemory, .apart = true, .cores = INT32_MAX};
+    Site site{.shape = shape_of(placement, replica), .apart = true, .cores = INT32_MAX};
     for (const DeviceId& id : replica.devices) {
       const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
       const bool of_gpu = kind_of(cluster, id).gpu;
       const int cores = of_gpu ? node.cores : static_cast<int>(node.devices.size());
       const int sharing = of_gpu ? 1 : ranks_of[id.node];
       const int64_t usable = usable_memory(cluster, id, plan.config.gpu_memory_utilization);
-      site.memory_bytes = std::min(site.memory_bytes, usable / sharing);
+      site.memory_by_rank.push_back(usable / sharing);
       site.cores = std::min(site.cores, cores);
       site.ranks = std::max(site.ranks, ranks_of[id.node]);
     }
-    if (!plan.config.clustered()) {
-      for (RankPlace& place : site.shape.places) place.node = kThisMachine;
-    }
+    if (!plan.config.clustered()) RETURN_IF_ERROR(settle_here(plan, &site));
     sites.push_back(std::move(site));
   }
   return sites;
@@ -201,6 +227,7 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   spec.pipeline_parallel_size = shape.pipeline_parallel_size;
   spec.stage_layers = shape.stage_layers;
   spec.places = shape.places;
+  RETURN_IF_ERROR(check_shape(spec));
   ASSIGN_OR_RETURN(replica.shards, plan_shards(checkpoint.description(), spec));
   RETURN_IF_ERROR(check_shard_formats(checkpoint, replica.shards));
   MemoryRequest request{.tensor_parallel_size = shape.tensor_parallel_size,
@@ -214,7 +241,8 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
                         .step_tokens_max = static_cast<int>(*config.max_num_batched_tokens),
                         .context_max = std::nullopt,
                         .kv_bytes_per_rank = config.kv_cache_memory_bytes,
-                        .memory_bytes = site.memory_bytes};
+                        .memory_bytes = site.memory_bytes,
+                        .memory_by_rank = site.memory_by_rank};
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
 
@@ -224,7 +252,7 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
       // A GPU's pages take what is left, unless so many were asked for.
       const bool pages_count = !gpu || config.kv_cache_memory_bytes;
       const int64_t pages = rank.kv_per_token * replica.memory.kv_blocks * request.block_tokens;
-      spec.rank_memory_bytes = std::max(spec.rank_memory_bytes, rank.fixed() + (pages_count ? pages : 0));
+      spec.rank_memory_bytes.push_back(rank.fixed() + (pages_count ? pages : 0));
     }
   }
   spec.model = std::filesystem::absolute(plan.model.path).string();

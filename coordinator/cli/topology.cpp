@@ -126,9 +126,10 @@ Result<View> view_of_server(const TopologyOptions& options) {
 void print_node(const Json& node) {
   std::printf("%s at %s:", text_of(node, "name").c_str(), text_of(node, "address").c_str());
   const int64_t memory = number_of(node, "memory_bytes");
-  const std::string free = readable_bytes(number_of(node, "memory_free_bytes"));
+  const int64_t free = number_of(node, "memory_free_bytes");
   if (memory == 0) std::printf(" not described,");
-  else std::printf(" %s of %s free,", free.c_str(), readable_bytes(memory).c_str());
+  else if (free == 0) std::printf(" %s of memory,", readable_bytes(memory).c_str());
+  else std::printf(" %s of %s free,", readable_bytes(free).c_str(), readable_bytes(memory).c_str());
   std::printf(" ranks on %zu of %lld devices\n", list_of(node, "devices_held").size(),
               static_cast<long long>(number_of(node, "devices")));
 }

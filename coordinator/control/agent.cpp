@@ -280,7 +280,7 @@ class Agent {
         .arguments = std::move(arguments), .environment = std::move(environment), .capture_error = true};
     options.environment["TMPDIR"] = job.folder;
     options.environment["OMP_NUM_THREADS"] = "1";
-    if (watch_ != nullptr) options.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";  // as the driver and places count
+    options.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";  // as the driver and places count
     if (geteuid() == 0) {
       // Containers run as root; mpirun asks to be told so.
       options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";

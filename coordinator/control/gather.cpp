@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "coordinator/control/nodes.h"
@@ -13,6 +14,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kPollMs = 50;
 constexpr auto kSignPeriod = std::chrono::milliseconds(250);
+constexpr int64_t kSilentMs = 2000;  // then an agent has gone, and another of its name may come
 constexpr auto kFirstWord = std::chrono::seconds(1);  // agents that are there come sooner
 constexpr auto kWordPeriod = std::chrono::seconds(10);
 
@@ -45,8 +47,10 @@ class Gathering {
     if (now >= next_sign_) {
       // A peer that is gone again hears nothing.
       for (const auto& [name, node] : table_.all()) (void)socket_->send(node.peer, Lease{});
+      for (const std::string& leader : leaders_) (void)socket_->send(leader, Lease{});
       next_sign_ = now + kSignPeriod;
     }
+    table_.forget_silent(milliseconds(now), kSilentMs);
     pollfd fd{.fd = socket_->fd(), .events = POLLIN, .revents = 0};
     poll(&fd, 1, kPollMs);
   }
@@ -58,25 +62,36 @@ class Gathering {
       gathered.notes.push_back(reason.empty() ? "no agent came from " + name + ": nothing is placed there" : reason);
     }
     for (const auto& [name, node] : table_.all()) {
-      if (node.report.cluster) continue;
+      if (node.report.cluster || !names_.contains(name)) continue;
       gathered.notes.push_back(name + " is left out, as it could not be described" +
-                               (node.report.findings.empty() ? "" : ": " + node.report.findings.front()));
+                               (node.report.findings.empty() ? "" : ": " + node.report.findings.back()));
     }
-    if (table_.all().empty()) {
-      return unavailable("no agent came" + (names_.empty() ? std::string() : " from " + list_of(missing())) +
-                         ": start `skein agent` there, or describe the machines with --cluster");
+    Result<Cluster> cluster = table_.cluster(names_);
+    if (!cluster.ok()) {
+      const auto refused = [&](const std::string& name) { return !table_.refusal(name).empty(); };
+      if (missing().size() == names_.size() && std::ranges::none_of(names_, refused)) {
+        return unavailable("no agent came from " + list_of(missing()) +
+                           ": start `skein agent` there, or describe the machines with --cluster");
+      }
+      return cluster.status().within(gathered.notes.empty() ? "the agents' nodes" : gathered.notes.front());
     }
-    ASSIGN_OR_RETURN(gathered.cluster, table_.cluster());
+    gathered.cluster = std::move(*cluster);
     gathered.cluster.name = "the agents' nodes";
     return gathered;
   }
 
  private:
   void take(const MessageSocket::Received& received) {
-    if (!received.frame.ok() || !received.peer.starts_with(kAgentPrefix)) return;
+    if (!received.frame.ok()) return;
+    if (!received.peer.starts_with(kAgentPrefix)) {
+      leaders_.insert(received.peer);  // of a replica that serves, and waits for its next coordinator
+      return;
+    }
     const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
     if (registration == nullptr) {
-      if (table_.of_peer(received.peer) == nullptr) (void)socket_->send(received.peer, Introduce{});
+      NodeTable::Node* node = table_.of_peer(received.peer);
+      if (node != nullptr) node->lease.heard(milliseconds(Clock::now()));
+      else (void)socket_->send(received.peer, Introduce{});
       return;
     }
     std::optional<std::string> refusal = belies_key(*registration, received.user);
@@ -87,6 +102,7 @@ class Gathering {
   const std::unique_ptr<MessageSocket> socket_;
   const std::set<std::string>& names_;
   NodeTable table_;
+  std::set<std::string> leaders_;  // by their sockets' identities
   Clock::time_point next_sign_;
 };
 

@@ -15,9 +15,12 @@ constexpr auto kLookPeriod = std::chrono::seconds(2);
 }  // namespace
 
 LaunchShare share_of(const ReplicaSpec& spec, const std::string& node) {
-  LaunchShare share{.gpus = spec.device == "cuda", .device_bytes = static_cast<uint64_t>(spec.rank_memory_bytes)};
-  for (const RankPlace& place : spec.places) {
-    if (place.node == node) share.devices.push_back(static_cast<uint32_t>(place.device));
+  LaunchShare share{.gpus = spec.device == "cuda"};
+  const std::vector<int64_t>& bytes = spec.rank_memory_bytes;
+  for (size_t rank = 0; rank < spec.places.size(); ++rank) {
+    if (spec.places[rank].node != node) continue;
+    share.devices.push_back(static_cast<uint32_t>(spec.places[rank].device));
+    if (!bytes.empty()) share.device_bytes.push_back(static_cast<uint64_t>(bytes[rank]));
   }
   return share;
 }
@@ -25,7 +28,9 @@ LaunchShare share_of(const ReplicaSpec& spec, const std::string& node) {
 Status check_share(const LaunchShare& share, const std::vector<Gpu>& gpus) {
   if (!share.gpus) return {};
   if (gpus.empty()) return unsupported("it has no NVIDIA GPU with a driver: use --device cpu, or other places");
-  for (const uint32_t device : share.devices) {
+  for (size_t i = 0; i < share.devices.size(); ++i) {
+    const uint32_t device = share.devices[i];
+    const uint64_t needed = share.device_bytes.empty() ? 0 : share.device_bytes[i];
     const std::string what = "GPU " + std::to_string(device);
     if (device >= gpus.size()) {
       return unsupported("there is no " + what + ", for it has " + std::to_string(gpus.size()) +
@@ -37,11 +42,11 @@ Status check_share(const LaunchShare& share, const std::vector<Gpu>& gpus) {
                          std::to_string(gpu.compute_major) + "." + std::to_string(gpu.compute_minor) +
                          ", and the CUDA backend needs 9.0 (H100, H200, GH200): use other places");
     }
-    if (static_cast<uint64_t>(gpu.memory_free) < share.device_bytes) {
+    if (static_cast<uint64_t>(gpu.memory_free) < needed) {
       return resource_exhausted("its " + what + " has " + readable_bytes(gpu.memory_free) + " free of " +
                                 readable_bytes(gpu.memory_total) + " where a rank needs " +
-                                readable_bytes(static_cast<int64_t>(share.device_bytes)) +
-                                ": end what else runs there, or lower kv-cache-memory-bytes");
+                                readable_bytes(static_cast<int64_t>(needed)) +
+                                ": end what else runs there, or place it elsewhere");
     }
   }
   return {};

@@ -125,10 +125,10 @@ NodeTable::Node* NodeTable::of_peer(const std::string& peer) {
   return it == nodes_.end() ? nullptr : &it->second;
 }
 
-Result<Cluster> NodeTable::cluster() const {
+Result<Cluster> NodeTable::cluster(const std::set<std::string>& names) const {
   std::vector<ReportedNode> reported;
   for (const auto& [name, node] : nodes_) {
-    if (!node.report.cluster) continue;
+    if (!node.report.cluster || (!names.empty() && !names.contains(name))) continue;
     reported.push_back({.hardware = &*node.report.cluster, .network = node.registration.network, .use = node.use});
   }
   return join_nodes(reported);

@@ -57,9 +57,9 @@ class NodeTable {
   // Why a node that asked was refused last; empty: it was not.
   std::string refusal(const std::string& node) const;
 
-  // Of all nodes that are here and have described themselves: what a planner may place ranks on. Devices have the
-  // numbers that places count GPUs by. kUnavailable: there are none.
-  Result<Cluster> cluster() const;
+  // Of all nodes that are here and have described themselves, or of those of them that are named: what a planner may
+  // place ranks on. Devices have the numbers that places count GPUs by. kUnavailable: there are none.
+  Result<Cluster> cluster(const std::set<std::string>& names = {}) const;
   // For operators: {"cluster", "findings"} as of `skein topology --format json`, and {"nodes", "refused"}.
   Json to_json() const;
 

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -156,6 +157,19 @@ def test_without_a_description_the_agents_say_what_there_is(planned):
         assert len(places_of(planned.log)) == 2
         assert_greedy_tokens(planned.server)
         planned.stop_coordinator()
+
+        # Those that are named and come; an agent may be started again meanwhile.
+        planned.serve("--nodes", "node-a,node-d", "--nodes-timeout", "8")
+        wait_for(lambda: "waiting   for the agents of node-d\n" in planned.log, planned.everything)
+        planned.processes("agent", "node-a")[0].kill()
+        time.sleep(3)  # the one before is here until it has been silent for 2 s
+        planned.start_agent("node-a")
+        wait_for_all(planned, 1)
+        assert places_of(planned.log) == [["node-a:0"], ["node-a:1"]]
+        assert_greedy_tokens(planned.server)
+        planned.stop_coordinator()
+        misspelt = skein("serve", "--config", serve, "--nodes", "node-a,nobody")
+        assert misspelt.returncode == 2 and 'has no key of the node "nobody"' in misspelt.stderr
     finally:
         serve.write_text(described)
         if not planned.processes("agent", "node-d"):

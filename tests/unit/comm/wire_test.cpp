@@ -113,13 +113,13 @@ TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {
   start.job.launch = 5;
   start.node = "b";
   start.command = "orted";
-  start.share = {.devices = {2, 3}, .gpus = true, .device_bytes = 1ull << 40};
+  start.share = {.devices = {2, 3}, .gpus = true, .device_bytes = {1ull << 40, 5}};
   const auto daemon = decode_frame(encode_frame(start));
   EXPECT_EQ(std::get<StartDaemon>(*daemon).job.launch, 5u);
   EXPECT_EQ(std::get<StartDaemon>(*daemon).command, "orted");
   EXPECT_EQ(std::get<StartDaemon>(*daemon).share.devices, start.share.devices);
   EXPECT_TRUE(std::get<StartDaemon>(*daemon).share.gpus);
-  EXPECT_EQ(std::get<StartDaemon>(*daemon).share.device_bytes, 1ull << 40);
+  EXPECT_EQ(std::get<StartDaemon>(*daemon).share.device_bytes, (std::vector<uint64_t>{1ull << 40, 5}));
 }
 
 TEST(Wire, ALaunchPlacesEveryRankOnce) {

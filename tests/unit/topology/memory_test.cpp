@@ -69,6 +69,25 @@ TEST_F(MemoryTest, NodesWithARankEachHaveMemoryOfTheirOwn) {
   }
 }
 
+TEST_F(MemoryTest, UnlikeDevicesAreHeldAgainstTheirOwn) {
+  // The first stage has three of four layers.
+  const auto shards = plan_shards(checkpoint_->description(), 1, {3, 1});
+  ASSERT_TRUE(shards.ok());
+  MemoryRequest request{.pipeline_parallel_size = 2, .apart = true, .memory_by_rank = {64 * kMiB, 64 * kMiB}};
+  const auto alike = plan_memory(*checkpoint_, *shards, request);
+  ASSERT_TRUE(alike.ok()) << alike.status().message();
+  const int64_t second = alike->ranks[1].fixed();
+  ASSERT_LT(second, alike->ranks[0].fixed());
+  // As much as the second needs is too little for the first, and enough where it is.
+  const int64_t small = (second + alike->ranks[0].fixed()) / 2;
+  request.memory_by_rank = {64 * kMiB, small};
+  const auto unlike = plan_memory(*checkpoint_, *shards, request);
+  ASSERT_TRUE(unlike.ok()) << unlike.status().message();
+  EXPECT_LE(unlike->kv_blocks, alike->kv_blocks);
+  request.memory_by_rank = {small, 64 * kMiB};
+  EXPECT_FALSE(plan_memory(*checkpoint_, *shards, request).ok());
+}
+
 TEST_F(MemoryTest, LowersAContextThatWasNotAskedFor) {
   const int64_t kv = plan(1, 1, {.memory_bytes = 512 * kMiB})->kv_per_token();
   const auto lowered = plan(1, 1, {.kv_bytes_per_rank = 100 * kv, .memory_bytes = 512 * kMiB});

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <set>
 
 #include "tests/unit/topology/planner_fixture.h"
 #include "topology/cluster_file.h"
@@ -129,8 +130,22 @@ class Exhaustive {
     return path_between(cluster_, devices_[static_cast<size_t>(a)], devices_[static_cast<size_t>(b)]);
   }
 
+  // mpirun deals ranks out node by node.
+  bool returns_to_a_node(const std::vector<int>& ranks) const {
+    std::set<int> left;
+    int here = -1;
+    for (const int rank : ranks) {
+      const int node = devices_[static_cast<size_t>(rank)].node;
+      if (node == here) continue;
+      if (!left.insert(node).second) return true;
+      here = node;
+    }
+    return false;
+  }
+
   // Of ranks in that order.
   Abilities abilities(const std::vector<int>& ranks, size_t tp) {
+    if (returns_to_a_node(ranks)) return {};
     const size_t stages = ranks.size() / tp;
     std::string key = std::to_string(tp);
     std::vector<StageSite> sites;

@@ -105,17 +105,25 @@ TEST_F(BurstOf, OneStageFillsItsSteps) {
   EXPECT_NEAR(four.decode_step_ms, 1, kClose);
 }
 
-// Lane 0 gets one prompt, lane 1 two, and so on: no lane runs ahead of the other. Turns of a stage take 0.75 ms.
+// On cores lane 0 gets one prompt, lane 1 two, and so on: no lane runs ahead of the other. Turns of a stage take
+// 0.75 ms.
 //   stage 0   lane 0: 0 - 0.75     lane 1: 0.75 - 1.5   lane 0: 1.6 - 2.35   lane 1: 2.35 - 3.1
 //   stage 1           0.75 - 1.5           1.5 - 2.25           2.35 - 3.1           3.1 - 3.85
-TEST_F(BurstOf, LanesAdmitTwoPromptsAStep) {
+TEST_F(BurstOf, LanesOfCoresAdmitTwoPromptsAStep) {
   device_.host_us = 100;
   const ReplicaLimits limits{.sequences_max = 64, .step_tokens_max = 1000, .kv_tokens = 111 * 40};
-  const Burst six = burst(two_stages(), limits, 6, kLoad);
+  const Burst six = burst(two_stages(false), limits, 6, kLoad);
   EXPECT_NEAR(six.prefill_s * 1e3, 3.85 + 0.07, kClose);
   // Seven and eight fit beside the sixth; the ninth makes another turn of lane 0, which waits for its tokens.
-  EXPECT_NEAR(burst(two_stages(), limits, 7, kLoad).prefill_s, six.prefill_s, kClose);
-  EXPECT_NEAR(burst(two_stages(), limits, 8, kLoad).prefill_s * 1e3, 4.7 + 0.07, kClose);
+  EXPECT_NEAR(burst(two_stages(false), limits, 7, kLoad).prefill_s, six.prefill_s, kClose);
+  EXPECT_NEAR(burst(two_stages(false), limits, 8, kLoad).prefill_s * 1e3, 4.7 + 0.07, kClose);
+}
+
+// The first prompt is alone; lane 1 then takes three of the five that wait, and lane 0 the other two: one turn less.
+TEST_F(BurstOf, ALaneOfGpusTakesWhatTheOtherCanCatchUpWith) {
+  device_.host_us = 100;
+  const ReplicaLimits limits{.sequences_max = 64, .step_tokens_max = 1000, .kv_tokens = 111 * 40};
+  EXPECT_NEAR(burst(two_stages(), limits, 6, kLoad).prefill_s * 1e3, 3.1 + 0.07, kClose);
 }
 
 TEST_F(BurstOf, TheNextStageTakesWhatIsHandedOnWhenItIsThrough) {

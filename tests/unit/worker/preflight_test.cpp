@@ -10,7 +10,7 @@ ReplicaSpec spec() {
   spec.model = "/models/m";
   spec.tensor_parallel_size = 3;
   spec.places = {{"node-a", 0}, {"node-a", 1}, {"node-b", 0}};
-  spec.rank_memory_bytes = 4'000'000'000;
+  spec.rank_memory_bytes = {3'000'000'000, 5'000'000'000, 4'000'000'000};
   return spec;
 }
 
@@ -48,7 +48,7 @@ TEST(Preflight, CountsTheRanksThatShareAMachinesMemory) {
 
 TEST(Preflight, WhatRanksTakeOfTheirGpusIsNotWantedOfTheHost) {
   ReplicaSpec on_gpus = spec();
-  on_gpus.rank_memory_bytes = int64_t{1} << 50;
+  on_gpus.rank_memory_bytes[1] = int64_t{1} << 50;
   EXPECT_FALSE(compare(on_gpus, reports()).ok());
   on_gpus.device = "cuda";
   EXPECT_TRUE(compare(on_gpus, reports()).ok());

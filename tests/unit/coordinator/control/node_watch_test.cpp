@@ -29,20 +29,20 @@ std::string sentence(const LaunchShare& share, const std::vector<Gpu>& gpus) {
 TEST(LaunchShare, IsWhatASpecificationPlacesOnANode) {
   ReplicaSpec spec;
   spec.device = "cuda";
-  spec.rank_memory_bytes = 5;
+  spec.rank_memory_bytes = {5, 6, 7};
   spec.places = {{"a", 1}, {"a", 3}, {"b", 0}};
   const LaunchShare share = share_of(spec, "a");
   EXPECT_THAT(share.devices, ElementsAre(1, 3));
   EXPECT_TRUE(share.gpus);
-  EXPECT_EQ(share.device_bytes, 5u);
+  EXPECT_THAT(share.device_bytes, ElementsAre(5, 6));
   spec.device = "cpu";
   EXPECT_FALSE(share_of(spec, "b").gpus);
   EXPECT_TRUE(share_of(spec, "c").devices.empty());
 }
 
 TEST(LaunchShare, ThatFitsIsGranted) {
-  EXPECT_EQ(sentence({.devices = {0, 1}, .gpus = true, .device_bytes = 70ull << 30}, {h100(), h100()}), "");
-  EXPECT_EQ(sentence({.devices = {0, 1}, .gpus = false, .device_bytes = 70ull << 30}, {}), "");
+  EXPECT_EQ(sentence({.devices = {0, 1}, .gpus = true, .device_bytes = {70ull << 30, 1}}, {h100(), h100()}), "");
+  EXPECT_EQ(sentence({.devices = {0, 1}, .gpus = false, .device_bytes = {70ull << 30, 1}}, {}), "");
 }
 
 TEST(LaunchShare, NamesTheGpuThatDoesNotDo) {
@@ -51,7 +51,7 @@ TEST(LaunchShare, NamesTheGpuThatDoesNotDo) {
   old.compute_major = 8;
   Gpu full = h100();
   full.memory_free = int64_t{3} << 30;
-  const LaunchShare share{.devices = {0, 1}, .gpus = true, .device_bytes = 4ull << 30};
+  const LaunchShare share{.devices = {0, 1}, .gpus = true, .device_bytes = {4ull << 30, 70ull << 30}};
   EXPECT_THAT(sentence(share, {}), HasSubstr("it has no NVIDIA GPU with a driver"));
   EXPECT_THAT(sentence(share, {h100()}), HasSubstr("there is no GPU 1, for it has 1"));
   EXPECT_THAT(sentence(share, {h100(), old}), HasSubstr("its GPU 1 (NVIDIA A100) has compute capability 8.0"));
@@ -94,7 +94,7 @@ TEST_F(NodeWatchTest, AsksTheDriverEveryTwoSecondsAtMost) {
 
 TEST_F(NodeWatchTest, ChecksAShareAgainstTheGpusOfNow) {
   const NodeWatch watch(machine_.roots());
-  const LaunchShare share{.devices = {7}, .gpus = true, .device_bytes = 1ull << 30};
+  const LaunchShare share{.devices = {7}, .gpus = true, .device_bytes = {1ull << 30}};
   EXPECT_TRUE(watch.check(share).ok());
   std::vector<test::FakeGpu> gpus = test::hgx_gpus();
   gpus[7].memory_free = 5;
