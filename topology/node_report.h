@@ -44,9 +44,9 @@ struct ReportedNode {
 };
 
 // The nodes as one cluster, which is valid. Their NICs join them; nodes of different networks are in different racks.
-// A kind of device that nodes describe differently has the least of each figure, of NVLinks the most. Free memory is rounded down to a 64th
-// of all of it, and PCI addresses are left out, so that nodes that are alike stay alike to the planner and in files.
-// kUnavailable: there are none. kInvalidArgument: one is named twice, and the like.
+// A kind of device that nodes describe differently has the least of each figure, of NVLinks the most. Free memory is
+// rounded down to a 64th of all of it, and PCI addresses are left out, so that nodes that are alike stay alike to the
+// planner and in files. kUnavailable: there are none. kInvalidArgument: one is named twice, and the like.
 Result<Cluster> join_nodes(const std::vector<ReportedNode>& nodes);
 
 }  // namespace skein
