@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cmath>
 
 #include "base/check.h"
+#include "base/parse_number.h"
 
 namespace skein {
 namespace {
@@ -26,14 +26,6 @@ double middle_of(size_t bucket) {
   const uint64_t shift = bucket / kHalf - 1;
   const uint64_t first = (bucket - shift * kHalf) << shift;
   return (static_cast<double>(first) + static_cast<double>(uint64_t{1} << shift) / 2) * 1e-9;
-}
-
-template <typename Number>
-std::optional<Number> number_in(std::string_view text) {
-  Number value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
 }
 
 }  // namespace
@@ -69,8 +61,8 @@ double Durations::percentile_ms(double share) const {
 
 Result<LengthRange> parse_range(std::string_view text, int least) {
   const size_t colon = text.find(':');
-  const std::optional<int> low = number_in<int>(text.substr(0, colon));
-  const std::optional<int> high = colon == text.npos ? low : number_in<int>(text.substr(colon + 1));
+  const std::optional<int> low = parse_number<int>(text.substr(0, colon));
+  const std::optional<int> high = colon == text.npos ? low : parse_number<int>(text.substr(colon + 1));
   if (!low || !high || *low < least || *high < *low || *high > 1 << 20) {
     return invalid_argument("must be a whole number from " + std::to_string(least) + " to " + std::to_string(1 << 20) +
                             ", or two as LOW:HIGH, not \"" + std::string(text) + "\"");
@@ -122,7 +114,7 @@ Result<GoodputLimits> parse_goodput(std::string_view text) {
                                    : name == "itl" ? &limits.itl_ms
                                    : name == "e2e" ? &limits.e2e_ms
                                                    : nullptr;
-    const std::optional<double> ms = colon == item.npos ? std::nullopt : number_in<double>(item.substr(colon + 1));
+    const std::optional<double> ms = colon == item.npos ? std::nullopt : parse_number<double>(item.substr(colon + 1));
     if (limit == nullptr || limit->has_value() || !ms || !(*ms > 0) || std::isinf(*ms)) {
       return invalid_argument("must be milliseconds like ttft:500,itl:30,e2e:9000, each at most once, not \"" + shown +
                               "\"");

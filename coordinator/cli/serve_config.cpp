@@ -1,9 +1,10 @@
 #include "coordinator/cli/serve_config.h"
 
 #include <algorithm>
-#include <charconv>
+#include <optional>
 
 #include "base/network.h"
+#include "base/parse_number.h"
 #include "base/yaml.h"
 #include "model/mapped_file.h"
 
@@ -37,13 +38,11 @@ Result<std::string> scalar_text(const Yaml& value) {
 Result<RankPlace> parse_place(const std::string& text) {
   const size_t colon = text.rfind(':');
   RankPlace place;
-  const char* begin = text.data() + std::min(colon, text.size() - 1) + 1;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(begin, end, place.device);
-  if (colon == std::string::npos || colon == 0 || error != std::errc() || stop != end || place.device < 0 ||
-      place.device > 1023) {
+  const auto device = parse_number<int>(std::string_view(text).substr(std::min(colon, text.size() - 1) + 1));
+  if (colon == std::string::npos || colon == 0 || !device || *device < 0 || *device > 1023) {
     return invalid_argument("\"" + text + "\" is no place of a rank: write NODE:DEVICE, as in node-a:0");
   }
+  place.device = *device;
   place.node = text.substr(0, colon);
   return place;
 }
@@ -65,9 +64,9 @@ Result<std::vector<int>> read_stage_layers(const Yaml& value) {
   if (value.kind != Yaml::Kind::kList) return wrong;
   std::vector<int> layers;
   for (const Yaml& item : value.list) {
-    const char* end = item.scalar.data() + item.scalar.size();
-    const auto [stop, error] = std::from_chars(item.scalar.data(), end, layers.emplace_back());
-    if (item.kind != Yaml::Kind::kScalar || error != std::errc() || stop != end || layers.back() < 1) return wrong;
+    const std::optional<int> count = parse_number<int>(item.scalar);
+    if (item.kind != Yaml::Kind::kScalar || count.value_or(0) < 1) return wrong;
+    layers.push_back(*count);
   }
   return layers;
 }
