@@ -230,11 +230,15 @@ struct CopyBlocksArgs {
   int count = 0;
 };
 
-// Products that steps will ask for: a backend may try its ways to do them and remember the fastest. x should hold
-// numbers like those of a step; out is overwritten. Several that differ in their weights alone are run by turns, as in
-// a step.
+// A product that steps will ask for, followed by SwiGLU if `gated` (tokens, outputs / 2) is there.
+struct PreparedProduct {
+  LinearArgs linear;
+  Tensor gated;
+};
+// A backend may try its ways to do products and remember the fastest. x should hold numbers like those of a step;
+// results are overwritten. Several that differ in their weights alone are run by turns, as in a step.
 struct PrepareArgs {
-  const LinearArgs* products = nullptr;
+  const PreparedProduct* products = nullptr;
   int count = 0;
   const char* cache_path = "";  // file that keeps what was found for the next start; may be absent; empty: none
 };
@@ -271,10 +275,12 @@ struct Ops {
   // Launches between record() and end_record() are kept under `key`, in the place of others, with their arguments as
   // they are, and run once at end_record(). replay() runs them again; false if there are none under that key. Copies
   // are not recorded.
-  // Without `records`, launches run at once and replay() is false.
+  // Without `records`, launches run at once and replay() is false. Whoever recorded a library's launches forgets them
+  // all before the library is closed: NCCL waits until nobody can replay them.
   bool (*replay)(Device&, uint64_t key);
   void (*record)(Device&, uint64_t key);
   Status (*end_record)(Device&);
+  void (*forget_recorded)(Device&);
   // Null, on all ranks alike, where the devices cannot write to each other's memory: then a library does what the peer
   // launches do. Collective over the group; the device owns the result. The peer launches, add_norm with a `sum` among
   // them, are the same in the same order on every rank.

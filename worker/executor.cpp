@@ -99,6 +99,7 @@ struct Executor::State {
         arena(ops, device) {}
 
   ~State() {
+    ops.forget_recorded(device);
     for (SampledToken* results : host_results) {
       if (results != nullptr) ops.release_host(device, results);
     }
@@ -343,14 +344,14 @@ struct Executor::State {
 
   // Lets the device find its fastest way for every product, in steps of any size.
   Status prepare_products() {
-    std::vector<LinearArgs> products;
+    std::vector<PreparedProduct> products;
     // 1, 2, 3, 4, 6, 8, 12, ...: powers of two and what lies halfway between.
     const auto next = [](int tokens) {
       if (tokens == 1) return 2;
       return tokens % 3 == 0 ? tokens / 3 * 4 : tokens / 2 * 3;
     };
     for (int tokens = 1; tokens <= spec.step_tokens_max; tokens = next(tokens)) {
-      for (const LinearArgs& product : forward->products(tokens)) products.push_back(product);
+      for (const PreparedProduct& product : forward->products(tokens)) products.push_back(product);
     }
     return ops.prepare(device, {.products = products.data(),
                                 .count = static_cast<int>(products.size()),

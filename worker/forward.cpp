@@ -95,22 +95,25 @@ Status Forward::allocate_logits(int rows, DeviceArena* arena) {
   return {};
 }
 
-std::vector<LinearArgs> Forward::products(int tokens) const {
+std::vector<PreparedProduct> Forward::products(int tokens) const {
   constexpr size_t kLayers = 4;  // so that the weights of even the smallest product exceed a cache
   const Tensor& numbers = weights_.layers.front().gate_up.parts[0].weight;  // as good as activations
-  std::vector<LinearArgs> products;
-  const auto add = [&](const Linear& linear, const Tensor& out) {
+  std::vector<PreparedProduct> products;
+  const auto add = [&](const Linear& linear, const Tensor& out, const Tensor& gated = {}) {
     if (linear.parts.size() != 1 || tokens > out.rows) return;
     if (numbers.format != linear.input_format || numbers.rows * numbers.columns < tokens * linear.inputs) return;
-    products.push_back({.out = first_rows(out, tokens),
-                        .x = launch_.ops.make_tensor(numbers.data, linear.input_format, tokens, linear.inputs),
-                        .weight = linear.parts[0].weight});
+    products.push_back(
+        {.linear = {.out = first_rows(out, tokens),
+                    .x = launch_.ops.make_tensor(numbers.data, linear.input_format, tokens, linear.inputs),
+                    .weight = linear.parts[0].weight,
+                    .bias = linear.bias},
+         .gated = gated});
   };
   for (size_t i = 0; i < std::min(kLayers, weights_.layers.size()); ++i) {
     const LayerWeights& layer = weights_.layers[i];
     add(layer.qkv, qkv_);
     add(layer.o, x_);
-    add(layer.gate_up, gate_up_);
+    add(layer.gate_up, gate_up_, activated(layer, tokens));
     add(layer.down, x_);
   }
   if (shard_.last_stage()) add(weights_.output, logits_part_);
@@ -125,6 +128,10 @@ void Forward::gather_logits(const Tensor& part) {
     launch_.collectives.gather_columns(static_cast<const float*>(part.data), part.rows, vocabulary_begins_.data(),
                                        static_cast<float*>(logits_.data));
   }
+}
+
+Tensor Forward::activated(const LayerWeights& layer, int64_t tokens) const {
+  return launch_.ops.make_tensor(mixed_, layer.down.input_format, tokens, shard_.intermediate.size());
 }
 
 Tensor Forward::normed(Format format, int64_t rows) const {
@@ -224,8 +231,7 @@ void Forward::feed_forward(const LayerWeights& layer, int64_t tokens) {
   const Format input = layer.gate_up.input_format;
   norm(input, tokens, Addend::kPart, layer.mlp_norm);
   const Tensor gates = first_rows(gate_up_, tokens);
-  const Tensor activated =
-      launch_.ops.make_tensor(mixed_, layer.down.input_format, tokens, shard_.intermediate.size());
+  const Tensor activated = this->activated(layer, tokens);
   if (layer.gate_up.parts.size() == 1) {
     launch_.ops.gated_linear(launch_.device, {.out = activated,
                                               .gate_up = gates,

@@ -36,8 +36,8 @@ class Forward {
   const std::vector<KvPages>& pages() const { return pages_; }
   int logit_rows_max() const { return logit_rows_max_; }
 
-  // The products of a step of so many tokens or logits, one of each shape, on numbers that are there already.
-  std::vector<LinearArgs> products(int tokens) const;
+  // The products of a step of so many tokens or logits, a few of each shape, on numbers that are there already.
+  std::vector<PreparedProduct> products(int tokens) const;
   // Embeds or receives, runs this rank's layers, and hands on to the next stage if there is one.
   void run_layers(const StepView& step);
   // Last stage, in this order: the final norm once; then logits and samples of the `count` queries that the inputs
@@ -67,6 +67,7 @@ class Forward {
   bool sums_directly(const Tensor& x) const;
   void sum(const Tensor& x);
   Tensor normed(Format format, int64_t rows) const;
+  Tensor activated(const LayerWeights& layer, int64_t tokens) const;
 
   const Launcher launch_;
   const ModelDescription& model_;

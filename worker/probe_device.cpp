@@ -208,7 +208,8 @@ class DeviceProbe {
     for (const int tokens : grid_.tokens) {
       LinearArgs args{.out = out, .x = x, .weight = weights[0]};
       args.out.rows = args.x.rows = tokens;
-      RETURN_IF_ERROR(ops_.prepare(device_, {.products = &args, .count = 1}));
+      const PreparedProduct product{.linear = args, .gated = {}};
+      RETURN_IF_ERROR(ops_.prepare(device_, {.products = &product, .count = 1}));
       ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
         args.weight = weights[turn++ % weights.size()];
         ops_.linear(device_, args);

@@ -60,6 +60,7 @@ Result<double> ProbeTimer::time_us(const std::function<void()>& body) {
     ASSIGN_OR_RETURN(const double three, chain_us(calls, 3, body));
     times.push_back(std::max(three - one, 0.0) / (2 * calls));
   }
+  ops_.forget_recorded(device_);
   std::ranges::sort(times);
   return times[times.size() / 4];
 }

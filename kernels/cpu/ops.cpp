@@ -101,6 +101,7 @@ Result<bool> reached(Device&, uint64_t) { return true; }
 bool replay(Device&, uint64_t) { return false; }
 void record(Device&, uint64_t) {}
 Status end_record(Device&) { return {}; }
+void forget_recorded(Device&) {}
 // Ranks on CPUs share the host's memory: Communicator is the direct way.
 Result<const PeerGroup*> join_peers(Device&, const PeerSetup&) { return nullptr; }
 std::string identity(Device&) { return {}; }
@@ -350,6 +351,7 @@ const Ops& cpu_ops() {
       .replay = replay,
       .record = record,
       .end_record = end_record,
+      .forget_recorded = forget_recorded,
       .join_peers = join_peers,
       .identity = identity,
       .numerics = numerics,

@@ -35,7 +35,7 @@ __device__ __forceinline__ void cluster_sync() {
 // The address that `mine` has in block `rank` of the cluster.
 __device__ __forceinline__ uint32_t shared_address_of(const void* mine, uint32_t rank) {
   uint32_t address;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(mine)), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(mine)), "r"(rank));
   return address;
 }
 __device__ __forceinline__ void store_to(uint32_t address, uint32_t value) {
@@ -48,6 +48,14 @@ __device__ __forceinline__ uint32_t add_at(uint32_t address, uint32_t value) {
   uint32_t before;
   asm volatile("atom.shared::cluster.add.u32 %0, [%1], %2;" : "=r"(before) : "r"(address), "r"(value) : "memory");
   return before;
+}
+
+// A store to another block's shared memory that counts as 16 bytes at a barrier of that block.
+__device__ __forceinline__ void store_and_count(uint32_t address, const float4& value, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+      "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
+      : "memory");
 }
 
 // Without a scope: releasing to the cluster would wait for all of the thread's writes to memory.

@@ -3,11 +3,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <algorithm>
-#include <bit>
 #include <charconv>
-#include <compare>
-#include <fstream>
 #include <iterator>
 #include <limits>
 #include <map>
@@ -17,22 +13,13 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cuda/product_timings.h"
 
 namespace skein::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for compute capability 9.0
 constexpr int kProposals = 8;
-constexpr int kRounds = 3;
-constexpr size_t kCalls = 4;  // of a round
-constexpr size_t kCallsOfMany = 2;
-constexpr int64_t kManyTokens = 1024;  // from here on a call takes a millisecond
-
-// Tokens that share an algorithm: powers of two and halfway between them.
-int64_t bucket(int64_t tokens) {
-  const int64_t power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(tokens)));
-  return tokens <= power / 4 * 3 ? power / 4 * 3 : power;
-}
 
 Status failure(cublasStatus_t status, const std::string& what) {
   return Status(Code::kInternal, what + ": " + cublasLtGetStatusString(status), Scope::kReplica);
@@ -40,27 +27,6 @@ Status failure(cublasStatus_t status, const std::string& what) {
 
 bool aligned(const Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_stride % 8 == 0;
-}
-
-template <typename T>
-bool parse(const std::string& word, T& value, int base) {
-  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value, base);
-  return error == std::errc() && end == word.data() + word.size();
-}
-
-struct Shape {
-  int64_t outputs = 0;
-  int64_t inputs = 0;
-  int64_t tokens = 0;  // the most of the bucket
-  bool out_f32 = false;
-  auto operator<=>(const Shape&) const = default;
-};
-
-Shape shape_of(const LinearArgs& args) {
-  return {.outputs = args.weight.rows,
-          .inputs = args.weight.columns,
-          .tokens = bucket(args.x.rows),
-          .out_f32 = args.out.format == Format::kF32};
 }
 
 // A product as the library sees it: columns first, so out^T (outputs, tokens) = weight (transposed) x^T.
@@ -132,17 +98,12 @@ struct Problem {
 
 struct CublasLt::State {
   ~State();
-  double time_us(CudaDevice& device, std::span<const LinearArgs> products, const Problem& problem,
-                 const cublasLtMatmulAlgo_t& algorithm) const;
-  bool find_fastest(CudaDevice& device, std::span<const LinearArgs> products);
-  std::string line_of(const Shape& shape, const cublasLtMatmulAlgo_t& algorithm) const;
-  std::optional<std::pair<Shape, cublasLtMatmulAlgo_t>> parse_line(const std::string& line) const;
+  bool find_fastest(CudaDevice& device, const ProductShape& shape, std::span<const LinearArgs> products);
 
   cublasLtHandle_t handle = nullptr;
   cublasLtMatmulPreference_t preference = nullptr;
   void* workspace = nullptr;
-  std::string machine;  // what a line of the cache file begins with
-  std::map<Shape, cublasLtMatmulAlgo_t> chosen;
+  std::map<ProductShape, cublasLtMatmulAlgo_t> chosen;
 };
 
 CublasLt::State::~State() {
@@ -151,76 +112,42 @@ CublasLt::State::~State() {
   if (handle != nullptr) cublasLtDestroy(handle);
 }
 
-// Microseconds of a product among others of its shape, one after another as in a step: the median of a few rounds;
-// infinite if it does not run.
-double CublasLt::State::time_us(CudaDevice& device, std::span<const LinearArgs> products, const Problem& problem,
-                                const cublasLtMatmulAlgo_t& algorithm) const {
-  const size_t calls = products[0].x.rows < kManyTokens ? kCalls : kCallsOfMany;
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  device.check(cudaEventCreate(&begin), "cudaEventCreate");
-  device.check(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> times;
-  bool runs = true;
-  for (int round = 0; round <= kRounds && runs; ++round) {
-    // Meanwhile the host queues the calls.
-    device.check(cudaMemsetAsync(device.scratch(), 0, CudaDevice::kScratchBytes, device.stream()), "cudaMemsetAsync");
-    device.check(cudaEventRecord(begin, device.stream()), "cudaEventRecord");
-    for (size_t i = 0; i < calls && runs; ++i) {
-      const LinearArgs& product = products[i % products.size()];
-      runs = problem.run(handle, product, algorithm, workspace, device.stream()) == CUBLAS_STATUS_SUCCESS;
-    }
-    device.check(cudaEventRecord(end, device.stream()), "cudaEventRecord");
-    device.check(cudaEventSynchronize(end), "cudaEventSynchronize");
-    float ms = 0;
-    device.check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
-    if (round > 0) times.push_back(ms * 1e3f / static_cast<float>(calls));  // the first one loads code
-  }
-  device.check(cudaEventDestroy(begin), "cudaEventDestroy");
-  device.check(cudaEventDestroy(end), "cudaEventDestroy");
-  if (!runs) return std::numeric_limits<double>::infinity();
-  std::ranges::sort(times);
-  return times[kRounds / 2];
-}
-
-bool CublasLt::State::find_fastest(CudaDevice& device, std::span<const LinearArgs> products) {
+bool CublasLt::State::find_fastest(CudaDevice& device, const ProductShape& shape,
+                                   std::span<const LinearArgs> products) {
   const Problem problem(products[0], products[0].x.rows);
   double best = std::numeric_limits<double>::infinity();
   for (const cublasLtMatmulAlgo_t& proposal : problem.proposals(handle, preference, kProposals)) {
-    const double us = time_us(device, products, problem, proposal);
+    const double us = product_time_us(device, products[0].x.rows, [&](size_t i) {
+      const LinearArgs& product = products[i % products.size()];
+      return problem.run(handle, product, proposal, workspace, device.stream()) == CUBLAS_STATUS_SUCCESS;
+    });
     if (us >= best) continue;
     best = us;
-    chosen[shape_of(products[0])] = proposal;
+    chosen[shape] = proposal;
   }
   return best < std::numeric_limits<double>::infinity();
 }
 
-// GPU, driver, library, outputs, inputs, tokens, format, eight words in hexadecimal; tabs between them.
-std::string CublasLt::State::line_of(const Shape& shape, const cublasLtMatmulAlgo_t& algorithm) const {
-  std::ostringstream line;
-  line << machine << shape.outputs << '\t' << shape.inputs << '\t' << shape.tokens << '\t'
-       << (shape.out_f32 ? "f32" : "bf16") << std::hex;
-  for (const uint64_t word : algorithm.data) line << '\t' << word;
-  return line.str();
+// Eight words in hexadecimal, tabs between them.
+std::string text_of(const cublasLtMatmulAlgo_t& algorithm) {
+  std::ostringstream text;
+  text << std::hex;
+  for (const uint64_t word : algorithm.data) text << (text.tellp() == 0 ? "" : "\t") << word;
+  return text.str();
 }
 
-std::optional<std::pair<Shape, cublasLtMatmulAlgo_t>> CublasLt::State::parse_line(const std::string& line) const {
-  if (!line.starts_with(machine)) return std::nullopt;
-  std::istringstream rest(line.substr(machine.size()));
-  std::vector<std::string> words;
-  for (std::string word; std::getline(rest, word, '\t');) words.push_back(word);
+std::optional<cublasLtMatmulAlgo_t> parse_algorithm(const std::string& text) {
+  std::istringstream words(text);
   cublasLtMatmulAlgo_t algorithm{};
-  if (words.size() != 4 + std::size(algorithm.data)) return std::nullopt;
-  Shape shape{};
-  if (!parse(words[0], shape.outputs, 10) || !parse(words[1], shape.inputs, 10) || !parse(words[2], shape.tokens, 10)) {
-    return std::nullopt;
+  for (uint64_t& value : algorithm.data) {
+    std::string word;
+    if (!std::getline(words, word, '\t')) return std::nullopt;
+    const char* const last = word.data() + word.size();
+    if (const auto [end, error] = std::from_chars(word.data(), last, value, 16); error != std::errc() || end != last) {
+      return std::nullopt;
+    }
   }
-  if (words[3] != "f32" && words[3] != "bf16") return std::nullopt;
-  shape.out_f32 = words[3] == "f32";
-  for (size_t i = 0; i < std::size(algorithm.data); ++i) {
-    if (!parse(words[4 + i], algorithm.data[i], 16)) return std::nullopt;
-  }
-  return std::pair(shape, algorithm);
+  return words.peek() == EOF ? std::optional(algorithm) : std::nullopt;
 }
 
 // --- The class ---
@@ -237,25 +164,16 @@ Result<std::unique_ptr<CublasLt>> CublasLt::open() {
   status = cublasLtMatmulPreferenceSetAttribute(state->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                 &kWorkspaceBytes, sizeof kWorkspaceBytes);
   if (status != CUBLAS_STATUS_SUCCESS) return failure(status, "cublasLtMatmulPreferenceSetAttribute");
-  int index = 0;
-  int driver = 0;
-  cudaDeviceProp properties{};
-  cudaError_t error = cudaGetDevice(&index);
-  if (error == cudaSuccess) error = cudaDriverGetVersion(&driver);
-  if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, index);
-  if (error == cudaSuccess) error = cudaMalloc(&state->workspace, kWorkspaceBytes);
-  if (error != cudaSuccess) {
+  if (const cudaError_t error = cudaMalloc(&state->workspace, kWorkspaceBytes); error != cudaSuccess) {
     return Status(Code::kInternal, std::string("cuBLASLt's working memory: ") + cudaGetErrorString(error),
                   Scope::kReplica);
   }
-  state->machine = std::string(properties.name) + "\t" + std::to_string(driver) + "\t" +
-                      std::to_string(cublasLtGetVersion()) + "\t";
   return std::unique_ptr<CublasLt>(new CublasLt(std::move(state)));
 }
 
 bool CublasLt::multiply(CudaDevice& device, const LinearArgs& args) {
   if (!aligned(args.x) || !aligned(args.weight)) return false;
-  const Shape shape = shape_of(args);
+  const ProductShape shape = shape_of(args.x, args.weight, args.out.format == Format::kF32);
   const Problem problem(args, args.x.rows);
   auto found = state_->chosen.find(shape);
   if (found == state_->chosen.end()) {
@@ -275,39 +193,25 @@ bool CublasLt::multiply(CudaDevice& device, const LinearArgs& args) {
   return true;
 }
 
-Status CublasLt::tune(CudaDevice& device, std::span<const LinearArgs> products, const std::string& cache_path) {
+Status CublasLt::tune(CudaDevice& device, std::span<const LinearArgs> products, ProductTimings& timings) {
   CHECK(!device.recording());
-  std::map<Shape, cublasLtMatmulAlgo_t> known;
-  std::ifstream in(cache_path);
-  std::string last;
-  for (std::string line; std::getline(in, line); last = line) {
-    if (const auto entry = state_->parse_line(line)) known[entry->first] = entry->second;
-  }
-  in.close();
-  // A last line that was cut off must not spoil the next one; an empty line is nothing.
-  std::string found = last.empty() ? "" : "\n";
-  const size_t nothing = found.size();
-  std::map<Shape, std::vector<LinearArgs>> by_shape;
+  std::map<ProductShape, std::vector<LinearArgs>> by_shape;
   for (const LinearArgs& args : products) {
     if (!aligned(args.x) || !aligned(args.weight)) continue;
-    std::vector<LinearArgs>& alike = by_shape[shape_of(args)];
+    std::vector<LinearArgs>& alike = by_shape[shape_of(args.x, args.weight, args.out.format == Format::kF32)];
     alike.push_back(args);
     CHECK_EQ(args.x.rows, alike[0].x.rows);
     CHECK_EQ(args.weight.row_stride, alike[0].weight.row_stride);
   }
   for (const auto& [shape, alike] : by_shape) {
-    const auto entry = known.find(shape);
-    if (entry != known.end() && Problem(alike[0], alike[0].x.rows).can(state_->handle, entry->second)) {
-      state_->chosen[shape] = entry->second;
-    } else if (state_->find_fastest(device, alike)) {
-      found += state_->line_of(shape, state_->chosen[shape]) + "\n";
+    const std::optional<cublasLtMatmulAlgo_t> known = parse_algorithm(timings.find(name_of(shape)).value_or(""));
+    if (known && Problem(alike[0], alike[0].x.rows).can(state_->handle, *known)) {
+      state_->chosen[shape] = *known;
+    } else if (state_->find_fastest(device, shape, alike)) {
+      timings.add(name_of(shape), text_of(state_->chosen[shape]));
     }
     RETURN_IF_ERROR(device.synchronize());
   }
-  if (found.size() == nothing || cache_path.empty()) return {};
-  std::ofstream out(cache_path, std::ios::app);
-  out << found << std::flush;
-  if (!out) return invalid_argument("cannot write the timings of products to " + cache_path);
   return {};
 }
 

@@ -8,6 +8,8 @@
 
 namespace skein::cuda {
 
+class ProductTimings;
+
 // Products through cuBLASLt, each with the algorithm that was the fastest for its shape when it was timed, or else the
 // library's first proposal. Single-owner: the executor thread.
 class CublasLt {
@@ -23,11 +25,9 @@ class CublasLt {
 
   // Finds the fastest of the library's proposals for each of the products, by running them: x should hold numbers as
   // they will be, for the GPU is faster on zeros; out and the device's scratch memory are overwritten. Products that
-  // differ in nothing but their weights are run by turns: several of them, so that weights come from memory. An
-  // algorithm serves every number of tokens of its bucket (powers of two and halfway between: 96, 128, 192, ...).
-  // What `cache_path` knows of this GPU model, driver and library version is not timed again, what is found is added to
-  // it; the file may be absent or damaged. An empty path: no file. Not while a graph is recorded.
-  Status tune(CudaDevice& device, std::span<const LinearArgs> products, const std::string& cache_path);
+  // differ in nothing but their weights are run by turns: several of them, so that weights come from memory. What
+  // `timings` knows is not timed again, what is found is added to it. Not while a graph is recorded.
+  Status tune(CudaDevice& device, std::span<const LinearArgs> products, ProductTimings& timings);
 
  private:
   struct State;

@@ -171,15 +171,15 @@ struct Consumer {
 
   // To the first block of the cluster.
   __device__ void send(const Work& work) {
-    const uint32_t barrier = address_in_block(&shared.received, 0);
+    const uint32_t barrier = shared_address_of(&shared.received, 0);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      const uint32_t to = address_in_block(shared.received_at(work.chunk, g), 0);
+      const uint32_t to = shared_address_of(shared.received_at(work.chunk, g), 0);
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
-        store_in_block(to + Result::vector_at(v, thread, 4) * 16, vector_of(g, v), barrier);
+        store_and_count(to + Result::vector_at(v, thread, 4) * 16, vector_of(g, v), barrier);
       }
-      if (thread < 4) store_in_block(to + Result::sums_at(thread, 4) * 16, sums_of(g), barrier);
+      if (thread < 4) store_and_count(to + Result::sums_at(thread, 4) * 16, sums_of(g), barrier);
     }
   }
 

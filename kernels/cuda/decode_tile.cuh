@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/decode_attention.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -21,12 +22,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// The transpose of an 8 x 8 matrix of 16-bit elements: lane t has elements 2 (t % 4) and + 1 of row t / 4.
-__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
-  uint32_t out;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
-  return out;
-}
 __device__ __forceinline__ float max_over_rows(float x) {
 #pragma unroll
   for (int distance = 4; distance < 32; distance *= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, distance));
@@ -45,23 +40,6 @@ __device__ __forceinline__ float reciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// The address of the same variable in the cluster's block `rank`.
-__device__ __forceinline__ uint32_t address_in_block(const void* pointer, uint32_t rank) {
-  uint32_t address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(pointer)), "r"(rank));
-  return address;
-}
-// A store to another block, which counts as 16 bytes at its barrier.
-__device__ __forceinline__ void store_in_block(uint32_t to, const float4& value, uint32_t barrier) {
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
-      "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
-      : "memory");
 }
 
 // --- A warp's part of a chunk ---

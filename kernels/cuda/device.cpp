@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/cuda/cublas.h"
+#include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/peers.h"
 #include "kernels/cuda/weight_upload.h"
 
@@ -74,6 +75,7 @@ Status CudaDevice::prepare(int index) {
   }
   RETURN_IF_ERROR(first_error_);
   ASSIGN_OR_RETURN(cublas_, CublasLt::open());
+  linear_choice_ = std::make_unique<LinearChoice>();
   return {};
 }
 
@@ -84,7 +86,7 @@ CudaDevice::~CudaDevice() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   weight_upload_.reset();
   peers_.reset();
-  for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  forget_recorded();
   for (CUevent_st* event : marks_) cudaEventDestroy(event);
   cudaFreeHost(ring_);
   cudaFree(counters_);
@@ -226,6 +228,11 @@ void CudaDevice::record(uint64_t key) {
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
   recording_ = true;
   recording_key_ = key;
+}
+
+void CudaDevice::forget_recorded() {
+  for (const auto& [key, graph] : graphs_) check(cudaGraphExecDestroy(graph), "cudaGraphExecDestroy");
+  graphs_.clear();
 }
 
 Status CudaDevice::end_record() {

@@ -15,6 +15,7 @@ struct CUgraphExec_st;
 namespace skein::cuda {
 
 class CublasLt;
+class LinearChoice;
 class Peers;
 class WeightUpload;
 
@@ -42,6 +43,7 @@ class CudaDevice : public Device {
   uint32_t* counters() const { return counters_; }  // (kCounters)
 
   CublasLt& cublas() const { return *cublas_; }
+  LinearChoice& linear_choice() const { return *linear_choice_; }
 
   // Once.
   Result<const PeerGroup*> join_peers(const PeerSetup& setup);
@@ -67,6 +69,7 @@ class CudaDevice : public Device {
   bool replay(uint64_t key);
   void record(uint64_t key);
   Status end_record();
+  void forget_recorded();
 
  private:
   CudaDevice();
@@ -87,6 +90,7 @@ class CudaDevice : public Device {
   uint32_t* counters_ = nullptr;
   Status first_error_;
   std::unique_ptr<CublasLt> cublas_;
+  std::unique_ptr<LinearChoice> linear_choice_;
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<WeightUpload> weight_upload_;
 

@@ -6,36 +6,25 @@
 #include "base/checked.h"
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tensor_map.h"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/linear_tile.cuh"
 
 namespace skein::cuda {
 namespace {
 
-constexpr int kTileColumns = 64;  // 128 bytes, the width of the swizzle
-constexpr int kRowBytes = kTileColumns * 2;
-constexpr int kGroupRows = 64;  // the M side of wgmma
 constexpr int kHeaderBytes = 1024;
 constexpr int kStagesMax = 32;
 constexpr int kSharedBytesMax = 216 << 10;
 constexpr int kBand = 8;  // token tiles that run side by side, so that the L2 cache serves what blocks read of them
 
 struct InvariantArgs {
-  int rows = 0;  // outputs, or pairs
+  LinearOut out;
   int tile_rows = 0;
   int row_clusters = 0;
   int token_tiles = 0;
   int tiles = 0;  // those behind the last row, which fill clusters, included
   int steps = 0;  // stages of a tile
   int stages = 0;
-  int tokens = 0;
   uint32_t* claims = nullptr;  // {tiles taken, blocks done}, zero between launches; null: every block has its tiles
-  unsigned char* out = nullptr;
-  int64_t out_stride = 0;
-  bool out_f32 = false;
-  bool out_pairs = false;  // neighbours (2 i, 2 i + 1) of a row of out lie in one word
-  const float* bias = nullptr;
 };
 
 // The kShare blocks of a cluster work on neighbouring rows of the same tokens, and each reads a share of those.
@@ -46,7 +35,7 @@ struct Shape {
   static constexpr bool kGated = kGated_;
   static constexpr int kShare = kShare_;
   static constexpr int kDepth = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;  // column tiles of a stage
-  static constexpr int kXBytes = kDepth * kTokens * kRowBytes;
+  static constexpr int kXBytes = kDepth * kTokens * kTileRowBytes;
   static constexpr int kSlice = kTokens / kShare;  // tokens that a block reads of a tile
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 32;
@@ -66,7 +55,7 @@ struct Ring {
         empty(full + kStagesMax),
         tile_of(reinterpret_cast<int*>(empty + kStagesMax)),
         weights(shared + kHeaderBytes),
-        weight_bytes(args.tile_rows * S::kDepth * kRowBytes) {
+        weight_bytes(args.tile_rows * S::kDepth * kTileRowBytes) {
     x = weights + args.stages * weight_bytes;
   }
 };
@@ -133,17 +122,17 @@ struct Producer {
 
   // Slices of a tile that have tokens. The others stay unread: the copy engine takes its time to fill in zeros.
   __device__ __forceinline__ int slices(const Tile& tile) const {
-    return min(S::kShare, (args.tokens - tile.token * S::kTokens + S::kSlice - 1) / S::kSlice);
+    return min(S::kShare, (args.out.tokens - tile.token * S::kTokens + S::kSlice - 1) / S::kSlice);
   }
 
   __device__ __forceinline__ void load_weights(int stage, const Cursor<S>& at) const {
     uint64_t* full = &ring.full[stage];
     ring.tile_of[stage] = at.index;
-    constexpr int kSliceBytes = S::kDepth * S::kSlice * kRowBytes;
+    constexpr int kSliceBytes = S::kDepth * S::kSlice * kTileRowBytes;
     barrier_arrive_expect(full, static_cast<uint32_t>(ring.weight_bytes + slices(at.tile) * kSliceBytes));
     unsigned char* to = ring.weights + stage * ring.weight_bytes;
 #pragma unroll
-    for (int i = 0; i < S::kDepth; ++i, to += args.tile_rows * kRowBytes) {
+    for (int i = 0; i < S::kDepth; ++i, to += args.tile_rows * kTileRowBytes) {
       const int column = (at.step * S::kDepth + i) * kTileColumns;
       if constexpr (S::kGated) {
         tensor_load_4d(to, &weight_map, column, 0, 0, at.tile.row * (args.tile_rows / 16), full, weight_policy);
@@ -158,13 +147,13 @@ struct Producer {
     unsigned char* to = ring.x + stage * S::kXBytes;
     const int token = at.tile.token * S::kTokens;
 #pragma unroll
-    for (int i = 0; i < S::kDepth; ++i, to += S::kTokens * kRowBytes) {
+    for (int i = 0; i < S::kDepth; ++i, to += S::kTokens * kTileRowBytes) {
       const int column = (at.step * S::kDepth + i) * kTileColumns;
       if constexpr (S::kShare == 1) {
         tensor_load_2d(to, &x_map, column, token, &ring.full[stage], x_policy);
       } else {
         constexpr uint32_t mask = (1u << S::kShare) - 1;
-        tensor_multicast_2d(to + work.share * S::kSlice * kRowBytes, &x_map, column, token + work.share * S::kSlice,
+        tensor_multicast_2d(to + work.share * S::kSlice * kTileRowBytes, &x_map, column, token + work.share * S::kSlice,
                             &ring.full[stage], mask, x_policy);
       }
     }
@@ -211,79 +200,6 @@ struct Producer {
   }
 };
 
-__device__ __forceinline__ float gated(float gate, float up) { return __fdividef(gate, 1 + __expf(-gate)) * up; }
-
-// The transpose of an 8 x 8 matrix of bf16: lane t has elements 2 (t % 4) and + 1 of row t / 4.
-__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
-  uint32_t out;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
-  return out;
-}
-
-// Eight outputs from `row` on of eight tokens from `token` on, by a warp: this thread has output t / 4 of tokens
-// 2 (t % 4) and + 1.
-__device__ __forceinline__ void store_square(const InvariantArgs& args, int row, int token, float first,
-                                             float second) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (args.out_f32) {
-    float* out = reinterpret_cast<float*>(args.out) + row + lane / 4;
-    const int at = token + lane % 4 * 2;
-    if (row + lane / 4 >= args.rows) return;
-    if (at < args.tokens) out[at * args.out_stride] = first;
-    if (at + 1 < args.tokens) out[(at + 1) * args.out_stride] = second;
-    return;
-  }
-  const uint32_t pair = transposed(pack_bf16(first, second));
-  const int at = row + lane % 4 * 2;
-  if (token + lane / 4 >= args.tokens || at >= args.rows) return;
-  auto* out = reinterpret_cast<uint16_t*>(args.out) + (token + lane / 4) * args.out_stride + at;
-  if (args.out_pairs && at + 1 < args.rows) {
-    *reinterpret_cast<uint32_t*>(out) = pair;
-  } else {
-    out[0] = static_cast<uint16_t>(pair);
-    if (at + 1 < args.rows) out[1] = static_cast<uint16_t>(pair >> 16);
-  }
-}
-
-// A warp's 16 rows of weights (from `local` of the tile on) by the tile's tokens.
-template <typename S>
-__device__ __forceinline__ void store_tile(const InvariantArgs& args, const float (&sums)[S::kTokens / 2], Tile tile,
-                                           int local) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int tile_outputs = args.tile_rows / (S::kGated ? 2 : 1);
-  const int row = tile.row * tile_outputs + (S::kGated ? local / 2 : local);
-  float bias[2] = {};  // of the thread's two rows of weights
-  if (args.bias != nullptr) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int output = row + lane / 4 + (S::kGated ? 0 : 8 * half);
-      if (output < args.rows) bias[half] = __ldg(args.bias + output + (S::kGated ? half * args.rows : 0));
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < S::kTokens / 8; ++i) {
-    const int token = tile.token * S::kTokens + 8 * i;
-    if (token >= args.tokens) break;
-    if constexpr (S::kGated) {
-      if (local >= args.tile_rows) break;
-      store_square(args, row, token, gated(sums[4 * i] + bias[0], sums[4 * i + 2] + bias[1]),
-                   gated(sums[4 * i + 1] + bias[0], sums[4 * i + 3] + bias[1]));
-    } else {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (local + 8 * half >= args.tile_rows) break;
-        store_square(args, row + 8 * half, token, sums[4 * i + 2 * half] + bias[half],
-                     sums[4 * i + 2 * half + 1] + bias[half]);
-      }
-    }
-  }
-}
-
-// A descriptor from its changing half.
-__device__ __forceinline__ uint64_t operand(uint32_t low) {
-  return (k_major_operand(0) & 0xffffffff00000000u) | low;
-}
-
 // The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
 template <typename S>
 __device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
@@ -299,11 +215,11 @@ __device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
 template <typename S>
 __device__ void consume(const Ring<S>& ring, const InvariantArgs& args) {
   const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
-  constexpr uint32_t kXStep = S::kTokens * kRowBytes / 16;
+  constexpr uint32_t kXStep = S::kTokens * kTileRowBytes / 16;
   const Work<S> work;
-  const auto tile_step = static_cast<uint32_t>(args.tile_rows * kRowBytes / 16);
+  const auto tile_step = static_cast<uint32_t>(args.tile_rows * kTileRowBytes / 16);
   const uint32_t weights = static_cast<uint32_t>(k_major_operand(shared_address(ring.weights))) +
-                           static_cast<uint32_t>(warp / 4) * (kGroupRows * kRowBytes / 16);
+                           static_cast<uint32_t>(warp / 4) * (kGroupRows * kTileRowBytes / 16);
   const auto x = static_cast<uint32_t>(k_major_operand(shared_address(ring.x)));
   if constexpr (S::kShare > 1) cluster_wait();
   wait_for_previous_launch();  // it may still read what this one writes
@@ -348,7 +264,8 @@ __device__ void consume(const Ring<S>& ring, const InvariantArgs& args) {
     wgmma_wait<0>();
     release(ring, before);
     hold(sums);
-    store_tile<S>(args, sums, tile_at<S>(args, tile), warp * 16);
+    const Tile at = tile_at<S>(args, tile);
+    store_sums<S::kGated>(args.out, sums, at.row, args.tile_rows, warp * 16, at.token * S::kTokens);
   }
 }
 
@@ -383,32 +300,13 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   }
 }
 
-CUtensorMap map_of(const Tensor& matrix, int box_rows) {
-  return tensor_map({.data = matrix.data,
-                     .dimensions = 2,
-                     .sizes = {static_cast<uint64_t>(matrix.columns), static_cast<uint64_t>(matrix.rows)},
-                     .strides = {static_cast<uint64_t>(matrix.row_stride) * 2},
-                     .box = {kTileColumns, static_cast<uint32_t>(box_rows)}});
-}
-
-// Eight gate rows, the eight up rows of the same pairs, the next eight gate rows, and so on.
-CUtensorMap map_of_pairs(const Tensor& matrix, int box_rows) {
-  const auto pairs = static_cast<uint64_t>(matrix.rows / 2);
-  const uint64_t row_bytes = static_cast<uint64_t>(matrix.row_stride) * 2;
-  return tensor_map({.data = matrix.data,
-                     .dimensions = 4,
-                     .sizes = {static_cast<uint64_t>(matrix.columns), 8, 2, pairs / 8},
-                     .strides = {row_bytes, pairs * row_bytes, 8 * row_bytes},
-                     .box = {kTileColumns, 8, 2, static_cast<uint32_t>(box_rows / 16)}});
-}
-
 template <typename S>
 void launch_invariant(CudaDevice& device, const Tensor& weight, const Tensor& x, const InvariantPlan& plan,
                       InvariantArgs args) {
   CHECK_EQ(plan.blocks % S::kShare, 0);
   CHECK(plan.tile_rows % (S::kGated ? 16 : 8) == 0 && plan.tile_rows <= kGroupRows * S::kGroups);
   CHECK(S::kGroups == 1 || plan.tile_rows > kGroupRows * (S::kGroups - 1));
-  const int stage_bytes = plan.tile_rows * S::kDepth * kRowBytes + S::kXBytes;
+  const int stage_bytes = plan.tile_rows * S::kDepth * kTileRowBytes + S::kXBytes;
   args.tile_rows = plan.tile_rows;
   args.row_clusters = ceil_div(plan.row_tiles, S::kShare);
   args.token_tiles = plan.token_tiles;
@@ -416,7 +314,7 @@ void launch_invariant(CudaDevice& device, const Tensor& weight, const Tensor& x,
   args.steps = static_cast<int>(ceil_div<int64_t>(weight.columns, kTileColumns * S::kDepth));
   args.stages = std::clamp((kSharedBytesMax - kHeaderBytes) / stage_bytes, 2, kStagesMax);
   // A product reads 64 rows of a tile that may have fewer: what follows must be there, not mean anything.
-  const int overhang = std::max(0, (kGroupRows * S::kGroups - plan.tile_rows) * kRowBytes - args.stages * S::kXBytes);
+  const int overhang = std::max(0, (kGroupRows * S::kGroups - plan.tile_rows) * kTileRowBytes - args.stages * S::kXBytes);
   const auto shared_bytes = static_cast<size_t>(kHeaderBytes + args.stages * stage_bytes + overhang);
   // Worth its while if a block makes several tiles; the first filling must not reach the last.
   const int64_t own = ceil_div(args.stages, args.steps) * int64_t{plan.blocks};
@@ -428,8 +326,8 @@ void launch_invariant(CudaDevice& device, const Tensor& weight, const Tensor& x,
           .threads = dim3(S::kThreads),
           .shared_bytes = shared_bytes,
           .cluster = S::kShare},
-         S::kGated ? map_of_pairs(weight, plan.tile_rows) : map_of(weight, plan.tile_rows),
-         map_of(x, S::kTokens / S::kShare), args);
+         S::kGated ? map_of_pairs(weight, plan.tile_rows) : map_of_rows(weight, plan.tile_rows),
+         map_of_rows(x, S::kTokens / S::kShare), args);
 }
 
 template <bool kGated>
@@ -441,14 +339,7 @@ void run_invariant(CudaDevice& device, const Tensor& out, const Tensor& weight, 
   CHECK_EQ(out.columns, rows);
   CHECK_GE(int64_t{plan.row_tiles} * plan.tile_rows, weight.rows);
   CHECK_GE(int64_t{plan.token_tiles} * plan.tokens, x.rows);
-  const InvariantArgs args = {
-      .rows = static_cast<int>(rows),
-      .tokens = static_cast<int>(x.rows),
-      .out = static_cast<unsigned char*>(out.data),
-      .out_stride = out.row_stride,
-      .out_f32 = out.format == Format::kF32,
-      .out_pairs = reinterpret_cast<uintptr_t>(out.data) % 4 == 0 && out.row_stride % 2 == 0,
-      .bias = bias};
+  const InvariantArgs args = {.out = linear_out(out, bias)};
   if (plan.tokens == 8) return launch_invariant<Shape<8, 1, kGated, 1>>(device, weight, x, plan, args);
   if (plan.tokens == 16) return launch_invariant<Shape<16, 1, kGated, 1>>(device, weight, x, plan, args);
   if (plan.tokens == 32) return launch_invariant<Shape<32, 1, kGated, 2>>(device, weight, x, plan, args);
@@ -477,10 +368,7 @@ InvariantPlan cut(const Tensor& x, const Tensor& weight, int tokens, int warpgro
 }  // namespace
 
 bool invariant_linear_fits(const Tensor& x, const Tensor& weight) {
-  const auto aligned = [](const Tensor& tensor) {
-    return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_stride % 8 == 0;
-  };
-  return aligned(x) && aligned(weight);
+  return copy_engine_reads(x) && copy_engine_reads(weight);
 }
 
 bool invariant_gated_fits(const Tensor& x, const Tensor& weight) {

@@ -1,25 +1,24 @@
-#include <optional>
-
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/invariant_linear.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/narrow_linear.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/split_linear.h"
 #include "kernels/cuda/vector_linear.h"
 
-// Who multiplies: a few tokens our own kernels, which read weights at the memory's speed, by dot products for one token
-// and by the tensor cores for more; then cuBLASLt. Rows that neither can read (not 16-byte aligned) are for a plain
-// kernel that is right and slow. A deterministic device has the batch-invariant kernels instead, at every number of
-// tokens; the plain one is invariant, too.
+// Products, by whom LinearChoice names: up to 16 tokens our own kernels, which read weights at the memory's speed, by
+// dot products for one token and by the tensor cores for more; then whoever was the fastest when they were timed. Rows
+// that nobody can read (not 16-byte aligned) are for a plain kernel that is right and slow. A deterministic device has
+// the batch-invariant kernels instead, at every number of tokens; the plain one is invariant, too.
 
 namespace skein::cuda {
 namespace {
 
 constexpr int kPlainWarps = 4;
 constexpr int kBiasThreads = 256;
-constexpr int64_t kOwnTokensMax = 32;
 
 struct PlainArgs {
   unsigned char* out = nullptr;
@@ -85,12 +84,6 @@ void check_product(const Tensor& out, const Tensor& x, const Tensor& weight) {
   CHECK_GE(weight.row_stride, weight.columns);
 }
 
-// Our own kernel's plan if it is the faster one: from 33 tokens on shared memory cannot keep up.
-std::optional<NarrowPlan> own_plan(const CudaDevice& device, const Tensor& x, const Tensor& weight, bool gated) {
-  if (x.rows > kOwnTokensMax || !narrow_can(x, weight)) return std::nullopt;
-  return plan_narrow(weight.rows / (gated ? 2 : 1), x.rows, gated, device.multiprocessors());
-}
-
 void plain_linear(CudaDevice& device, const LinearArgs& args) {
   const PlainArgs plain = {.out = static_cast<unsigned char*>(args.out.data),
                            .x = static_cast<const __nv_bfloat16*>(args.x.data),
@@ -117,28 +110,73 @@ void add_bias(CudaDevice& device, const LinearArgs& args) {
          args.out.format == Format::kF32);
 }
 
-// What is asked here must not change with the number of tokens.
-void deterministic_linear(CudaDevice& device, const LinearArgs& args) {
-  if (!invariant_linear_fits(args.x, args.weight)) return plain_linear(device, args);
-  invariant_linear(device, args, plan_invariant(args.x, args.weight, false, device.multiprocessors()));
+void library_linear(CudaDevice& device, const LinearArgs& args) {
+  if (!device.cublas().multiply(device, args)) return plain_linear(device, args);
+  if (args.bias != nullptr) add_bias(device, args);
+}
+
+// A product, then SwiGLU.
+void apart(CudaDevice& device, const GatedLinearArgs& args, void (*product)(CudaDevice&, const LinearArgs&)) {
+  product(device, {.out = args.gate_up, .x = args.x, .weight = args.weight, .bias = args.bias});
+  silu_mul(device, {.out = args.out, .gate_up = args.gate_up});
+}
+
+NarrowPlan narrow_plan(const CudaDevice& device, const Tensor& x, const Tensor& weight, bool gated) {
+  return plan_narrow(weight.rows / (gated ? 2 : 1), x.rows, gated, device.multiprocessors());
 }
 
 }  // namespace
+
+bool linear_way_fits(LinearWay way, const Tensor& x, const Tensor& weight, bool gated) {
+  switch (way) {
+    case LinearWay::kVector: return vector_linear_fits(x, weight);
+    case LinearWay::kNarrow: return x.rows <= kNarrowTokensMax && narrow_can(x, weight);
+    case LinearWay::kSplit: return split_linear_fits(x, weight, gated);
+    case LinearWay::kInvariant: return gated ? invariant_gated_fits(x, weight) : invariant_linear_fits(x, weight);
+    case LinearWay::kLibrary: break;
+  }
+  return true;
+}
+
+void run_linear(CudaDevice& device, LinearWay way, const LinearArgs& args) {
+  const int multiprocessors = device.multiprocessors();
+  switch (way) {
+    case LinearWay::kVector:
+      return vector_linear(device,
+                           {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = false});
+    case LinearWay::kNarrow: return narrow_linear(device, args, narrow_plan(device, args.x, args.weight, false));
+    case LinearWay::kSplit:
+      return split_linear(device, args, plan_split(args.x, args.weight, false, multiprocessors));
+    case LinearWay::kInvariant:
+      return invariant_linear(device, args, plan_invariant(args.x, args.weight, false, multiprocessors));
+    case LinearWay::kLibrary: return library_linear(device, args);
+  }
+}
+
+void run_gated_linear(CudaDevice& device, LinearWay way, const GatedLinearArgs& args) {
+  const int multiprocessors = device.multiprocessors();
+  switch (way) {
+    case LinearWay::kVector:
+      return vector_linear(device,
+                           {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = true});
+    case LinearWay::kNarrow: return narrow_gated_linear(device, args, narrow_plan(device, args.x, args.weight, true));
+    case LinearWay::kSplit:
+      return split_gated_linear(device, args, plan_split(args.x, args.weight, true, multiprocessors));
+    case LinearWay::kInvariant:
+      return invariant_gated_linear(device, args, plan_invariant(args.x, args.weight, true, multiprocessors));
+    case LinearWay::kLibrary: return apart(device, args, library_linear);
+  }
+}
 
 void linear(Device& device, const LinearArgs& args) {
   CudaDevice& gpu = device_of(device);
   check_product(args.out, args.x, args.weight);
   if (args.x.rows == 0) return;
-  if (gpu.deterministic()) return deterministic_linear(gpu, args);
-  if (vector_linear_fits(args.x, args.weight)) {
-    vector_linear(gpu, {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = false});
-  } else if (const auto plan = own_plan(gpu, args.x, args.weight, false)) {
-    narrow_linear(gpu, args, *plan);
-  } else if (gpu.cublas().multiply(gpu, args)) {
-    if (args.bias != nullptr) add_bias(gpu, args);
-  } else {
-    plain_linear(gpu, args);
+  if (!gpu.deterministic()) {
+    return run_linear(gpu, gpu.linear_choice().way(args.x, args.weight, false, args.out.format == Format::kF32), args);
   }
+  // What is asked here must not change with the number of tokens.
+  invariant_linear_fits(args.x, args.weight) ? run_linear(gpu, LinearWay::kInvariant, args) : plain_linear(gpu, args);
 }
 
 void gated_linear(Device& device, const GatedLinearArgs& args) {
@@ -148,18 +186,11 @@ void gated_linear(Device& device, const GatedLinearArgs& args) {
   CHECK_EQ(args.out.columns * 2, args.weight.rows);
   CHECK(args.out.format == Format::kBF16);
   if (args.x.rows == 0) return;
-  if (gpu.deterministic()) {
-    if (invariant_gated_fits(args.x, args.weight)) {
-      return invariant_gated_linear(gpu, args, plan_invariant(args.x, args.weight, true, gpu.multiprocessors()));
-    }
-  } else if (vector_linear_fits(args.x, args.weight)) {
-    vector_linear(gpu, {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = true});
-    return;
-  } else if (const auto plan = own_plan(gpu, args.x, args.weight, true)) {
-    return narrow_gated_linear(gpu, args, *plan);
+  if (!gpu.deterministic()) {
+    return run_gated_linear(gpu, gpu.linear_choice().way(args.x, args.weight, true, false), args);
   }
-  linear(device, {.out = args.gate_up, .x = args.x, .weight = args.weight, .bias = args.bias});
-  silu_mul(device, {.out = args.out, .gate_up = args.gate_up});
+  if (invariant_gated_fits(args.x, args.weight)) return run_gated_linear(gpu, LinearWay::kInvariant, args);
+  apart(gpu, args, [](CudaDevice& invariant, const LinearArgs& product) { linear(invariant, product); });
 }
 
 }  // namespace skein::cuda

@@ -2,8 +2,8 @@
 
 #include "base/check.h"
 #include "base/checked.h"
-#include "kernels/cuda/cublas.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/ops.h"
 
@@ -33,6 +33,7 @@ Status synchronize(Device& device) { return cuda::device_of(device).synchronize(
 
 bool replay(Device& device, uint64_t key) { return cuda::device_of(device).replay(key); }
 void record(Device& device, uint64_t key) { cuda::device_of(device).record(key); }
+void forget_recorded(Device& device) { cuda::device_of(device).forget_recorded(); }
 Status end_record(Device& device) { return cuda::device_of(device).end_record(); }
 
 Result<const PeerGroup*> join_peers(Device& device, const PeerSetup& setup) {
@@ -69,7 +70,10 @@ Status prepare(Device& device, const PrepareArgs& args) {
   cuda::CudaDevice& gpu = cuda::device_of(device);
   gpu.end_weight_upload();  // weights are there
   if (gpu.deterministic()) return {};  // what is fastest differs with the number of tokens
-  return gpu.cublas().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), args.cache_path);
+  cuda::ProductTimings timings(args.cache_path);
+  RETURN_IF_ERROR(
+      gpu.linear_choice().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), timings));
+  return timings.save();
 }
 
 }  // namespace
@@ -95,6 +99,7 @@ const Ops& cuda_ops() {
       .replay = replay,
       .record = record,
       .end_record = end_record,
+      .forget_recorded = forget_recorded,
       .join_peers = join_peers,
       .identity = identity,
       .numerics = numerics,

@@ -5,8 +5,9 @@
 #include <fstream>
 #include <sstream>
 
-#include "kernels/cuda/cublas.h"
+#include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/narrow_linear.h"
+#include "kernels/cuda/split_linear.h"
 #include "tests/gpu/fixture.h"
 
 namespace skein::test {
@@ -245,6 +246,78 @@ TEST(NarrowGatedLinear, EveryPlan) {
   }
 }
 
+cuda::SplitPlan small_split(int64_t rows, int tile_rows, int64_t tokens, int clusters_max) {
+  const int tiles = static_cast<int>((rows + tile_rows - 1) / tile_rows);
+  return {.tokens = tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128,
+          .warpgroups = tile_rows <= 128 ? 2 : 3,
+          .tile_rows = tile_rows,
+          .tiles = tiles,
+          .clusters = std::min(tiles, clusters_max)};
+}
+
+// Every height of a tile; one to many tiles of a cluster; columns that fill no tile, blocks with unequal parts of them.
+TEST(SplitLinear, EveryPlan) {
+  for (const int64_t inputs : {200, 1096}) {
+    const Product p(128, 1000, inputs, 19);
+    for (int tile_rows = 8; tile_rows <= 192; tile_rows += 8) {
+      for (const int64_t tokens : {1, 17, 32, 33, 50, 64, 65, 128}) {
+        if (tokens > 64 && tile_rows > 128) continue;
+        const Format format = (tile_rows / 8 + tokens) % 2 == 0 ? Format::kBF16 : Format::kF32;
+        const int clusters_max = tile_rows % 24 == 0 ? 100 : 3;
+        Output out(format, tokens, p.outputs);
+        const LinearArgs args = {
+            .out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights(), .bias = p.bias.as<float>()};
+        ASSERT_TRUE(cuda::split_linear_fits(args.x, args.weight, false));
+        cuda::split_linear(gpu(), args, small_split(p.outputs, tile_rows, tokens, clusters_max));
+        expect_close(out.values(), linear_expected(p, tokens, true), tolerance(format),
+                     std::to_string(tile_rows) + " rows, " + name_of(p, tokens, format, true));
+      }
+    }
+  }
+}
+
+TEST(SplitGatedLinear, EveryPlan) {
+  const Product p(128, 2 * 504, 264, 20);
+  for (int tile_rows = 16; tile_rows <= 192; tile_rows += 16) {
+    for (const int64_t tokens : {1, 31, 33, 64, 100}) {
+      if (tokens > 64 && tile_rows > 128) continue;
+      const bool bias = tile_rows % 32 == 0;
+      Output out(Format::kBF16, tokens, p.outputs / 2);
+      const GatedLinearArgs args = {.out = out.tensor(),
+                                    .gate_up = out.tensor(),
+                                    .x = p.x_of(tokens),
+                                    .weight = p.weights(),
+                                    .bias = bias ? p.bias.as<float>() : nullptr};
+      ASSERT_TRUE(cuda::split_linear_fits(args.x, args.weight, true));
+      cuda::split_gated_linear(gpu(), args, small_split(p.outputs, tile_rows, tokens, 2));
+      expect_close(out.values(), gated_expected(p, tokens, bias), tolerance(Format::kBF16),
+                   std::to_string(tile_rows) + " rows, gated " + name_of(p, tokens, Format::kBF16, bias));
+    }
+  }
+}
+
+// Whatever the tokens' tile.
+TEST(SplitLinear, OrderDoesNotDependOnTokens) {
+  std::mt19937 random(21);
+  constexpr int kOutputs = 6144;
+  constexpr int kInputs = 4096;
+  const GpuMemory x = upload(gpu(), to_bf16(bf16_normals(random, int64_t{128} * kInputs)));
+  const GpuMemory weight = upload(gpu(), to_bf16(bf16_normals(random, int64_t{kOutputs} * kInputs, 0.02f)));
+  const auto run = [&](int64_t tokens) {
+    Output out(Format::kF32, tokens, kOutputs);
+    const LinearArgs args = {.out = out.tensor(),
+                             .x = matrix(x.as(), Format::kBF16, tokens, kInputs),
+                             .weight = matrix(weight.as(), Format::kBF16, kOutputs, kInputs)};
+    cuda::split_linear(gpu(), args, cuda::plan_split(args.x, args.weight, false, gpu().multiprocessors()));
+    return out.values();
+  };
+  const std::vector<float> all = run(128);
+  for (const int64_t tokens : {128, 128, 1, 17, 32, 37, 63, 64, 65, 100}) {
+    const std::vector<float> some = run(tokens);
+    EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin())) << tokens << " tokens";
+  }
+}
+
 // A token's row is bitwise the same however many tokens there are, and each time.
 TEST(NarrowLinear, OrderDoesNotDependOnTokens) {
   for (const auto& [outputs, inputs] : {std::pair{4096, 4096}, {6144, 2048}, {1024, 14336}}) {
@@ -312,7 +385,13 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-TEST(CublasLt, TunesOnceAndIgnoresWhatItCannotRead) {
+Status tune(std::span<const PreparedProduct> products, const std::string& path) {
+  return cuda_ops().prepare(gpu(), {.products = products.data(),
+                                    .count = static_cast<int>(products.size()),
+                                    .cache_path = path.c_str()});
+}
+
+TEST(LinearChoice, TunesOnceAndIgnoresWhatItCannotRead) {
   const std::string path = testing::TempDir() + "skein_linear_test_" + std::to_string(getpid());
   {
     std::ofstream file(path);
@@ -320,25 +399,52 @@ TEST(CublasLt, TunesOnceAndIgnoresWhatItCannotRead) {
   }
   const Product p(96, 256, 128, 15);
   Output out(Format::kBF16, 96, 256);
-  const LinearArgs product = {.out = out.tensor(), .x = p.x_of(96), .weight = p.weights()};
-  const LinearArgs alike[] = {product, product};
-  ASSERT_TRUE(gpu().cublas().tune(gpu(), alike, path).ok());
+  const PreparedProduct product = {.linear = {.out = out.tensor(), .x = p.x_of(96), .weight = p.weights()}, .gated = {}};
+  const PreparedProduct alike[] = {product, product};
+  ASSERT_TRUE(tune(alike, path).ok());
   const std::string once = read_file(path);
   EXPECT_TRUE(once.starts_with("nonsense\n"));
-  const size_t line = once.find("256\t128\t96\tbf16");
-  EXPECT_NE(line, std::string::npos) << once;
-  EXPECT_EQ(once.find("256\t128\t96\tbf16", line + 1), std::string::npos) << once;
-  ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
+  for (const std::string& line : {std::string("\t256\t128\t96\tbf16"), std::string("linear 1\t256\t128\t96\tbf16\t")}) {
+    EXPECT_NE(once.find(line), std::string::npos) << once;
+  }
+  EXPECT_EQ(std::ranges::count(once, '\n'), 6);  // the algorithm and the way are new
+  ASSERT_TRUE(tune({&product, 1}, path).ok());
   EXPECT_EQ(read_file(path), once);
   check_linear(p, 96, Format::kBF16, true);
 
   // A line cut off is timed again.
-  std::ofstream(path) << once.substr(0, once.size() - 20);
-  ASSERT_TRUE(gpu().cublas().tune(gpu(), std::span(&product, 1), path).ok());
+  std::ofstream(path) << once.substr(0, once.size() - 3);
+  ASSERT_TRUE(tune({&product, 1}, path).ok());
   EXPECT_GT(read_file(path).size(), once.size());
   check_linear(p, 96, Format::kBF16, false);
   std::remove(path.c_str());
-  EXPECT_FALSE(gpu().cublas().tune(gpu(), std::span(&product, 1), "/nowhere/at/all").ok());
+  EXPECT_FALSE(tune({&product, 1}, "/nowhere/at/all").ok());
+}
+
+// Who was chosen is asked no more than it can do: fewer tokens of the bucket, rows that it cannot read.
+TEST(LinearChoice, EveryWayThatIsThere) {
+  const Product p(200, 2 * 336, 328, 22);
+  for (const int64_t tokens : {17, 40, 100, 200}) {
+    GpuMemory gate_up(gpu(), tokens * p.outputs * 2);
+    for (const cuda::LinearWay way : {cuda::LinearWay::kVector, cuda::LinearWay::kNarrow, cuda::LinearWay::kSplit,
+                                      cuda::LinearWay::kInvariant, cuda::LinearWay::kLibrary}) {
+      const auto what = [&] { return std::to_string(static_cast<int>(way)) + ": " + std::to_string(tokens); };
+      if (cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), false)) {
+        Output out(Format::kF32, tokens, p.outputs);
+        cuda::run_linear(gpu(), way, {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights()});
+        expect_close(out.values(), linear_expected(p, tokens, false), tolerance(Format::kF32), what());
+      }
+      if (cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), true)) {
+        Output out(Format::kBF16, tokens, p.outputs / 2);
+        cuda::run_gated_linear(gpu(), way, {.out = out.tensor(),
+                                            .gate_up = matrix(gate_up.as(), Format::kBF16, tokens, p.outputs),
+                                            .x = p.x_of(tokens),
+                                            .weight = p.weights(),
+                                            .bias = p.bias.as<float>()});
+        expect_close(out.values(), gated_expected(p, tokens, true), 5e-3, "gated " + what());
+      }
+    }
+  }
 }
 
 }  // namespace

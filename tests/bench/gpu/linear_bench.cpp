@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "base/check.h"
-#include "kernels/cuda/cublas.h"
+#include "kernels/cuda/linear_choice.h"
 #include "tests/bench/gpu/bench.h"
 
-// Products of Llama-3.1-8B, whole and halved for two GPUs, by linear() and gated_linear() and by cuBLASLt's first
-// choice; then the four of a layer one after another, as in a decode step.
+// Products of Llama-3.1-8B, whole and halved for two GPUs, by linear() and gated_linear() and by each way that is
+// there; then the four of a layer one after another, as in a decode step.
 
 namespace skein::bench {
 namespace {
@@ -22,7 +22,7 @@ struct Product {
   int64_t outputs;
   int64_t inputs;
   bool gated = false;
-  bool logits = false;  // f32 out, never more than 64 tokens at once
+  bool logits = false;  // f32 out, never more than 256 tokens at once
 };
 constexpr Product kLayer[] = {
     {"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096, true}, {"down", 4096, 14336}};
@@ -54,16 +54,6 @@ LinearArgs args_of(const Product& product, int64_t tokens, void* out, void* x, v
           .weight = matrix(weight, Format::kBF16, product.outputs, product.inputs)};
 }
 
-void run(const Product& product, int64_t tokens, void* out, void* x, void* gate_up, void* weight) {
-  LinearArgs args = args_of(product, tokens, out, x, weight);
-  if (!product.gated) return cuda::linear(gpu(), args);
-  args.out.data = gate_up;
-  cuda::gated_linear(gpu(), {.out = matrix(out, Format::kBF16, tokens, product.outputs / 2),
-                             .gate_up = args.out,
-                             .x = args.x,
-                             .weight = args.weight});
-}
-
 std::string name_of(const Product& product, int64_t tokens) {
   return (product.gated ? "gated linear " : "linear ") + std::to_string(product.outputs) + "x" +
          std::to_string(product.inputs) + " m=" + std::to_string(tokens);
@@ -79,29 +69,58 @@ Line line_of(const Product& product, int64_t tokens, double us) {
           .flops = weights * static_cast<double>(tokens)};
 }
 
+GatedLinearArgs gated_args_of(const LinearArgs& args, void* out, void* gate_up) {
+  GatedLinearArgs gated = {
+      .out = matrix(out, Format::kBF16, args.x.rows, args.weight.rows / 2), .gate_up = args.out, .x = args.x,
+      .weight = args.weight};
+  gated.gate_up.data = gate_up;
+  return gated;
+}
+
+void run(const Product& product, int64_t tokens, void* out, void* x, void* gate_up, void* weight) {
+  const LinearArgs args = args_of(product, tokens, out, x, weight);
+  if (!product.gated) return cuda::linear(gpu(), args);
+  cuda::gated_linear(gpu(), gated_args_of(args, out, gate_up));
+}
+
+// Lets the device find its fastest way.
+void prepare(const Product& product, int64_t tokens, const Buffers& buffers) {
+  std::vector<PreparedProduct> alike;
+  for (int i = 0; i < 4; ++i) {
+    const LinearArgs args = args_of(product, tokens, product.gated ? buffers.gate_up : buffers.out, buffers.x,
+                                    buffers.weight(product, i));
+    const Tensor gated = matrix(buffers.out, Format::kBF16, tokens, product.outputs / 2);
+    alike.push_back({.linear = args, .gated = product.gated ? gated : Tensor{}});
+  }
+  CHECK(cuda_ops().prepare(gpu(), {.products = alike.data(), .count = 4}).ok());
+}
+
+constexpr std::pair<cuda::LinearWay, const char*> kWays[] = {{cuda::LinearWay::kVector, "vector"},
+                                                             {cuda::LinearWay::kNarrow, "narrow"},
+                                                             {cuda::LinearWay::kSplit, "split"},
+                                                             {cuda::LinearWay::kInvariant, "invariant"},
+                                                             {cuda::LinearWay::kLibrary, "cuBLASLt"}};
+
 void measure(const Product& product, const Buffers& buffers, std::span<const int64_t> token_counts) {
   for (const int64_t tokens : token_counts) {
-    if (product.logits && tokens > 64) break;
+    if (product.logits && tokens > 256) break;
     const int calls = tokens > 512 ? 4 : product.logits ? 6 : 20;
-    const auto ours = [&](int i) {
+    prepare(product, tokens, buffers);
+    report(line_of(product, tokens, time_us([&](int i) {
       run(product, tokens, buffers.out, buffers.x, buffers.gate_up, buffers.weight(product, i));
-    };
-    if (tokens > 32) {
-      std::vector<LinearArgs> alike;
-      for (int i = 0; i < 4; ++i) {
-        alike.push_back(args_of(product, tokens, buffers.gate_up, buffers.x, buffers.weight(product, i)));
-      }
-      CHECK(gpu().cublas().tune(gpu(), alike, "").ok());
+    }, calls, 5)));
+    if (gpu().deterministic()) continue;
+    for (const auto& [way, name] : kWays) {
+      const LinearArgs any = args_of(product, tokens, buffers.out, buffers.x, buffers.weight(product, 0));
+      if (!cuda::linear_way_fits(way, any.x, any.weight, product.gated)) continue;
+      Line line = line_of(product, tokens, time_us([&](int i) {
+        const LinearArgs args = args_of(product, tokens, buffers.out, buffers.x, buffers.weight(product, i));
+        if (!product.gated) return cuda::run_linear(gpu(), way, args);
+        cuda::run_gated_linear(gpu(), way, gated_args_of(args, buffers.out, buffers.gate_up));
+      }, calls, 5));
+      line.name = std::string("  ") + name;
+      report(line);
     }
-    report(line_of(product, tokens, time_us(ours, calls, 5)));
-    if (tokens > 64) continue;
-    const auto library = [&](int i) {
-      gpu().cublas().multiply(gpu(),
-                              args_of(product, tokens, buffers.gate_up, buffers.x, buffers.weight(product, i)));
-    };
-    Line line = line_of(product, tokens, time_us(library, calls, 5));
-    line.name = "  cuBLASLt, without what follows";
-    report(line);
   }
 }
 
@@ -111,7 +130,7 @@ void measure_chain(const Buffers& buffers, int64_t tokens) {
     std::byte* weight = buffers.weights + int64_t{i % kLayers} * (int64_t{440} << 20);
     auto* from = static_cast<std::byte*>(buffers.x);
     for (const Product& product : kLayer) {
-      std::byte* to = from + (int64_t{8} << 20);
+      std::byte* to = from + (int64_t{32} << 20);
       run(product, tokens, to, from, buffers.gate_up, weight);
       weight += product.outputs * product.inputs * 2;
       from = to;
@@ -129,10 +148,10 @@ void measure_chain(const Buffers& buffers, int64_t tokens) {
 int run_all(int argc, char** argv) {
   if (int status = open_bench(argc, argv)) return status;
   const Buffers buffers;
-  constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 8192};
+  constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 2048, 8192};
   for (const Product& product : kLayer) measure(product, buffers, kTokens);
   for (const Product& product : kOthers) measure(product, buffers, kTokens);
-  for (const int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256}) measure_chain(buffers, tokens);
+  for (const int64_t tokens : {1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024}) measure_chain(buffers, tokens);
   return gpu().synchronize().ok() ? 0 : 1;
 }
 

@@ -1,0 +1,103 @@
+#include "kernels/cuda/linear_choice.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string_view>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/cublas.h"
+
+namespace skein::cuda {
+namespace {
+
+struct Named {
+  LinearWay way;
+  std::string_view name;
+};
+// As tried where nothing was timed.
+constexpr std::array kWays{Named{LinearWay::kVector, "vector"}, Named{LinearWay::kNarrow, "narrow"},
+                           Named{LinearWay::kSplit, "split"}, Named{LinearWay::kInvariant, "invariant"},
+                           Named{LinearWay::kLibrary, "cublaslt"}};
+// Up to so many tokens a way is usually the fastest.
+int64_t usual_tokens(LinearWay way) {
+  switch (way) {
+    case LinearWay::kVector: return 1;
+    case LinearWay::kNarrow: return 32;
+    case LinearWay::kSplit: return 128;
+    case LinearWay::kInvariant: return 0;
+    case LinearWay::kLibrary: break;
+  }
+  return std::numeric_limits<int64_t>::max();
+}
+
+// With a number that grows when kernels change.
+std::string key_of(const ProductShape& shape, bool gated) {
+  return std::string(gated ? "gated" : "linear") + " 1\t" + name_of(shape);
+}
+
+void run(CudaDevice& device, LinearWay way, const PreparedProduct& product, bool gated) {
+  const LinearArgs& args = product.linear;
+  if (!gated) return run_linear(device, way, args);
+  run_gated_linear(device, way, {.out = product.gated, .gate_up = args.out, .x = args.x, .weight = args.weight, .bias = args.bias});
+}
+
+LinearWay fastest_of(CudaDevice& device, std::span<const PreparedProduct> alike, bool gated) {
+  const Tensor& x = alike[0].linear.x;
+  LinearWay fastest = LinearWay::kLibrary;
+  double best = std::numeric_limits<double>::infinity();
+  for (const auto& [way, name] : kWays) {
+    if (way == LinearWay::kVector || !linear_way_fits(way, x, alike[0].linear.weight, gated)) continue;
+    const double us = product_time_us(device, x.rows, [&](size_t i) {
+      run(device, way, alike[i % alike.size()], gated);
+      return true;
+    });
+    if (us >= best) continue;
+    best = us;
+    fastest = way;
+  }
+  return fastest;
+}
+
+}  // namespace
+
+LinearWay LinearChoice::way(const Tensor& x, const Tensor& weight, bool gated, bool out_f32) const {
+  if (x.rows > kCertainTokens) {
+    const auto found = fastest_.find({shape_of(x, weight, out_f32), gated});
+    if (found != fastest_.end() && linear_way_fits(found->second, x, weight, gated)) return found->second;
+  }
+  const auto usual = std::ranges::find_if(kWays, [&](const Named& named) {
+    return x.rows <= usual_tokens(named.way) && linear_way_fits(named.way, x, weight, gated);
+  });
+  return usual->way;
+}
+
+Status LinearChoice::tune(CudaDevice& device, std::span<const PreparedProduct> products, ProductTimings& timings) {
+  std::vector<LinearArgs> for_library;
+  std::map<std::pair<ProductShape, bool>, std::vector<PreparedProduct>> by_shape;
+  for (const PreparedProduct& product : products) {
+    const LinearArgs& args = product.linear;
+    if (args.x.rows <= kCertainTokens) continue;
+    for_library.push_back(args);
+    const bool gated = product.gated.data != nullptr;
+    by_shape[{shape_of(args.x, args.weight, args.out.format == Format::kF32), gated}].push_back(product);
+  }
+  RETURN_IF_ERROR(device.cublas().tune(device, for_library, timings));
+  for (const auto& [key, alike] : by_shape) {
+    const auto& [shape, gated] = key;
+    const std::string known = timings.find(key_of(shape, gated)).value_or("");
+    const auto named = std::ranges::find(kWays, known, &Named::name);
+    if (named != kWays.end()) {
+      fastest_[key] = named->way;
+      continue;
+    }
+    fastest_[key] = fastest_of(device, alike, gated);
+    const auto found = std::ranges::find(kWays, fastest_[key], &Named::way);
+    timings.add(key_of(shape, gated), std::string(found->name));
+    RETURN_IF_ERROR(device.synchronize());
+  }
+  return {};
+}
+
+}  // namespace skein::cuda

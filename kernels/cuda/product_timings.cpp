@@ -1,0 +1,101 @@
+#include "kernels/cuda/product_timings.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <bit>
+#include <fstream>
+#include <limits>
+#include <ranges>
+#include <utility>
+
+namespace skein::cuda {
+namespace {
+
+constexpr int kRounds = 3;
+constexpr size_t kCalls = 4;  // of a round
+constexpr size_t kCallsOfMany = 2;
+constexpr int64_t kManyTokens = 1024;  // from here on a call takes a millisecond
+
+// A device that does not answer is nobody's; its launches will tell.
+std::string current_machine() {
+  int index = 0;
+  int driver = 0;
+  cudaDeviceProp properties{};
+  cudaGetDevice(&index);
+  cudaDriverGetVersion(&driver);
+  cudaGetDeviceProperties(&properties, index);
+  return std::string(properties.name) + "\t" + std::to_string(driver) + "\t" + std::to_string(cublasLtGetVersion());
+}
+
+int64_t bucket(int64_t tokens) {
+  const int64_t power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(tokens)));
+  return tokens <= power / 4 * 3 ? power / 4 * 3 : power;
+}
+
+}  // namespace
+
+ProductShape shape_of(const Tensor& x, const Tensor& weight, bool out_f32) {
+  return {.outputs = weight.rows, .inputs = weight.columns, .tokens = bucket(x.rows), .out_f32 = out_f32};
+}
+
+std::string name_of(const ProductShape& shape) {
+  return std::to_string(shape.outputs) + "\t" + std::to_string(shape.inputs) + "\t" + std::to_string(shape.tokens) +
+         "\t" + (shape.out_f32 ? "f32" : "bf16");
+}
+
+ProductTimings::ProductTimings(std::string path) : path_(std::move(path)), machine_(current_machine()) {
+  std::ifstream in(path_);
+  for (std::string line; std::getline(in, line);) {
+    cut_off_ = in.eof();  // nothing behind the line's last character, not even its end
+    if (line.starts_with(machine_ + "\t")) known_.push_back(line.substr(machine_.size() + 1));
+  }
+}
+
+std::optional<std::string> ProductTimings::find(const std::string& key) const {
+  for (const std::string& line : std::views::reverse(known_)) {
+    if (line.starts_with(key + "\t")) return line.substr(key.size() + 1);
+  }
+  return std::nullopt;
+}
+
+void ProductTimings::add(const std::string& key, const std::string& value) {
+  added_ += machine_ + "\t" + key + "\t" + value + "\n";
+}
+
+Status ProductTimings::save() const {
+  if (added_.empty() || path_.empty()) return {};
+  std::ofstream out(path_, std::ios::app);
+  out << (cut_off_ ? "\n" : "") << added_ << std::flush;
+  if (!out) return invalid_argument("cannot write the timings of products to " + path_);
+  return {};
+}
+
+double product_time_us(CudaDevice& device, int64_t tokens, const std::function<bool(size_t)>& body) {
+  const size_t calls = tokens < kManyTokens ? kCalls : kCallsOfMany;
+  cudaEvent_t begin = nullptr;
+  cudaEvent_t end = nullptr;
+  device.check(cudaEventCreate(&begin), "cudaEventCreate");
+  device.check(cudaEventCreate(&end), "cudaEventCreate");
+  std::vector<float> times;
+  bool runs = true;
+  for (int round = 0; round <= kRounds && runs; ++round) {
+    // Meanwhile the host queues the calls.
+    device.check(cudaMemsetAsync(device.scratch(), 0, CudaDevice::kScratchBytes, device.stream()), "cudaMemsetAsync");
+    device.check(cudaEventRecord(begin, device.stream()), "cudaEventRecord");
+    for (size_t i = 0; i < calls && runs; ++i) runs = body(i);
+    device.check(cudaEventRecord(end, device.stream()), "cudaEventRecord");
+    device.check(cudaEventSynchronize(end), "cudaEventSynchronize");
+    float ms = 0;
+    device.check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
+    if (round > 0) times.push_back(ms * 1e3f / static_cast<float>(calls));  // the first one loads code
+  }
+  device.check(cudaEventDestroy(begin), "cudaEventDestroy");
+  device.check(cudaEventDestroy(end), "cudaEventDestroy");
+  if (!runs) return std::numeric_limits<double>::infinity();
+  std::ranges::sort(times);
+  return times[kRounds / 2];
+}
+
+}  // namespace skein::cuda
