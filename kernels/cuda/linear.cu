@@ -1,12 +1,11 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/cuda/cublas.h"
-#include "kernels/cuda/invariant_linear.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/narrow_linear.h"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/split_linear.h"
+#include "kernels/cuda/tiled_linear.h"
 #include "kernels/cuda/vector_linear.h"
 
 // Products, by whom LinearChoice names: up to 16 tokens our own kernels, which read weights at the memory's speed, by
@@ -125,45 +124,49 @@ NarrowPlan narrow_plan(const CudaDevice& device, const Tensor& x, const Tensor& 
   return plan_narrow(weight.rows / (gated ? 2 : 1), x.rows, gated, device.multiprocessors());
 }
 
+TiledPlan tiled_plan(const CudaDevice& device, LinearWay way, const Tensor& x, const Tensor& weight, bool gated) {
+  const int multiprocessors = device.multiprocessors();
+  if (way == LinearWay::kInvariant) return plan_invariant(x, weight, gated, multiprocessors);
+  return plan_streaming(x, weight, gated, way == LinearWay::kSplit ? 2 : 1, multiprocessors);
+}
+
 }  // namespace
 
 bool linear_way_fits(LinearWay way, const Tensor& x, const Tensor& weight, bool gated) {
   switch (way) {
     case LinearWay::kVector: return vector_linear_fits(x, weight);
     case LinearWay::kNarrow: return x.rows <= kNarrowTokensMax && narrow_can(x, weight);
-    case LinearWay::kSplit: return split_linear_fits(x, weight, gated);
-    case LinearWay::kInvariant: return gated ? invariant_gated_fits(x, weight) : invariant_linear_fits(x, weight);
+    case LinearWay::kInvariant: return gated ? tiled_gated_fits(x, weight) : tiled_linear_fits(x, weight);
+    case LinearWay::kStreaming:
+      return x.rows <= kStreamingTokensMax && linear_way_fits(LinearWay::kInvariant, x, weight, gated);
+    case LinearWay::kSplit: return splits_fit(weight) && linear_way_fits(LinearWay::kStreaming, x, weight, gated);
     case LinearWay::kLibrary: break;
   }
   return true;
 }
 
 void run_linear(CudaDevice& device, LinearWay way, const LinearArgs& args) {
-  const int multiprocessors = device.multiprocessors();
   switch (way) {
     case LinearWay::kVector:
       return vector_linear(device,
                            {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = false});
     case LinearWay::kNarrow: return narrow_linear(device, args, narrow_plan(device, args.x, args.weight, false));
-    case LinearWay::kSplit:
-      return split_linear(device, args, plan_split(args.x, args.weight, false, multiprocessors));
     case LinearWay::kInvariant:
-      return invariant_linear(device, args, plan_invariant(args.x, args.weight, false, multiprocessors));
+    case LinearWay::kStreaming:
+    case LinearWay::kSplit: return tiled_linear(device, args, tiled_plan(device, way, args.x, args.weight, false));
     case LinearWay::kLibrary: return library_linear(device, args);
   }
 }
 
 void run_gated_linear(CudaDevice& device, LinearWay way, const GatedLinearArgs& args) {
-  const int multiprocessors = device.multiprocessors();
   switch (way) {
     case LinearWay::kVector:
       return vector_linear(device,
                            {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = true});
     case LinearWay::kNarrow: return narrow_gated_linear(device, args, narrow_plan(device, args.x, args.weight, true));
-    case LinearWay::kSplit:
-      return split_gated_linear(device, args, plan_split(args.x, args.weight, true, multiprocessors));
     case LinearWay::kInvariant:
-      return invariant_gated_linear(device, args, plan_invariant(args.x, args.weight, true, multiprocessors));
+    case LinearWay::kStreaming:
+    case LinearWay::kSplit: return tiled_gated_linear(device, args, tiled_plan(device, way, args.x, args.weight, true));
     case LinearWay::kLibrary: return apart(device, args, library_linear);
   }
 }
@@ -176,7 +179,7 @@ void linear(Device& device, const LinearArgs& args) {
     return run_linear(gpu, gpu.linear_choice().way(args.x, args.weight, false, args.out.format == Format::kF32), args);
   }
   // What is asked here must not change with the number of tokens.
-  invariant_linear_fits(args.x, args.weight) ? run_linear(gpu, LinearWay::kInvariant, args) : plain_linear(gpu, args);
+  tiled_linear_fits(args.x, args.weight) ? run_linear(gpu, LinearWay::kInvariant, args) : plain_linear(gpu, args);
 }
 
 void gated_linear(Device& device, const GatedLinearArgs& args) {
@@ -189,7 +192,7 @@ void gated_linear(Device& device, const GatedLinearArgs& args) {
   if (!gpu.deterministic()) {
     return run_gated_linear(gpu, gpu.linear_choice().way(args.x, args.weight, true, false), args);
   }
-  if (invariant_gated_fits(args.x, args.weight)) return run_gated_linear(gpu, LinearWay::kInvariant, args);
+  if (tiled_gated_fits(args.x, args.weight)) return run_gated_linear(gpu, LinearWay::kInvariant, args);
   apart(gpu, args, [](CudaDevice& invariant, const LinearArgs& product) { linear(invariant, product); });
 }
 

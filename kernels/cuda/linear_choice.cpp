@@ -18,15 +18,16 @@ struct Named {
 };
 // As tried where nothing was timed.
 constexpr std::array kWays{Named{LinearWay::kVector, "vector"}, Named{LinearWay::kNarrow, "narrow"},
-                           Named{LinearWay::kSplit, "split"}, Named{LinearWay::kInvariant, "invariant"},
-                           Named{LinearWay::kLibrary, "cublaslt"}};
+                           Named{LinearWay::kInvariant, "invariant"}, Named{LinearWay::kStreaming, "streaming"},
+                           Named{LinearWay::kSplit, "split"}, Named{LinearWay::kLibrary, "cublaslt"}};
 // Up to so many tokens a way is usually the fastest.
 int64_t usual_tokens(LinearWay way) {
   switch (way) {
     case LinearWay::kVector: return 1;
     case LinearWay::kNarrow: return 32;
-    case LinearWay::kSplit: return 128;
-    case LinearWay::kInvariant: return 0;
+    case LinearWay::kInvariant:
+    case LinearWay::kStreaming:
+    case LinearWay::kSplit: return 0;
     case LinearWay::kLibrary: break;
   }
   return std::numeric_limits<int64_t>::max();

@@ -10,7 +10,7 @@
 namespace skein::cuda {
 
 // Who multiplies. kLibrary is cuBLASLt, with a launch of its own for SwiGLU; the others have that in their epilogue.
-enum class LinearWay { kVector, kNarrow, kSplit, kInvariant, kLibrary };
+enum class LinearWay { kVector, kNarrow, kInvariant, kStreaming, kSplit, kLibrary };
 
 // Whether a way is there for the product.
 bool linear_way_fits(LinearWay way, const Tensor& x, const Tensor& weight, bool gated);

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 
-#include "kernels/cuda/invariant_linear.h"
+#include "kernels/cuda/tiled_linear.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "tests/gpu/attention_fixture.h"
 
@@ -29,7 +29,7 @@ struct Product {
   }
 
   // Rows [first, first + count), by linear() and gated_linear() or cut in a given way.
-  std::vector<uint8_t> run(Kind kind, int64_t first, int64_t count, const cuda::InvariantPlan* plan = nullptr) const {
+  std::vector<uint8_t> run(Kind kind, int64_t first, int64_t count, const cuda::TiledPlan* plan = nullptr) const {
     const Format format = kind == Kind::kF32 ? Format::kF32 : Format::kBF16;
     const int64_t bytes = row_bytes(format, count * columns(kind));
     GpuMemory out(gpu(), bytes);
@@ -44,9 +44,9 @@ struct Product {
                                    .weight = linear.weight,
                                    .bias = linear.bias};
     if (kind == Kind::kGated) {
-      plan == nullptr ? cuda::gated_linear(gpu(), gated) : cuda::invariant_gated_linear(gpu(), gated, *plan);
+      plan == nullptr ? cuda::gated_linear(gpu(), gated) : cuda::tiled_gated_linear(gpu(), gated, *plan);
     } else {
-      plan == nullptr ? cuda::linear(gpu(), linear) : cuda::invariant_linear(gpu(), linear, *plan);
+      plan == nullptr ? cuda::linear(gpu(), linear) : cuda::tiled_linear(gpu(), linear, *plan);
     }
     EXPECT_TRUE(out.intact());
     return download<uint8_t>(gpu(), out.as(), bytes);
@@ -137,7 +137,7 @@ TEST_P(InvariantProduct, SameBitsInEveryCut) {
         const int share = cut.tokens <= 16 ? 1 : 2;
         for (const int blocks : {share, 6}) {
           const int64_t count = cut.tokens <= 16 ? 40 : 300;
-          const cuda::InvariantPlan plan = {
+          const cuda::TiledPlan plan = {
               .tokens = cut.tokens,
               .warpgroups = cut.warpgroups,
               .tile_rows = tile_rows,

@@ -7,7 +7,7 @@
 
 #include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/narrow_linear.h"
-#include "kernels/cuda/split_linear.h"
+#include "kernels/cuda/tiled_linear.h"
 #include "tests/gpu/fixture.h"
 
 namespace skein::test {
@@ -246,75 +246,51 @@ TEST(NarrowGatedLinear, EveryPlan) {
   }
 }
 
-cuda::SplitPlan small_split(int64_t rows, int tile_rows, int64_t tokens, int clusters_max) {
-  const int tiles = static_cast<int>((rows + tile_rows - 1) / tile_rows);
-  return {.tokens = tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128,
-          .warpgroups = tile_rows <= 128 ? 2 : 3,
+// Few clusters, several tiles for each.
+cuda::TiledPlan small_tiles(const Product& p, int tokens, int tile_rows, int splits, int clusters_max) {
+  const int row_tiles = static_cast<int>((p.outputs + tile_rows - 1) / tile_rows);
+  return {.tokens = tokens,
+          .warpgroups = tokens == 128 ? 2 : (tile_rows + 63) / 64,
+          .splits = splits,
           .tile_rows = tile_rows,
-          .tiles = tiles,
-          .clusters = std::min(tiles, clusters_max)};
+          .row_tiles = row_tiles,
+          .token_tiles = 1,
+          .blocks = std::min((row_tiles + 1) / 2, clusters_max) * 2 * splits};
 }
 
 // Every height of a tile; one to many tiles of a cluster; columns that fill no tile, blocks with unequal parts of them.
 TEST(SplitLinear, EveryPlan) {
-  for (const int64_t inputs : {200, 1096}) {
+  for (const int64_t inputs : {328, 1096}) {
     const Product p(128, 1000, inputs, 19);
-    for (int tile_rows = 8; tile_rows <= 192; tile_rows += 8) {
-      for (const int64_t tokens : {1, 17, 32, 33, 50, 64, 65, 128}) {
-        if (tokens > 64 && tile_rows > 128) continue;
-        const Format format = (tile_rows / 8 + tokens) % 2 == 0 ? Format::kBF16 : Format::kF32;
-        const int clusters_max = tile_rows % 24 == 0 ? 100 : 3;
-        Output out(format, tokens, p.outputs);
-        const LinearArgs args = {
-            .out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights(), .bias = p.bias.as<float>()};
-        ASSERT_TRUE(cuda::split_linear_fits(args.x, args.weight, false));
-        cuda::split_linear(gpu(), args, small_split(p.outputs, tile_rows, tokens, clusters_max));
-        expect_close(out.values(), linear_expected(p, tokens, true), tolerance(format),
-                     std::to_string(tile_rows) + " rows, " + name_of(p, tokens, format, true));
+    const Product pairs(128, 2 * 504, inputs, 20);
+    for (const int tile_tokens : {32, 64, 128}) {
+      for (int tile_rows = tile_tokens == 128 ? 72 : 8; tile_rows <= (tile_tokens == 32 ? 64 : 128); tile_rows += 8) {
+        for (const int splits : {1, 2}) {
+          const int tokens = tile_tokens - tile_rows / 8 % 5 * (tile_rows / 8 % 3);
+          const Format format = tile_rows / 8 % 2 == 0 ? Format::kBF16 : Format::kF32;
+          const int clusters_max = tile_rows % 24 == 0 ? 100 : 3;
+          const std::string what = std::to_string(tile_rows) + " rows, " + std::to_string(tile_tokens) +
+                                   " tokens of a tile, " + std::to_string(splits) + " splits, ";
+          Output out(format, tokens, p.outputs);
+          cuda::tiled_linear(gpu(),
+                             {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights(), .bias = p.bias.as<float>()},
+                             small_tiles(p, tile_tokens, tile_rows, splits, clusters_max));
+          expect_close(out.values(), linear_expected(p, tokens, true), tolerance(format),
+                       what + name_of(p, tokens, format, true));
+          if (tile_rows % 16 != 0) continue;
+          Output gated(Format::kBF16, tokens, pairs.outputs / 2);
+          cuda::tiled_gated_linear(gpu(),
+                                   {.out = gated.tensor(),
+                                    .gate_up = gated.tensor(),
+                                    .x = pairs.x_of(tokens),
+                                    .weight = pairs.weights(),
+                                    .bias = tile_rows % 32 == 0 ? pairs.bias.as<float>() : nullptr},
+                                   small_tiles(pairs, tile_tokens, tile_rows, splits, clusters_max));
+          expect_close(gated.values(), gated_expected(pairs, tokens, tile_rows % 32 == 0), tolerance(Format::kBF16),
+                       "gated, " + what + name_of(pairs, tokens, Format::kBF16, false));
+        }
       }
     }
-  }
-}
-
-TEST(SplitGatedLinear, EveryPlan) {
-  const Product p(128, 2 * 504, 264, 20);
-  for (int tile_rows = 16; tile_rows <= 192; tile_rows += 16) {
-    for (const int64_t tokens : {1, 31, 33, 64, 100}) {
-      if (tokens > 64 && tile_rows > 128) continue;
-      const bool bias = tile_rows % 32 == 0;
-      Output out(Format::kBF16, tokens, p.outputs / 2);
-      const GatedLinearArgs args = {.out = out.tensor(),
-                                    .gate_up = out.tensor(),
-                                    .x = p.x_of(tokens),
-                                    .weight = p.weights(),
-                                    .bias = bias ? p.bias.as<float>() : nullptr};
-      ASSERT_TRUE(cuda::split_linear_fits(args.x, args.weight, true));
-      cuda::split_gated_linear(gpu(), args, small_split(p.outputs, tile_rows, tokens, 2));
-      expect_close(out.values(), gated_expected(p, tokens, bias), tolerance(Format::kBF16),
-                   std::to_string(tile_rows) + " rows, gated " + name_of(p, tokens, Format::kBF16, bias));
-    }
-  }
-}
-
-// Whatever the tokens' tile.
-TEST(SplitLinear, OrderDoesNotDependOnTokens) {
-  std::mt19937 random(21);
-  constexpr int kOutputs = 6144;
-  constexpr int kInputs = 4096;
-  const GpuMemory x = upload(gpu(), to_bf16(bf16_normals(random, int64_t{128} * kInputs)));
-  const GpuMemory weight = upload(gpu(), to_bf16(bf16_normals(random, int64_t{kOutputs} * kInputs, 0.02f)));
-  const auto run = [&](int64_t tokens) {
-    Output out(Format::kF32, tokens, kOutputs);
-    const LinearArgs args = {.out = out.tensor(),
-                             .x = matrix(x.as(), Format::kBF16, tokens, kInputs),
-                             .weight = matrix(weight.as(), Format::kBF16, kOutputs, kInputs)};
-    cuda::split_linear(gpu(), args, cuda::plan_split(args.x, args.weight, false, gpu().multiprocessors()));
-    return out.values();
-  };
-  const std::vector<float> all = run(128);
-  for (const int64_t tokens : {128, 128, 1, 17, 32, 37, 63, 64, 65, 100}) {
-    const std::vector<float> some = run(tokens);
-    EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin())) << tokens << " tokens";
   }
 }
 
@@ -426,8 +402,8 @@ TEST(LinearChoice, EveryWayThatIsThere) {
   const Product p(200, 2 * 336, 328, 22);
   for (const int64_t tokens : {17, 40, 100, 200}) {
     GpuMemory gate_up(gpu(), tokens * p.outputs * 2);
-    for (const cuda::LinearWay way : {cuda::LinearWay::kVector, cuda::LinearWay::kNarrow, cuda::LinearWay::kSplit,
-                                      cuda::LinearWay::kInvariant, cuda::LinearWay::kLibrary}) {
+    for (const cuda::LinearWay way : {cuda::LinearWay::kVector, cuda::LinearWay::kNarrow, cuda::LinearWay::kInvariant,
+                                      cuda::LinearWay::kStreaming, cuda::LinearWay::kSplit, cuda::LinearWay::kLibrary}) {
       const auto what = [&] { return std::to_string(static_cast<int>(way)) + ": " + std::to_string(tokens); };
       if (cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), false)) {
         Output out(Format::kF32, tokens, p.outputs);

@@ -97,8 +97,9 @@ void prepare(const Product& product, int64_t tokens, const Buffers& buffers) {
 
 constexpr std::pair<cuda::LinearWay, const char*> kWays[] = {{cuda::LinearWay::kVector, "vector"},
                                                              {cuda::LinearWay::kNarrow, "narrow"},
-                                                             {cuda::LinearWay::kSplit, "split"},
                                                              {cuda::LinearWay::kInvariant, "invariant"},
+                                                             {cuda::LinearWay::kStreaming, "streaming"},
+                                                             {cuda::LinearWay::kSplit, "split"},
                                                              {cuda::LinearWay::kLibrary, "cuBLASLt"}};
 
 void measure(const Product& product, const Buffers& buffers, std::span<const int64_t> token_counts) {

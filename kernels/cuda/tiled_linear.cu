@@ -1,4 +1,4 @@
-#include "kernels/cuda/invariant_linear.h"
+#include "kernels/cuda/tiled_linear.h"
 
 #include <algorithm>
 
@@ -16,27 +16,35 @@ constexpr int kStagesMax = 32;
 constexpr int kSharedBytesMax = 216 << 10;
 constexpr int kBand = 8;  // token tiles that run side by side, so that the L2 cache serves what blocks read of them
 
-struct InvariantArgs {
+struct TiledArgs {
   LinearOut out;
   int tile_rows = 0;
   int row_clusters = 0;
   int token_tiles = 0;
   int tiles = 0;  // those behind the last row, which fill clusters, included
-  int steps = 0;  // stages of a tile
+  int steps = 0;  // stages of all columns
   int stages = 0;
   uint32_t* claims = nullptr;  // {tiles taken, blocks done}, zero between launches; null: every block has its tiles
 };
 
-// The kShare blocks of a cluster work on neighbouring rows of the same tokens, and each reads a share of those.
-template <int kTokens_, int kGroups_, bool kGated_, int kShare_>
+// kShare blocks of a cluster work on neighbouring rows of the same tokens and columns, and each reads a share of those
+// tokens. The kSplits blocks (1 or 2) that have the same tile take a part of the columns each, and each adds up a part
+// of the tokens.
+template <int kTokens_, int kGroups_, bool kGated_, int kShare_, int kSplits_ = 1>
 struct Shape {
   static constexpr int kTokens = kTokens_;
   static constexpr int kGroups = kGroups_;
   static constexpr bool kGated = kGated_;
   static constexpr int kShare = kShare_;
+  static constexpr int kSplits = kSplits_;
+  static constexpr int kCluster = kShare * kSplits;
+  static constexpr int kSums = kTokens / 2;         // of a thread
+  static constexpr int kOwnSums = kSums / kSplits;  // of those, what its block adds up
+  static constexpr int kPartBytes = kSplits == 1 ? 0 : 128 * kOwnSums * 4;  // that a warpgroup receives for a tile
   static constexpr int kDepth = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;  // column tiles of a stage
   static constexpr int kXBytes = kDepth * kTokens * kTileRowBytes;
   static constexpr int kSlice = kTokens / kShare;  // tokens that a block reads of a tile
+  static constexpr int kFixedBytes = kHeaderBytes + kGroups * kPartBytes;
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 32;
 };
@@ -46,15 +54,21 @@ struct Ring {
   uint64_t* full;
   uint64_t* empty;
   int* tile_of;  // (stages) which tile a stage's weights belong to, -1 behind the last
+  uint64_t* received;      // [warpgroup]: the other split's part is there
+  uint64_t* room;          // [warpgroup]: the other split has read what this block sent
+  float4* parts;           // [warpgroup][four of the sums][thread]
   unsigned char* weights;  // [stage][column tile][row]
   unsigned char* x;        // [stage][column tile][token]
   int weight_bytes;        // of a stage
 
-  __device__ Ring(unsigned char* shared, const InvariantArgs& args)
+  __device__ Ring(unsigned char* shared, const TiledArgs& args)
       : full(reinterpret_cast<uint64_t*>(shared)),
         empty(full + kStagesMax),
         tile_of(reinterpret_cast<int*>(empty + kStagesMax)),
-        weights(shared + kHeaderBytes),
+        received(reinterpret_cast<uint64_t*>(tile_of + kStagesMax)),
+        room(received + S::kGroups),
+        parts(reinterpret_cast<float4*>(shared + kHeaderBytes)),
+        weights(shared + S::kFixedBytes),
         weight_bytes(args.tile_rows * S::kDepth * kTileRowBytes) {
     x = weights + args.stages * weight_bytes;
   }
@@ -67,7 +81,7 @@ struct Tile {
 
 // Bands of kBand token tiles; in a band, all token tiles of a cluster's rows before the next rows.
 template <typename S>
-__device__ __forceinline__ Tile tile_at(const InvariantArgs& args, int index) {
+__device__ __forceinline__ Tile tile_at(const TiledArgs& args, int index) {
   const int cluster = index / S::kShare;
   const int band = cluster / (kBand * args.row_clusters);
   const int within = cluster - band * kBand * args.row_clusters;
@@ -79,20 +93,25 @@ __device__ __forceinline__ Tile tile_at(const InvariantArgs& args, int index) {
 template <typename S>
 struct Work {
   int share = static_cast<int>(blockIdx.x) % S::kShare;
-  int tile = static_cast<int>(blockIdx.x);
-  int tile_step = static_cast<int>(gridDim.x);
+  int split = static_cast<int>(blockIdx.x) % S::kCluster / S::kShare;
+  int tile = static_cast<int>(blockIdx.x) / S::kCluster * S::kShare + share;
+  int tile_step = static_cast<int>(gridDim.x) / S::kSplits;
+  int first_step;  // stages of a tile
+  int steps;
+  int passes;
 
-  __device__ int passes(const InvariantArgs& args) const {
-    return (args.tiles - (tile - share) + tile_step - 1) / tile_step;
-  }
+  __device__ explicit Work(const TiledArgs& args)
+      : first_step(args.steps * split / S::kSplits),
+        steps(args.steps * (split + 1) / S::kSplits - first_step),
+        passes((args.tiles - (tile - share) + tile_step - 1) / tile_step) {}
 };
 
 // Which stage of which tile a block loads next. Finding a tile takes divisions, which are done once a tile.
 template <typename S>
 struct Cursor {
-  const InvariantArgs& args;
-  int index;      // of the tile
-  int tile_step;  // to the block's next one, where nobody claims tiles
+  const TiledArgs& args;
+  const Work<S>& work;
+  int index = work.tile;  // of the tile
   int pass = 0;
   int step = 0;
   Tile tile = tile_at<S>(args, index);
@@ -102,10 +121,10 @@ struct Cursor {
     tile = tile_at<S>(args, index);
   }
   __device__ __forceinline__ void advance() {
-    if (++step < args.steps) return;
+    if (++step < work.steps) return;
     step = 0;
     ++pass;
-    turn_to(index + tile_step);
+    turn_to(index + work.tile_step);
   }
 };
 
@@ -115,7 +134,7 @@ struct Producer {
   const Ring<S>& ring;
   const CUtensorMap& weight_map;
   const CUtensorMap& x_map;
-  const InvariantArgs& args;
+  const TiledArgs& args;
   uint64_t weight_policy;
   uint64_t x_policy;
   Work<S> work;
@@ -133,7 +152,7 @@ struct Producer {
     unsigned char* to = ring.weights + stage * ring.weight_bytes;
 #pragma unroll
     for (int i = 0; i < S::kDepth; ++i, to += args.tile_rows * kTileRowBytes) {
-      const int column = (at.step * S::kDepth + i) * kTileColumns;
+      const int column = ((work.first_step + at.step) * S::kDepth + i) * kTileColumns;
       if constexpr (S::kGated) {
         tensor_load_4d(to, &weight_map, column, 0, 0, at.tile.row * (args.tile_rows / 16), full, weight_policy);
       } else {
@@ -148,11 +167,11 @@ struct Producer {
     const int token = at.tile.token * S::kTokens;
 #pragma unroll
     for (int i = 0; i < S::kDepth; ++i, to += S::kTokens * kTileRowBytes) {
-      const int column = (at.step * S::kDepth + i) * kTileColumns;
+      const int column = ((work.first_step + at.step) * S::kDepth + i) * kTileColumns;
       if constexpr (S::kShare == 1) {
         tensor_load_2d(to, &x_map, column, token, &ring.full[stage], x_policy);
       } else {
-        constexpr uint32_t mask = (1u << S::kShare) - 1;
+        const uint32_t mask = ((1u << S::kShare) - 1) << (work.split * S::kShare);
         tensor_multicast_2d(to + work.share * S::kSlice * kTileRowBytes, &x_map, column, token + work.share * S::kSlice,
                             &ring.full[stage], mask, x_policy);
       }
@@ -160,16 +179,16 @@ struct Producer {
   }
 
   __device__ void produce() {
-    const int passes = work.passes(args);
+    const int passes = work.passes;
     // Tiles that the first filling of the ring reaches are the block's own; it takes the others as it goes, for some
     // SMs are nearer to the memory than others.
-    const int own_passes = args.claims == nullptr ? passes : (args.stages + args.steps - 1) / args.steps;
-    const int ahead = min(args.stages, passes * args.steps);
-    Cursor<S> weights_at{args, work.tile, work.tile_step};
+    const int own_passes = args.claims == nullptr ? passes : (args.stages + work.steps - 1) / work.steps;
+    const int ahead = min(args.stages, passes * work.steps);
+    Cursor<S> weights_at{args, work};
     for (int stage = 0; stage < ahead; ++stage, weights_at.advance()) load_weights(stage, weights_at);
-    if constexpr (S::kShare > 1) cluster_wait();  // the others' barriers are there
+    if constexpr (S::kCluster > 1) cluster_wait();  // the others' barriers are there
     wait_for_previous_launch();
-    Cursor<S> at{args, work.tile, work.tile_step};
+    Cursor<S> at{args, work};
     for (int stage = 0; stage < ahead; ++stage, at.advance()) load_x(stage, at);
     let_next_launch_start();
 
@@ -202,45 +221,82 @@ struct Producer {
 
 // The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
 template <typename S>
-__device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
+__device__ __forceinline__ void release(const Ring<S>& ring, const Work<S>& work, int stage) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if constexpr (S::kShare == 1) {
     if (lane == 0) barrier_arrive(&ring.empty[stage]);
   } else {
-    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], static_cast<uint32_t>(lane)));
+    const auto rank = static_cast<uint32_t>(work.split * S::kShare + lane);
+    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], rank));
   }
+}
+
+// The sums over both splits of the tokens that this block adds up, in the order of columns. The others go to the
+// cluster's block that has the same tile.
+template <typename S>
+__device__ __forceinline__ void exchange(const Ring<S>& ring, const Work<S>& work, int group, int pass,
+                                         const float (&sums)[S::kSums], float (&total)[S::kOwnSums]) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const auto other = static_cast<uint32_t>((1 - work.split) * S::kShare + work.share);
+  const auto part = [&](int four) { return ring.parts + (group * (S::kOwnSums / 4) + four) * 128 + thread; };
+  const auto parity = static_cast<uint32_t>(pass) % 2;
+  if (pass > 0) barrier_wait(&ring.room[group], parity ^ 1);
+  const uint32_t barrier = shared_address_of(&ring.received[group], other);
+  float own[S::kOwnSums];
+#pragma unroll
+  for (int i = 0; i < S::kOwnSums; ++i) own[i] = work.split == 0 ? sums[i] : sums[S::kOwnSums + i];
+#pragma unroll
+  for (int four = 0; four < S::kOwnSums / 4; ++four) {
+    float send[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) send[i] = work.split == 0 ? sums[S::kOwnSums + 4 * four + i] : sums[4 * four + i];
+    store_and_count(shared_address_of(part(four), other), make_float4(send[0], send[1], send[2], send[3]), barrier);
+  }
+  if (thread == 0) barrier_arrive_expect(&ring.received[group], S::kPartBytes);
+  barrier_wait(&ring.received[group], parity);
+#pragma unroll
+  for (int four = 0; four < S::kOwnSums / 4; ++four) {
+    const float4 received = *part(four);
+    const float values[4] = {received.x, received.y, received.z, received.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float mine = own[4 * four + i];
+      total[4 * four + i] = work.split == 0 ? mine + values[i] : values[i] + mine;
+    }
+  }
+  __syncwarp();
+  if (thread % 32 == 0) arrive_at_rank(shared_address_of(&ring.room[group], other));
 }
 
 // Each warpgroup multiplies 64 rows of weights (the tile may have fewer) with all tokens, K rising.
 template <typename S>
-__device__ void consume(const Ring<S>& ring, const InvariantArgs& args) {
+__device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
   const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
   constexpr uint32_t kXStep = S::kTokens * kTileRowBytes / 16;
-  const Work<S> work;
+  const Work<S> work(args);
   const auto tile_step = static_cast<uint32_t>(args.tile_rows * kTileRowBytes / 16);
   const uint32_t weights = static_cast<uint32_t>(k_major_operand(shared_address(ring.weights))) +
                            static_cast<uint32_t>(warp / 4) * (kGroupRows * kTileRowBytes / 16);
   const auto x = static_cast<uint32_t>(k_major_operand(shared_address(ring.x)));
-  if constexpr (S::kShare > 1) cluster_wait();
+  if constexpr (S::kCluster > 1) cluster_wait();
   wait_for_previous_launch();  // it may still read what this one writes
   int stage = 0;
   uint32_t parity = 0;
-  const int passes = work.passes(args);
   int tile = work.tile;
   for (int pass = 0;; ++pass, tile += work.tile_step) {
     if (args.claims == nullptr) {
-      if (pass == passes) break;
+      if (pass == work.passes) break;
     } else {
       barrier_wait(&ring.full[stage], parity);
       // Read by the lane that gives the stage back.
       tile = __shfl_sync(0xffffffff, threadIdx.x % 32 == 0 ? ring.tile_of[stage] : 0, 0);
       if (tile < 0) break;
     }
-    float sums[S::kTokens / 2] = {};
+    float sums[S::kSums] = {};
     hold(sums);
     int before = -1;  // the stage whose products may still run
 #pragma unroll 1
-    for (int step = 0; step < args.steps; ++step) {
+    for (int step = 0; step < work.steps; ++step) {
       barrier_wait(&ring.full[stage], parity);
       const uint32_t a = weights + static_cast<uint32_t>(stage) * (tile_step * S::kDepth);
       const uint32_t b = x + static_cast<uint32_t>(stage) * (S::kXBytes / 16);
@@ -254,7 +310,7 @@ __device__ void consume(const Ring<S>& ring, const InvariantArgs& args) {
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (before >= 0) release(ring, before);
+      if (before >= 0) release(ring, work, before);
       before = stage;
       if (++stage == args.stages) {
         stage = 0;
@@ -262,17 +318,25 @@ __device__ void consume(const Ring<S>& ring, const InvariantArgs& args) {
       }
     }
     wgmma_wait<0>();
-    release(ring, before);
+    release(ring, work, before);
     hold(sums);
     const Tile at = tile_at<S>(args, tile);
-    store_sums<S::kGated>(args.out, sums, at.row, args.tile_rows, warp * 16, at.token * S::kTokens);
+    const int token = at.token * S::kTokens;
+    if constexpr (S::kSplits == 1) {
+      store_sums<S::kGated>(args.out, sums, at.row, args.tile_rows, warp * 16, token);
+    } else {
+      float total[S::kOwnSums];
+      exchange<S>(ring, work, warp / 4, pass, sums, total);
+      store_sums<S::kGated>(args.out, total, at.row, args.tile_rows, warp * 16,
+                            token + work.split * (S::kTokens / S::kSplits));
+    }
   }
 }
 
 template <typename S>
 __global__ void __launch_bounds__(S::kThreads, 1)
-    invariant_kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap x_map,
-                     const InvariantArgs args) {
+    tiled_kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap x_map,
+                     const TiledArgs args) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const Ring<S> ring(shared, args);
   if (threadIdx.x == S::kConsumers) {
@@ -282,18 +346,23 @@ __global__ void __launch_bounds__(S::kThreads, 1)
       barrier_init(&ring.full[i], 1);
       barrier_init(&ring.empty[i], S::kShare * S::kConsumers / 32);
     }
+    for (int i = 0; i < S::kGroups && S::kSplits > 1; ++i) {
+      barrier_init(&ring.received[i], 1);
+      barrier_init(&ring.room[i], 4);
+    }
     fence_barrier_init();
   }
   __syncthreads();
-  if constexpr (S::kShare > 1) cluster_arrive_relaxed();
+  if constexpr (S::kCluster > 1) cluster_arrive_relaxed();
   if (threadIdx.x < S::kConsumers) {
     consume<S>(ring, args);
   } else if (threadIdx.x == S::kConsumers) {
-    Producer<S>{ring, weight_map, x_map, args, evict_first_policy(), evict_last_policy(), {}}.produce();
-  } else if constexpr (S::kShare > 1) {
+    Producer<S>{ring, weight_map, x_map, args, evict_first_policy(), evict_last_policy(), Work<S>(args)}
+        .produce();
+  } else if constexpr (S::kCluster > 1) {
     cluster_wait();
   }
-  if constexpr (S::kShare > 1) {  // nobody leaves while others may write to its shared memory
+  if constexpr (S::kCluster > 1) {  // nobody leaves while others may write to its shared memory
     __syncwarp();
     cluster_arrive_relaxed();
     cluster_wait();
@@ -301,9 +370,9 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 }
 
 template <typename S>
-void launch_invariant(CudaDevice& device, const Tensor& weight, const Tensor& x, const InvariantPlan& plan,
-                      InvariantArgs args) {
-  CHECK_EQ(plan.blocks % S::kShare, 0);
+void launch_tiled(CudaDevice& device, const Tensor& weight, const Tensor& x, const TiledPlan& plan,
+                      TiledArgs args) {
+  CHECK_EQ(plan.blocks % S::kCluster, 0);
   CHECK(plan.tile_rows % (S::kGated ? 16 : 8) == 0 && plan.tile_rows <= kGroupRows * S::kGroups);
   CHECK(S::kGroups == 1 || plan.tile_rows > kGroupRows * (S::kGroups - 1));
   const int stage_bytes = plan.tile_rows * S::kDepth * kTileRowBytes + S::kXBytes;
@@ -312,73 +381,84 @@ void launch_invariant(CudaDevice& device, const Tensor& weight, const Tensor& x,
   args.token_tiles = plan.token_tiles;
   args.tiles = args.row_clusters * S::kShare * plan.token_tiles;
   args.steps = static_cast<int>(ceil_div<int64_t>(weight.columns, kTileColumns * S::kDepth));
-  args.stages = std::clamp((kSharedBytesMax - kHeaderBytes) / stage_bytes, 2, kStagesMax);
+  CHECK_GE(args.steps, S::kSplits);
+  args.stages = std::clamp((kSharedBytesMax - S::kFixedBytes) / stage_bytes, 2, kStagesMax);
   // A product reads 64 rows of a tile that may have fewer: what follows must be there, not mean anything.
   const int overhang = std::max(0, (kGroupRows * S::kGroups - plan.tile_rows) * kTileRowBytes - args.stages * S::kXBytes);
-  const auto shared_bytes = static_cast<size_t>(kHeaderBytes + args.stages * stage_bytes + overhang);
+  const auto shared_bytes = static_cast<size_t>(S::kFixedBytes + args.stages * stage_bytes + overhang);
   // Worth its while if a block makes several tiles; the first filling must not reach the last.
   const int64_t own = ceil_div(args.stages, args.steps) * int64_t{plan.blocks};
   if (S::kShare == 1 && args.tiles >= 2 * own) args.claims = device.counters();
-  const auto kernel = invariant_kernel<S>;
+  const auto kernel = tiled_kernel<S>;
   allow_shared_memory(device, kernel, shared_bytes);
-  launch(device, "invariant linear", kernel,
+  launch(device, "tiled linear", kernel,
          {.blocks = dim3(static_cast<unsigned>(plan.blocks)),
           .threads = dim3(S::kThreads),
           .shared_bytes = shared_bytes,
-          .cluster = S::kShare},
+          .cluster = S::kCluster},
          S::kGated ? map_of_pairs(weight, plan.tile_rows) : map_of_rows(weight, plan.tile_rows),
          map_of_rows(x, S::kTokens / S::kShare), args);
 }
 
 template <bool kGated>
-void run_invariant(CudaDevice& device, const Tensor& out, const Tensor& weight, const Tensor& x, const float* bias,
-                   const InvariantPlan& plan) {
+void run_tiled(CudaDevice& device, const Tensor& out, const Tensor& weight, const Tensor& x, const float* bias,
+                   const TiledPlan& plan) {
   const int64_t rows = kGated ? weight.rows / 2 : weight.rows;
-  CHECK(kGated ? invariant_gated_fits(x, weight) : invariant_linear_fits(x, weight));
+  CHECK(kGated ? tiled_gated_fits(x, weight) : tiled_linear_fits(x, weight));
   CHECK_EQ(out.rows, x.rows);
   CHECK_EQ(out.columns, rows);
   CHECK_GE(int64_t{plan.row_tiles} * plan.tile_rows, weight.rows);
   CHECK_GE(int64_t{plan.token_tiles} * plan.tokens, x.rows);
-  const InvariantArgs args = {.out = linear_out(out, bias)};
-  if (plan.tokens == 8) return launch_invariant<Shape<8, 1, kGated, 1>>(device, weight, x, plan, args);
-  if (plan.tokens == 16) return launch_invariant<Shape<16, 1, kGated, 1>>(device, weight, x, plan, args);
-  if (plan.tokens == 32) return launch_invariant<Shape<32, 1, kGated, 2>>(device, weight, x, plan, args);
-  if (plan.tokens == 64) return launch_invariant<Shape<64, 1, kGated, 2>>(device, weight, x, plan, args);
-  if (plan.tokens == 256) return launch_invariant<Shape<256, 2, kGated, 2>>(device, weight, x, plan, args);
-  CHECK_EQ(plan.tokens, 128);
-  if (plan.warpgroups == 1) return launch_invariant<Shape<128, 1, kGated, 2>>(device, weight, x, plan, args);
-  launch_invariant<Shape<128, 2, kGated, 2>>(device, weight, x, plan, args);
+  const TiledArgs args = {.out = linear_out(out, bias)};
+  const auto run = [&]<int kTokens, int kGroups, int kShare, int kSplits>() {
+    launch_tiled<Shape<kTokens, kGroups, kGated, kShare, kSplits>>(device, weight, x, plan, args);
+  };
+  const bool split = plan.splits == 2;
+  switch (plan.tokens * 10 + plan.warpgroups) {
+    case 8 * 10 + 1: return run.template operator()<8, 1, 1, 1>();
+    case 16 * 10 + 1: return run.template operator()<16, 1, 1, 1>();
+    case 32 * 10 + 1: return split ? run.template operator()<32, 1, 2, 2>() : run.template operator()<32, 1, 2, 1>();
+    case 64 * 10 + 1: return split ? run.template operator()<64, 1, 2, 2>() : run.template operator()<64, 1, 2, 1>();
+    case 64 * 10 + 2: return split ? run.template operator()<64, 2, 2, 2>() : run.template operator()<64, 2, 2, 1>();
+    case 128 * 10 + 1: return run.template operator()<128, 1, 2, 1>();
+    case 128 * 10 + 2: return split ? run.template operator()<128, 2, 2, 2>() : run.template operator()<128, 2, 2, 1>();
+    case 256 * 10 + 2: return run.template operator()<256, 2, 2, 1>();
+    default: CHECK(false);
+  }
 }
 
-InvariantPlan cut(const Tensor& x, const Tensor& weight, int tokens, int warpgroups, int tile_rows,
-                  int multiprocessors) {
+TiledPlan cut(const Tensor& x, const Tensor& weight, int tokens, int warpgroups, int tile_rows, int splits,
+              int multiprocessors) {
   const int share = tokens <= 16 ? 1 : 2;
+  // Not every multiprocessor can be in a cluster of four.
+  const int clusters_max = splits == 1 ? multiprocessors / share : multiprocessors / (2 * share) - 1;
   const int64_t row_tiles = ceil_div<int64_t>(weight.rows, tile_rows);
   const int64_t token_tiles = ceil_div<int64_t>(x.rows, tokens);
   const int64_t clusters =
-      std::min<int64_t>(ceil_div<int64_t>(row_tiles, share) * token_tiles, multiprocessors / share);
+      std::min<int64_t>(ceil_div<int64_t>(row_tiles, share) * token_tiles, clusters_max);
   return {.tokens = tokens,
           .warpgroups = warpgroups,
+          .splits = splits,
           .tile_rows = tile_rows,
           .row_tiles = static_cast<int>(row_tiles),
           .token_tiles = static_cast<int>(token_tiles),
-          .blocks = static_cast<int>(clusters * share)};
+          .blocks = static_cast<int>(clusters * share * splits)};
 }
 
 }  // namespace
 
-bool invariant_linear_fits(const Tensor& x, const Tensor& weight) {
+bool tiled_linear_fits(const Tensor& x, const Tensor& weight) {
   return copy_engine_reads(x) && copy_engine_reads(weight);
 }
 
-bool invariant_gated_fits(const Tensor& x, const Tensor& weight) {
-  return invariant_linear_fits(x, weight) && weight.rows % 16 == 0;
+bool tiled_gated_fits(const Tensor& x, const Tensor& weight) {
+  return tiled_linear_fits(x, weight) && weight.rows % 16 == 0;
 }
 
-InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, int multiprocessors) {
-  InvariantPlan best;
+TiledPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, int multiprocessors) {
+  TiledPlan best;
   double best_cost = 0;
-  const auto consider = [&](const InvariantPlan& plan, double cost) {
+  const auto consider = [&](const TiledPlan& plan, double cost) {
     if (best.blocks != 0 && cost >= best_cost) return;
     best = plan;
     best_cost = cost;
@@ -388,7 +468,7 @@ InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, 
     const int tokens = x.rows <= 8 ? 8 : x.rows <= 16 ? 16 : x.rows <= 32 ? 32 : 64;
     const int grain = gated ? 16 : 8;
     for (int tile_rows = grain; tile_rows <= kGroupRows; tile_rows += grain) {
-      const InvariantPlan plan = cut(x, weight, tokens, 1, tile_rows, multiprocessors);
+      const TiledPlan plan = cut(x, weight, tokens, 1, tile_rows, 1, multiprocessors);
       const double rest = 0.2 * tokens + 0.5;
       const int passes = ceil_div(plan.row_tiles, plan.blocks);
       const double even = static_cast<double>(weight.rows) / tile_rows / plan.blocks;
@@ -401,7 +481,7 @@ InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, 
   // multiply (its products are of 64 rows, whatever a tile has), and the tiles' ends.
   const auto consider_cut = [&](int tokens, int tile_rows) {
     const int warpgroups = ceil_div(tile_rows, kGroupRows);
-    const InvariantPlan plan = cut(x, weight, tokens, warpgroups, tile_rows, multiprocessors);
+    const TiledPlan plan = cut(x, weight, tokens, warpgroups, tile_rows, 1, multiprocessors);
     const double steps = static_cast<double>(ceil_div<int64_t>(weight.columns, kTileColumns));
     const double area = static_cast<double>(tokens * warpgroups * kGroupRows) / 32768;  // of the largest tile's
     const double step = std::max(1.8 * (tile_rows + tokens), 760 * area);
@@ -416,13 +496,38 @@ InvariantPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, 
   return best;
 }
 
-void invariant_linear(CudaDevice& device, const LinearArgs& args, const InvariantPlan& plan) {
-  run_invariant<false>(device, args.out, args.weight, args.x, args.bias, plan);
+bool splits_fit(const Tensor& weight) { return weight.columns > 4 * kTileColumns; }
+
+TiledPlan plan_streaming(const Tensor& x, const Tensor& weight, bool gated, int splits, int multiprocessors) {
+  TiledPlan best;
+  double best_cost = 0;
+  const int tokens = x.rows <= 32 ? 32 : x.rows <= 64 ? 64 : 128;
+  const int depth = tokens == 32 ? 4 : tokens == 64 ? 2 : 1;
+  const double columns = static_cast<double>(ceil_div<int64_t>(weight.columns, kTileColumns * depth) * depth);
+  const int grain = gated ? 16 : 8;
+  for (int rows = 2 * grain; rows <= kGroupRows * (tokens == 32 ? 1 : 2); rows += grain) {
+    const int warpgroups = tokens == 128 ? 2 : ceil_div(rows, kGroupRows);
+    if (tokens == 128 && rows <= kGroupRows) continue;
+    const TiledPlan plan = cut(x, weight, tokens, warpgroups, rows, splits, multiprocessors);
+    // In nanoseconds, for the slowest block: for every 64 columns what memory gives it (an H200's) or the L2 cache, and
+    // the tile's end.
+    const double step = std::max(3.9 * rows, 3.0 * (rows + 0.5 * tokens));
+    const int passes = ceil_div(ceil_div(plan.row_tiles, 2) * plan.token_tiles, plan.blocks / (2 * splits));
+    const double cost = passes * (columns / splits * step + 1500);
+    if (best.blocks != 0 && cost >= best_cost) continue;
+    best = plan;
+    best_cost = cost;
+  }
+  return best;
 }
 
-void invariant_gated_linear(CudaDevice& device, const GatedLinearArgs& args, const InvariantPlan& plan) {
+void tiled_linear(CudaDevice& device, const LinearArgs& args, const TiledPlan& plan) {
+  run_tiled<false>(device, args.out, args.weight, args.x, args.bias, plan);
+}
+
+void tiled_gated_linear(CudaDevice& device, const GatedLinearArgs& args, const TiledPlan& plan) {
   CHECK(args.out.format == Format::kBF16);
-  run_invariant<true>(device, args.out, args.weight, args.x, args.bias, plan);
+  run_tiled<true>(device, args.out, args.weight, args.x, args.bias, plan);
 }
 
 }  // namespace skein::cuda
