@@ -14,6 +14,7 @@ namespace {
 constexpr int kHeaderBytes = 1024;
 constexpr int kStagesMax = 32;
 constexpr int kSharedBytesMax = 216 << 10;
+constexpr int kSplitRowsMax = 16384;  // products of more have tiles enough
 constexpr int kBand = 8;  // token tiles that run side by side, so that the L2 cache serves what blocks read of them
 
 struct TiledArgs {
@@ -25,11 +26,12 @@ struct TiledArgs {
   int steps = 0;  // stages of all columns
   int stages = 0;
   uint32_t* claims = nullptr;  // {tiles taken, blocks done}, zero between launches; null: every block has its tiles
+  uint32_t* arrived = nullptr;  // [tile][warpgroup] of split products: who has stored, zero between launches
+  float4* parts = nullptr;      // [tile][warpgroup][split][four of the sums][thread]
 };
 
-// kShare blocks of a cluster work on neighbouring rows of the same tokens and columns, and each reads a share of those
-// tokens. The kSplits blocks (1 or 2) that have the same tile take a part of the columns each, and each adds up a part
-// of the tokens.
+// The kShare blocks of a cluster work on neighbouring rows of the same tokens and columns, and each reads a share of
+// those tokens. A tile has kSplits blocks (1 or 2), which take a part of the columns each.
 template <int kTokens_, int kGroups_, bool kGated_, int kShare_, int kSplits_ = 1>
 struct Shape {
   static constexpr int kTokens = kTokens_;
@@ -37,14 +39,10 @@ struct Shape {
   static constexpr bool kGated = kGated_;
   static constexpr int kShare = kShare_;
   static constexpr int kSplits = kSplits_;
-  static constexpr int kCluster = kShare * kSplits;
-  static constexpr int kSums = kTokens / 2;         // of a thread
-  static constexpr int kOwnSums = kSums / kSplits;  // of those, what its block adds up
-  static constexpr int kPartBytes = kSplits == 1 ? 0 : 128 * kOwnSums * 4;  // that a warpgroup receives for a tile
+  static constexpr int kSums = kTokens / 2;  // of a thread
   static constexpr int kDepth = kTokens <= 32 ? 4 : kTokens <= 64 ? 2 : 1;  // column tiles of a stage
   static constexpr int kXBytes = kDepth * kTokens * kTileRowBytes;
   static constexpr int kSlice = kTokens / kShare;  // tokens that a block reads of a tile
-  static constexpr int kFixedBytes = kHeaderBytes + kGroups * kPartBytes;
   static constexpr int kConsumers = 128 * kGroups;
   static constexpr int kThreads = kConsumers + 32;
 };
@@ -54,9 +52,7 @@ struct Ring {
   uint64_t* full;
   uint64_t* empty;
   int* tile_of;  // (stages) which tile a stage's weights belong to, -1 behind the last
-  uint64_t* received;      // [warpgroup]: the other split's part is there
-  uint64_t* room;          // [warpgroup]: the other split has read what this block sent
-  float4* parts;           // [warpgroup][four of the sums][thread]
+  bool* last;    // [warpgroup]: whether the other split's sums are there
   unsigned char* weights;  // [stage][column tile][row]
   unsigned char* x;        // [stage][column tile][token]
   int weight_bytes;        // of a stage
@@ -65,10 +61,8 @@ struct Ring {
       : full(reinterpret_cast<uint64_t*>(shared)),
         empty(full + kStagesMax),
         tile_of(reinterpret_cast<int*>(empty + kStagesMax)),
-        received(reinterpret_cast<uint64_t*>(tile_of + kStagesMax)),
-        room(received + S::kGroups),
-        parts(reinterpret_cast<float4*>(shared + kHeaderBytes)),
-        weights(shared + S::kFixedBytes),
+        last(reinterpret_cast<bool*>(tile_of + kStagesMax)),
+        weights(shared + kHeaderBytes),
         weight_bytes(args.tile_rows * S::kDepth * kTileRowBytes) {
     x = weights + args.stages * weight_bytes;
   }
@@ -93,8 +87,8 @@ __device__ __forceinline__ Tile tile_at(const TiledArgs& args, int index) {
 template <typename S>
 struct Work {
   int share = static_cast<int>(blockIdx.x) % S::kShare;
-  int split = static_cast<int>(blockIdx.x) % S::kCluster / S::kShare;
-  int tile = static_cast<int>(blockIdx.x) / S::kCluster * S::kShare + share;
+  int split = static_cast<int>(blockIdx.x) / S::kShare % S::kSplits;
+  int tile = static_cast<int>(blockIdx.x) / (S::kShare * S::kSplits) * S::kShare + share;
   int tile_step = static_cast<int>(gridDim.x) / S::kSplits;
   int first_step;  // stages of a tile
   int steps;
@@ -171,7 +165,7 @@ struct Producer {
       if constexpr (S::kShare == 1) {
         tensor_load_2d(to, &x_map, column, token, &ring.full[stage], x_policy);
       } else {
-        const uint32_t mask = ((1u << S::kShare) - 1) << (work.split * S::kShare);
+        constexpr uint32_t mask = (1u << S::kShare) - 1;
         tensor_multicast_2d(to + work.share * S::kSlice * kTileRowBytes, &x_map, column, token + work.share * S::kSlice,
                             &ring.full[stage], mask, x_policy);
       }
@@ -186,7 +180,7 @@ struct Producer {
     const int ahead = min(args.stages, passes * work.steps);
     Cursor<S> weights_at{args, work};
     for (int stage = 0; stage < ahead; ++stage, weights_at.advance()) load_weights(stage, weights_at);
-    if constexpr (S::kCluster > 1) cluster_wait();  // the others' barriers are there
+    if constexpr (S::kShare > 1) cluster_wait();  // the others' barriers are there
     wait_for_previous_launch();
     Cursor<S> at{args, work};
     for (int stage = 0; stage < ahead; ++stage, at.advance()) load_x(stage, at);
@@ -221,51 +215,48 @@ struct Producer {
 
 // The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
 template <typename S>
-__device__ __forceinline__ void release(const Ring<S>& ring, const Work<S>& work, int stage) {
+__device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if constexpr (S::kShare == 1) {
     if (lane == 0) barrier_arrive(&ring.empty[stage]);
   } else {
-    const auto rank = static_cast<uint32_t>(work.split * S::kShare + lane);
-    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], rank));
+    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], static_cast<uint32_t>(lane)));
   }
 }
 
-// The sums over both splits of the tokens that this block adds up, in the order of columns. The others go to the
-// cluster's block that has the same tile.
+// Adds what the other split's block stored of a warpgroup's rows, in the order of columns. False, and the sums are
+// stored, if this block is the first of the two.
 template <typename S>
-__device__ __forceinline__ void exchange(const Ring<S>& ring, const Work<S>& work, int group, int pass,
-                                         const float (&sums)[S::kSums], float (&total)[S::kOwnSums]) {
+__device__ __forceinline__ bool combine(const Ring<S>& ring, const TiledArgs& args, int split, int tile, int group,
+                                        float (&sums)[S::kSums]) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
-  const auto other = static_cast<uint32_t>((1 - work.split) * S::kShare + work.share);
-  const auto part = [&](int four) { return ring.parts + (group * (S::kOwnSums / 4) + four) * 128 + thread; };
-  const auto parity = static_cast<uint32_t>(pass) % 2;
-  if (pass > 0) barrier_wait(&ring.room[group], parity ^ 1);
-  const uint32_t barrier = shared_address_of(&ring.received[group], other);
-  float own[S::kOwnSums];
+  const int at = tile * S::kGroups + group;
+  const auto part = [&](int of, int four) {
+    return args.parts + ((int64_t{at} * S::kSplits + of) * (S::kSums / 4) + four) * 128 + thread;
+  };
 #pragma unroll
-  for (int i = 0; i < S::kOwnSums; ++i) own[i] = work.split == 0 ? sums[i] : sums[S::kOwnSums + i];
-#pragma unroll
-  for (int four = 0; four < S::kOwnSums / 4; ++four) {
-    float send[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) send[i] = work.split == 0 ? sums[S::kOwnSums + 4 * four + i] : sums[4 * four + i];
-    store_and_count(shared_address_of(part(four), other), make_float4(send[0], send[1], send[2], send[3]), barrier);
+  for (int four = 0; four < S::kSums / 4; ++four) {
+    __stcg(part(split, four),
+           make_float4(sums[4 * four], sums[4 * four + 1], sums[4 * four + 2], sums[4 * four + 3]));
   }
-  if (thread == 0) barrier_arrive_expect(&ring.received[group], S::kPartBytes);
-  barrier_wait(&ring.received[group], parity);
-#pragma unroll
-  for (int four = 0; four < S::kOwnSums / 4; ++four) {
-    const float4 received = *part(four);
-    const float values[4] = {received.x, received.y, received.z, received.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float mine = own[4 * four + i];
-      total[4 * four + i] = work.split == 0 ? mine + values[i] : values[i] + mine;
-    }
+  __threadfence();
+  named_barrier_sync(1 + group, 128);
+  if (thread == 0) {
+    uint32_t* arrived = args.arrived + at;
+    ring.last[group] = atomicAdd(arrived, 1) == S::kSplits - 1;
+    if (ring.last[group]) *arrived = 0;
+    __threadfence();
   }
-  __syncwarp();
-  if (thread % 32 == 0) arrive_at_rank(shared_address_of(&ring.room[group], other));
+  named_barrier_sync(1 + group, 128);
+  if (!ring.last[group]) return false;
+#pragma unroll
+  for (int four = 0; four < S::kSums / 4; ++four) {
+    const float4 other = __ldcg(part(1 - split, four));
+    const float values[4] = {other.x, other.y, other.z, other.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[4 * four + i] += values[i];  // two summands: in any order the same
+  }
+  return true;
 }
 
 // Each warpgroup multiplies 64 rows of weights (the tile may have fewer) with all tokens, K rising.
@@ -278,7 +269,7 @@ __device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
   const uint32_t weights = static_cast<uint32_t>(k_major_operand(shared_address(ring.weights))) +
                            static_cast<uint32_t>(warp / 4) * (kGroupRows * kTileRowBytes / 16);
   const auto x = static_cast<uint32_t>(k_major_operand(shared_address(ring.x)));
-  if constexpr (S::kCluster > 1) cluster_wait();
+  if constexpr (S::kShare > 1) cluster_wait();
   wait_for_previous_launch();  // it may still read what this one writes
   int stage = 0;
   uint32_t parity = 0;
@@ -310,7 +301,7 @@ __device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (before >= 0) release(ring, work, before);
+      if (before >= 0) release(ring, before);
       before = stage;
       if (++stage == args.stages) {
         stage = 0;
@@ -318,18 +309,13 @@ __device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
       }
     }
     wgmma_wait<0>();
-    release(ring, work, before);
+    release(ring, before);
     hold(sums);
     const Tile at = tile_at<S>(args, tile);
-    const int token = at.token * S::kTokens;
-    if constexpr (S::kSplits == 1) {
-      store_sums<S::kGated>(args.out, sums, at.row, args.tile_rows, warp * 16, token);
-    } else {
-      float total[S::kOwnSums];
-      exchange<S>(ring, work, warp / 4, pass, sums, total);
-      store_sums<S::kGated>(args.out, total, at.row, args.tile_rows, warp * 16,
-                            token + work.split * (S::kTokens / S::kSplits));
+    if constexpr (S::kSplits > 1) {
+      if (!combine<S>(ring, args, work.split, tile, warp / 4, sums)) continue;
     }
+    store_sums<S::kGated>(args.out, sums, at.row, args.tile_rows, warp * 16, at.token * S::kTokens);
   }
 }
 
@@ -346,33 +332,34 @@ __global__ void __launch_bounds__(S::kThreads, 1)
       barrier_init(&ring.full[i], 1);
       barrier_init(&ring.empty[i], S::kShare * S::kConsumers / 32);
     }
-    for (int i = 0; i < S::kGroups && S::kSplits > 1; ++i) {
-      barrier_init(&ring.received[i], 1);
-      barrier_init(&ring.room[i], 4);
-    }
     fence_barrier_init();
   }
   __syncthreads();
-  if constexpr (S::kCluster > 1) cluster_arrive_relaxed();
+  if constexpr (S::kShare > 1) cluster_arrive_relaxed();
   if (threadIdx.x < S::kConsumers) {
     consume<S>(ring, args);
   } else if (threadIdx.x == S::kConsumers) {
     Producer<S>{ring, weight_map, x_map, args, evict_first_policy(), evict_last_policy(), Work<S>(args)}
         .produce();
-  } else if constexpr (S::kCluster > 1) {
+  } else if constexpr (S::kShare > 1) {
     cluster_wait();
   }
-  if constexpr (S::kCluster > 1) {  // nobody leaves while others may write to its shared memory
+  if constexpr (S::kShare > 1) {  // nobody leaves while others may write to its shared memory
     __syncwarp();
     cluster_arrive_relaxed();
     cluster_wait();
   }
 }
 
+// Of a tile's sums in all splits.
+int64_t part_bytes(const TiledPlan& plan) {
+  return int64_t{plan.splits} * plan.warpgroups * kGroupRows * plan.tokens * static_cast<int64_t>(sizeof(float));
+}
+
 template <typename S>
 void launch_tiled(CudaDevice& device, const Tensor& weight, const Tensor& x, const TiledPlan& plan,
                       TiledArgs args) {
-  CHECK_EQ(plan.blocks % S::kCluster, 0);
+  CHECK_EQ(plan.blocks % (S::kShare * S::kSplits), 0);
   CHECK(plan.tile_rows % (S::kGated ? 16 : 8) == 0 && plan.tile_rows <= kGroupRows * S::kGroups);
   CHECK(S::kGroups == 1 || plan.tile_rows > kGroupRows * (S::kGroups - 1));
   const int stage_bytes = plan.tile_rows * S::kDepth * kTileRowBytes + S::kXBytes;
@@ -382,10 +369,16 @@ void launch_tiled(CudaDevice& device, const Tensor& weight, const Tensor& x, con
   args.tiles = args.row_clusters * S::kShare * plan.token_tiles;
   args.steps = static_cast<int>(ceil_div<int64_t>(weight.columns, kTileColumns * S::kDepth));
   CHECK_GE(args.steps, S::kSplits);
-  args.stages = std::clamp((kSharedBytesMax - S::kFixedBytes) / stage_bytes, 2, kStagesMax);
+  if (S::kSplits > 1) {
+    CHECK(part_bytes(plan) * args.tiles <= CudaDevice::kScratchBytes);
+    CHECK(int64_t{args.tiles} * S::kGroups <= CudaDevice::kCounters);
+    args.arrived = device.counters();
+    args.parts = static_cast<float4*>(device.scratch());
+  }
+  args.stages = std::clamp((kSharedBytesMax - kHeaderBytes) / stage_bytes, 2, kStagesMax);
   // A product reads 64 rows of a tile that may have fewer: what follows must be there, not mean anything.
   const int overhang = std::max(0, (kGroupRows * S::kGroups - plan.tile_rows) * kTileRowBytes - args.stages * S::kXBytes);
-  const auto shared_bytes = static_cast<size_t>(S::kFixedBytes + args.stages * stage_bytes + overhang);
+  const auto shared_bytes = static_cast<size_t>(kHeaderBytes + args.stages * stage_bytes + overhang);
   // Worth its while if a block makes several tiles; the first filling must not reach the last.
   const int64_t own = ceil_div(args.stages, args.steps) * int64_t{plan.blocks};
   if (S::kShare == 1 && args.tiles >= 2 * own) args.claims = device.counters();
@@ -395,7 +388,7 @@ void launch_tiled(CudaDevice& device, const Tensor& weight, const Tensor& x, con
          {.blocks = dim3(static_cast<unsigned>(plan.blocks)),
           .threads = dim3(S::kThreads),
           .shared_bytes = shared_bytes,
-          .cluster = S::kCluster},
+          .cluster = S::kShare},
          S::kGated ? map_of_pairs(weight, plan.tile_rows) : map_of_rows(weight, plan.tile_rows),
          map_of_rows(x, S::kTokens / S::kShare), args);
 }
@@ -420,7 +413,7 @@ void run_tiled(CudaDevice& device, const Tensor& out, const Tensor& weight, cons
     case 32 * 10 + 1: return split ? run.template operator()<32, 1, 2, 2>() : run.template operator()<32, 1, 2, 1>();
     case 64 * 10 + 1: return split ? run.template operator()<64, 1, 2, 2>() : run.template operator()<64, 1, 2, 1>();
     case 64 * 10 + 2: return split ? run.template operator()<64, 2, 2, 2>() : run.template operator()<64, 2, 2, 1>();
-    case 128 * 10 + 1: return run.template operator()<128, 1, 2, 1>();
+    case 128 * 10 + 1: return split ? run.template operator()<128, 1, 2, 2>() : run.template operator()<128, 1, 2, 1>();
     case 128 * 10 + 2: return split ? run.template operator()<128, 2, 2, 2>() : run.template operator()<128, 2, 2, 1>();
     case 256 * 10 + 2: return run.template operator()<256, 2, 2, 1>();
     default: CHECK(false);
@@ -430,8 +423,7 @@ void run_tiled(CudaDevice& device, const Tensor& out, const Tensor& weight, cons
 TiledPlan cut(const Tensor& x, const Tensor& weight, int tokens, int warpgroups, int tile_rows, int splits,
               int multiprocessors) {
   const int share = tokens <= 16 ? 1 : 2;
-  // Not every multiprocessor can be in a cluster of four.
-  const int clusters_max = splits == 1 ? multiprocessors / share : multiprocessors / (2 * share) - 1;
+  const int clusters_max = multiprocessors / (share * splits);  // each of `splits` clusters
   const int64_t row_tiles = ceil_div<int64_t>(weight.rows, tile_rows);
   const int64_t token_tiles = ceil_div<int64_t>(x.rows, tokens);
   const int64_t clusters =
@@ -496,7 +488,9 @@ TiledPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, int 
   return best;
 }
 
-bool splits_fit(const Tensor& weight) { return weight.columns > 4 * kTileColumns; }
+bool splits_fit(const Tensor& weight) {
+  return weight.columns > 4 * kTileColumns && weight.rows <= kSplitRowsMax;
+}
 
 TiledPlan plan_streaming(const Tensor& x, const Tensor& weight, bool gated, int splits, int multiprocessors) {
   TiledPlan best;
@@ -506,8 +500,7 @@ TiledPlan plan_streaming(const Tensor& x, const Tensor& weight, bool gated, int 
   const double columns = static_cast<double>(ceil_div<int64_t>(weight.columns, kTileColumns * depth) * depth);
   const int grain = gated ? 16 : 8;
   for (int rows = 2 * grain; rows <= kGroupRows * (tokens == 32 ? 1 : 2); rows += grain) {
-    const int warpgroups = tokens == 128 ? 2 : ceil_div(rows, kGroupRows);
-    if (tokens == 128 && rows <= kGroupRows) continue;
+    const int warpgroups = ceil_div(rows, kGroupRows);
     const TiledPlan plan = cut(x, weight, tokens, warpgroups, rows, splits, multiprocessors);
     // In nanoseconds, for the slowest block: for every 64 columns what memory gives it (an H200's) or the L2 cache, and
     // the tile's end.

@@ -16,8 +16,8 @@ namespace skein::cuda {
 //   width).
 // - plan_streaming(): up to 128 tokens, in tiles of many outputs, since a multiprocessor can take in little more than
 //   its share of what memory gives, and activations that come again with every tile are part of that. A product of few
-//   outputs has such tiles for all multiprocessors if two of them take half of the columns each; then each adds up half
-//   of the tokens, whose parts the other stores into its shared memory.
+//   outputs has such tiles for all multiprocessors if two of them take half of the columns each; the second to end
+//   adds up both.
 
 // Whether the copy engine can read the operands: rows of whole 16-byte chunks at 16-byte addresses. The answer must
 // depend on nothing that changes with the number of tokens.
@@ -29,7 +29,7 @@ bool tiled_gated_fits(const Tensor& x, const Tensor& weight);
 struct TiledPlan {
   int tokens = 0;       // of a tile: 8, 16, 32, 64, 128 or 256
   int warpgroups = 1;   // with up to 64 rows of weights each: 1 up to 32 tokens, 2 with 256
-  int splits = 1;       // blocks that take a part of the columns each: 2 only with 32 (1), 64 and 128 tokens (2)
+  int splits = 1;       // blocks that take a part of the columns each: 2 only with 32, 64 or 128 tokens
   int tile_rows = 0;    // rows of weights of a tile, a multiple of 8 (16 if gated)
   int row_tiles = 0;
   int token_tiles = 0;
@@ -38,7 +38,7 @@ struct TiledPlan {
 TiledPlan plan_invariant(const Tensor& x, const Tensor& weight, bool gated, int multiprocessors);
 
 inline constexpr int kStreamingTokensMax = 128;
-// More columns than two parts need.
+// Columns enough for two parts, and not so many outputs that there are tiles enough without.
 bool splits_fit(const Tensor& weight);
 TiledPlan plan_streaming(const Tensor& x, const Tensor& weight, bool gated, int splits, int multiprocessors);
 

@@ -250,7 +250,7 @@ TEST(NarrowGatedLinear, EveryPlan) {
 cuda::TiledPlan small_tiles(const Product& p, int tokens, int tile_rows, int splits, int clusters_max) {
   const int row_tiles = static_cast<int>((p.outputs + tile_rows - 1) / tile_rows);
   return {.tokens = tokens,
-          .warpgroups = tokens == 128 ? 2 : (tile_rows + 63) / 64,
+          .warpgroups = (tile_rows + 63) / 64,
           .splits = splits,
           .tile_rows = tile_rows,
           .row_tiles = row_tiles,
@@ -264,7 +264,7 @@ TEST(SplitLinear, EveryPlan) {
     const Product p(128, 1000, inputs, 19);
     const Product pairs(128, 2 * 504, inputs, 20);
     for (const int tile_tokens : {32, 64, 128}) {
-      for (int tile_rows = tile_tokens == 128 ? 72 : 8; tile_rows <= (tile_tokens == 32 ? 64 : 128); tile_rows += 8) {
+      for (int tile_rows = 8; tile_rows <= (tile_tokens == 32 ? 64 : 128); tile_rows += 8) {
         for (const int splits : {1, 2}) {
           const int tokens = tile_tokens - tile_rows / 8 % 5 * (tile_rows / 8 % 3);
           const Format format = tile_rows / 8 % 2 == 0 ? Format::kBF16 : Format::kF32;
