@@ -3,9 +3,10 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <iterator>
-#include <limits>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -115,17 +116,16 @@ CublasLt::State::~State() {
 bool CublasLt::State::find_fastest(CudaDevice& device, const ProductShape& shape,
                                    std::span<const LinearArgs> products) {
   const Problem problem(products[0], products[0].x.rows);
-  double best = std::numeric_limits<double>::infinity();
-  for (const cublasLtMatmulAlgo_t& proposal : problem.proposals(handle, preference, kProposals)) {
-    const double us = product_time_us(device, products[0].x.rows, [&](size_t i) {
-      const LinearArgs& product = products[i % products.size()];
-      return problem.run(handle, product, proposal, workspace, device.stream()) == CUBLAS_STATUS_SUCCESS;
-    });
-    if (us >= best) continue;
-    best = us;
-    chosen[shape] = proposal;
-  }
-  return best < std::numeric_limits<double>::infinity();
+  const std::vector<cublasLtMatmulAlgo_t> found = problem.proposals(handle, preference, kProposals);
+  const std::vector<double> times =
+      product_times_us(device, products[0].x.rows, found.size(), [&](size_t proposal, size_t i) {
+        const LinearArgs& product = products[i % products.size()];
+        return problem.run(handle, product, found[proposal], workspace, device.stream()) == CUBLAS_STATUS_SUCCESS;
+      });
+  const auto fastest = std::ranges::min_element(times);
+  if (fastest == times.end() || std::isinf(*fastest)) return false;
+  chosen[shape] = found[static_cast<size_t>(fastest - times.begin())];
+  return true;
 }
 
 // Eight words in hexadecimal, tabs between them.

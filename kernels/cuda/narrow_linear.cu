@@ -6,15 +6,11 @@
 #include "base/checked.h"
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tensor_map.h"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/linear_tile.cuh"
 
 namespace skein::cuda {
 namespace {
 
-constexpr int kTileColumns = 64;  // 128 bytes, the width of the swizzle
-constexpr int kRowBytes = kTileColumns * 2;
 constexpr int kConsumers = 256;  // two warpgroups; then a warp that feeds the ring
 constexpr int kThreads = kConsumers + 32;
 constexpr int kHeaderBytes = 1024;  // barriers
@@ -22,7 +18,6 @@ constexpr int kStagesMax = 32;
 // One block an SM: a second one would leave another SM without, and the slowest SM decides. Room for small blocks of
 // other launches is left.
 constexpr int kSharedBytesMax = 216 << 10;
-constexpr int kTileRows = 64;  // the M side of wgmma
 
 struct NarrowArgs {
   int rows = 0;       // outputs, or pairs
@@ -44,11 +39,11 @@ struct Shape {
   static constexpr int kTokens = kTokens_;
   static constexpr bool kGated = kGated_;
   static constexpr int kShare = kShare_;
-  static constexpr int kDepth = kTokens <= 32 ? 4 : 2;  // column tiles of a stage, half of them for each warpgroup
-  static constexpr int kChains = kDepth / 2;            // sums that a warpgroup keeps, so that products overlap
-  static constexpr int kXBytes = kDepth * kTokens * kRowBytes;
+  static constexpr int kDepth = 4;            // column tiles of a stage, half of them for each warpgroup
+  static constexpr int kChains = kDepth / 2;  // sums that a warpgroup keeps, so that products overlap
+  static constexpr int kXBytes = kDepth * kTokens * kTileRowBytes;
   static constexpr int kPitch = kTokens + 2;  // of the parts: spreads rows over the banks
-  static constexpr int kPartFloats = kTileRows * kPitch;
+  static constexpr int kPartFloats = kGroupRows * kPitch;
   static constexpr int kFixedBytes = kHeaderBytes + (2 * kPartFloats * 4 + 1023) / 1024 * 1024;
 };
 
@@ -68,7 +63,7 @@ struct Ring {
         tile_of(reinterpret_cast<int*>(empty + kStagesMax)),
         parts(reinterpret_cast<float*>(shared + kHeaderBytes)),
         weights(shared + S::kFixedBytes),
-        weight_bytes(args.tile_rows * (S::kGated ? 2 : 1) * S::kDepth * kRowBytes) {
+        weight_bytes(args.tile_rows * (S::kGated ? 2 : 1) * S::kDepth * kTileRowBytes) {
     x = weights + args.stages * weight_bytes;
   }
 };
@@ -119,7 +114,7 @@ __device__ void produce(const Ring<S>& ring, const CUtensorMap& weight_map, cons
       constexpr uint32_t mask = (1u << S::kShare) - 1;
 #pragma unroll
       for (int i = 0; i < S::kDepth; ++i) {
-        tensor_multicast_3d(to + (i * S::kTokens + work.share * kSlice) * kRowBytes, &x_map, 0, work.share * kSlice,
+        tensor_multicast_3d(to + (i * S::kTokens + work.share * kSlice) * kTileRowBytes, &x_map, 0, work.share * kSlice,
                             step * S::kDepth + i, &ring.full[stage], mask, x_policy);
       }
     }
@@ -169,8 +164,6 @@ __device__ void produce(const Ring<S>& ring, const CUtensorMap& weight_map, cons
   if (atomicInc(args.claims + 1, gridDim.x - 1) == gridDim.x - 1) args.claims[0] = 0;  // nobody claims any more
 }
 
-__device__ __forceinline__ float gated(float gate, float up) { return gate / (1 + __expf(-gate)) * up; }
-
 // Adds the warpgroups' sums and stores a tile: neighbouring threads have neighbouring rows.
 template <typename S>
 __device__ void store_tile(const Ring<S>& ring, const NarrowArgs& args, int tile) {
@@ -212,11 +205,6 @@ __device__ void hand_over(const float (&sums)[S::kTokens / 2], float* parts) {
   }
 }
 
-// A descriptor from its changing half.
-__device__ __forceinline__ uint64_t operand(uint32_t low) {
-  return (k_major_operand(0) & 0xffffffff00000000u) | low;
-}
-
 // The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
 template <typename S>
 __device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
@@ -232,7 +220,7 @@ __device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
 template <typename S>
 __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
   const int group = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 128, 0);
-  constexpr uint32_t kXStep = S::kTokens * kRowBytes / 16;
+  constexpr uint32_t kXStep = S::kTokens * kTileRowBytes / 16;
   const Work<S> work;
   const uint32_t tile_step = static_cast<uint32_t>(ring.weight_bytes / S::kDepth / 16);
   const auto first = static_cast<uint32_t>(S::kChains * group);  // column tile of a stage
@@ -283,10 +271,8 @@ __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
     release(ring, before);
 #pragma unroll
     for (int i = 0; i < S::kChains; ++i) hold(sums[i]);
-    if constexpr (S::kChains > 1) {
 #pragma unroll
-      for (int i = 0; i < S::kTokens / 2; ++i) sums[0][i] += sums[1][i];
-    }
+    for (int i = 0; i < S::kTokens / 2; ++i) sums[0][i] += sums[1][i];
 
     if (pass > 0) named_barrier_sync(2, kConsumers);  // the parts before have been read
     hand_over<S>(sums[0], ring.parts + group * S::kPartFloats);
@@ -332,7 +318,7 @@ CUtensorMap map_of(const Tensor& matrix, int box_rows, int depth) {
                      .dimensions = 3,
                      .sizes = {kTileColumns, static_cast<uint64_t>(matrix.rows),
                                static_cast<uint64_t>(matrix.columns / kTileColumns)},
-                     .strides = {static_cast<uint64_t>(matrix.row_stride) * 2, kRowBytes},
+                     .strides = {static_cast<uint64_t>(matrix.row_stride) * 2, kTileRowBytes},
                      .box = {kTileColumns, static_cast<uint32_t>(box_rows), static_cast<uint32_t>(depth)}});
 }
 
@@ -343,7 +329,7 @@ CUtensorMap map_of_pairs(const Tensor& matrix, int box_pairs, int depth) {
   return tensor_map({.data = matrix.data,
                      .dimensions = 4,
                      .sizes = {kTileColumns, pairs, 2, static_cast<uint64_t>(matrix.columns / kTileColumns)},
-                     .strides = {row_bytes, pairs * row_bytes, kRowBytes},
+                     .strides = {row_bytes, pairs * row_bytes, kTileRowBytes},
                      .box = {kTileColumns, static_cast<uint32_t>(box_pairs), 2, static_cast<uint32_t>(depth)}});
 }
 
@@ -351,8 +337,8 @@ template <typename S>
 void launch_narrow(CudaDevice& device, const Tensor& weight, const Tensor& x, const NarrowPlan& plan, NarrowArgs args) {
   CHECK_EQ(plan.blocks % S::kShare, 0);
   const int stage_rows = plan.tile_rows * (S::kGated ? 2 : 1);
-  const int stage_bytes = stage_rows * S::kDepth * kRowBytes + S::kXBytes;
-  const int overhang = (kTileRows - stage_rows) * kRowBytes;  // rows that a product reads behind the last tile
+  const int stage_bytes = stage_rows * S::kDepth * kTileRowBytes + S::kXBytes;
+  const int overhang = (kGroupRows - stage_rows) * kTileRowBytes;  // rows that a product reads behind the last tile
   args.steps = static_cast<int>(ceil_div<int64_t>(weight.columns, kTileColumns * S::kDepth));
   args.stages = std::clamp((kSharedBytesMax - S::kFixedBytes - overhang) / stage_bytes, 2, kStagesMax);
   const auto shared_bytes = static_cast<size_t>(S::kFixedBytes + args.stages * stage_bytes + overhang);
@@ -378,7 +364,7 @@ void run_narrow(CudaDevice& device, const Tensor& out, const Tensor& weight, con
   CHECK(x.rows >= 1 && x.rows <= kNarrowTokensMax);
   CHECK_EQ(out.rows, x.rows);
   CHECK_EQ(out.columns, rows);
-  CHECK(plan.tile_rows % 8 == 0 && plan.tile_rows <= kTileRows / (kGated ? 2 : 1));
+  CHECK(plan.tile_rows % 8 == 0 && plan.tile_rows <= kGroupRows / (kGated ? 2 : 1));
   CHECK_GE(int64_t{plan.tiles} * plan.tile_rows, rows);
   const NarrowArgs args = {.rows = static_cast<int>(rows),
                            .tile_rows = plan.tile_rows,
@@ -390,8 +376,7 @@ void run_narrow(CudaDevice& device, const Tensor& out, const Tensor& weight, con
                            .bias = bias};
   if (x.rows <= 8) return launch_narrow<Shape<8, kGated, 1>>(device, weight, x, plan, args);
   if (x.rows <= 16) return launch_narrow<Shape<16, kGated, 1>>(device, weight, x, plan, args);
-  if (x.rows <= 32) return launch_narrow<Shape<32, kGated, 2>>(device, weight, x, plan, args);
-  launch_narrow<Shape<64, kGated, 2>>(device, weight, x, plan, args);
+  launch_narrow<Shape<32, kGated, 2>>(device, weight, x, plan, args);
 }
 
 }  // namespace
@@ -402,7 +387,7 @@ NarrowPlan plan_narrow(int64_t rows, int64_t tokens, bool gated, int multiproces
   const int64_t clusters = multiprocessors / share;
   NarrowPlan best;
   double best_cost = 0;
-  for (int64_t tile_rows = 8; tile_rows <= kTileRows / per_row; tile_rows += 8) {
+  for (int64_t tile_rows = 8; tile_rows <= kGroupRows / per_row; tile_rows += 8) {
     const int64_t tiles = ceil_div(rows, tile_rows);
     const int64_t passes = ceil_div<int64_t>(tiles, clusters * share);
     // In rows of weights, for the slowest block: the tiles' own, the activations' (from the L2 cache), the tiles' ends.
@@ -422,10 +407,7 @@ NarrowPlan plan_narrow(int64_t rows, int64_t tokens, bool gated, int multiproces
 }
 
 bool narrow_can(const Tensor& x, const Tensor& weight) {
-  const auto aligned = [](const Tensor& tensor) {
-    return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_stride % 8 == 0;
-  };
-  return aligned(x) && aligned(weight) && weight.columns % kTileColumns == 0;
+  return copy_engine_reads(x) && copy_engine_reads(weight) && weight.columns % kTileColumns == 0;
 }
 
 void narrow_linear(CudaDevice& device, const LinearArgs& args, const NarrowPlan& plan) {

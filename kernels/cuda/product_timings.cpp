@@ -14,7 +14,7 @@ namespace skein::cuda {
 namespace {
 
 constexpr int kRounds = 3;
-constexpr size_t kCalls = 4;  // of a round
+constexpr size_t kCalls = 8;  // of a round
 constexpr size_t kCallsOfMany = 2;
 constexpr int64_t kManyTokens = 1024;  // from here on a call takes a millisecond
 
@@ -72,30 +72,45 @@ Status ProductTimings::save() const {
   return {};
 }
 
-double product_time_us(CudaDevice& device, int64_t tokens, const std::function<bool(size_t)>& body) {
+std::vector<double> product_times_us(CudaDevice& device, int64_t tokens, size_t count,
+                                     const std::function<bool(size_t, size_t)>& body) {
   const size_t calls = tokens < kManyTokens ? kCalls : kCallsOfMany;
   cudaEvent_t begin = nullptr;
   cudaEvent_t end = nullptr;
   device.check(cudaEventCreate(&begin), "cudaEventCreate");
   device.check(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> times;
-  bool runs = true;
-  for (int round = 0; round <= kRounds && runs; ++round) {
-    // Meanwhile the host queues the calls.
-    device.check(cudaMemsetAsync(device.scratch(), 0, CudaDevice::kScratchBytes, device.stream()), "cudaMemsetAsync");
-    device.check(cudaEventRecord(begin, device.stream()), "cudaEventRecord");
-    for (size_t i = 0; i < calls && runs; ++i) runs = body(i);
-    device.check(cudaEventRecord(end, device.stream()), "cudaEventRecord");
-    device.check(cudaEventSynchronize(end), "cudaEventSynchronize");
-    float ms = 0;
-    device.check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
-    if (round > 0) times.push_back(ms * 1e3f / static_cast<float>(calls));  // the first one loads code
+  std::vector<bool> runs;
+  for (size_t way = 0; way < count; ++way) {
+    runs.push_back(body(way, 0));  // loads code, which a recording must not
+    if (!runs[way] || !device.synchronize().ok()) continue;
+    device.record(way);
+    for (size_t i = 0; i < calls; ++i) body(way, i);
+    if (!device.end_record().ok()) runs[way] = false;
   }
+  std::vector<std::vector<float>> times(count);
+  for (int round = 0; round < kRounds; ++round) {
+    for (size_t way = 0; way < count; ++way) {
+      if (!runs[way]) continue;
+      // Meanwhile the host queues the rest.
+      device.check(cudaMemsetAsync(device.scratch(), 0, CudaDevice::kScratchBytes, device.stream()), "cudaMemsetAsync");
+      device.check(cudaEventRecord(begin, device.stream()), "cudaEventRecord");
+      device.replay(way);
+      device.check(cudaEventRecord(end, device.stream()), "cudaEventRecord");
+      device.check(cudaEventSynchronize(end), "cudaEventSynchronize");
+      float ms = 0;
+      device.check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
+      times[way].push_back(ms * 1e3f / static_cast<float>(calls));
+    }
+  }
+  device.forget_recorded();
   device.check(cudaEventDestroy(begin), "cudaEventDestroy");
   device.check(cudaEventDestroy(end), "cudaEventDestroy");
-  if (!runs) return std::numeric_limits<double>::infinity();
-  std::ranges::sort(times);
-  return times[kRounds / 2];
+  std::vector<double> medians;
+  for (size_t way = 0; way < count; ++way) {
+    std::ranges::sort(times[way]);
+    medians.push_back(runs[way] ? times[way][kRounds / 2] : std::numeric_limits<double>::infinity());
+  }
+  return medians;
 }
 
 }  // namespace skein::cuda

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <functional>
 #include <optional>
 #include <string>
@@ -42,8 +43,11 @@ class ProductTimings {
   bool cut_off_ = false;  // the file's last line does not end
 };
 
-// Microseconds of a call of body(0), body(1), ... on products of so many tokens, one after another as in a step: the
-// median of a few rounds; infinite if body says that it does not run. The device's scratch memory is overwritten.
-double product_time_us(CudaDevice& device, int64_t tokens, const std::function<bool(size_t)>& body);
+// Microseconds of each of `count` ways to do products of so many tokens; infinite if one does not run. body(way, i)
+// queues the i-th of some calls and says whether it runs; they are recorded as a step is, and the ways take turns over
+// some rounds, for a GPU is not as fast at any time; the medians count. Overwrites scratch memory and forgets what was
+// recorded before.
+std::vector<double> product_times_us(CudaDevice& device, int64_t tokens, size_t count,
+                                     const std::function<bool(size_t way, size_t i)>& body);
 
 }  // namespace skein::cuda

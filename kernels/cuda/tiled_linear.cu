@@ -508,6 +508,7 @@ TiledPlan plan_streaming(const Tensor& x, const Tensor& weight, bool gated, int 
     const int passes = ceil_div(ceil_div(plan.row_tiles, 2) * plan.token_tiles, plan.blocks / (2 * splits));
     const double cost = passes * (columns / splits * step + 1500);
     if (best.blocks != 0 && cost >= best_cost) continue;
+    if (splits > 1 && part_bytes(plan) * round_up(plan.row_tiles, 2) > CudaDevice::kScratchBytes / 2) continue;
     best = plan;
     best_cost = cost;
   }
