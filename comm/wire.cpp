@@ -282,6 +282,7 @@ void fill(const AgentStatus& from, wire::Frame* frame) {
   to->set_memory_free(from.memory_free);
   to->mutable_gpu_memory_free()->Add(from.gpu_memory_free.begin(), from.gpu_memory_free.end());
   to->mutable_held()->Add(from.held.begin(), from.held.end());
+  to->set_driver_silent_s(from.driver_silent_s);
 }
 
 template <typename List>
@@ -297,7 +298,8 @@ Result<Frame> read(const wire::AgentStatus& from) {
   return Frame(AgentStatus{.launches = {from.launches().begin(), from.launches().end()},
                            .memory_free = from.memory_free(),
                            .gpu_memory_free = {from.gpu_memory_free().begin(), from.gpu_memory_free().end()},
-                           .held = {from.held().begin(), from.held().end()}});
+                           .held = {from.held().begin(), from.held().end()},
+                           .driver_silent_s = from.driver_silent_s()});
 }
 
 void fill(const Launch& from, wire::Frame* frame) {

@@ -104,6 +104,7 @@ struct AgentStatus {
   uint64_t memory_free = 0;                   // of the host; 0: not known
   std::vector<uint64_t> gpu_memory_free = {};  // in the driver's order; none: not known
   std::vector<uint32_t> held = {};            // devices on which its jobs have ranks
+  uint32_t driver_silent_s = 0;               // since the GPU driver answered, where that is too long
 };
 
 struct LaunchNode {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "coordinator/control/node_watch.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 
@@ -37,6 +38,7 @@ Json node_json(const NodeTable::Node& node) {
   json.set("network", node.registration.network);
   json.set("launches", list_of(node.launches));
   json.set("devices_held", list_of(node.use.held));
+  if (node.driver_silent_s > 0) json.set("driver_silent_seconds", static_cast<int64_t>(node.driver_silent_s));
   if (!node.report.cluster) return json;
   const Node& hardware = node.report.cluster->nodes.front();
   json.set("devices", static_cast<int64_t>(hardware.devices.size()));
@@ -55,6 +57,7 @@ std::optional<std::string> belies_key(const RegisterAgent& registration, const s
 
 void NodeTable::Node::take(const AgentStatus& status) {
   launches = {status.launches.begin(), status.launches.end()};
+  driver_silent_s = status.driver_silent_s;
   use = {};
   use.held = {status.held.begin(), status.held.end()};
   if (!report.cluster) return;
@@ -141,6 +144,7 @@ Json NodeTable::to_json() const {
     nodes.push_back(node_json(node));
     for (const std::string& finding : node.report.findings) findings.push_back(name + ": " + finding);
     for (const std::string& finding : node.contradictions) findings.push_back(name + ": " + finding);
+    if (node.driver_silent_s > 0) findings.push_back(name + ": " + silent_driver(node.driver_silent_s));
   }
   Json refused = Json::array();
   for (const auto& [name, reason] : refusals_) {

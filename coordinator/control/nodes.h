@@ -34,6 +34,7 @@ class NodeTable {
     NodeReport report;
     std::vector<std::string> contradictions;  // between the report and the cluster file
     NodeUse use;
+    uint32_t driver_silent_s = 0;  // AgentStatus
 
     // What a sign of life says beside being one. What contradicts the report is taken for not known.
     void take(const AgentStatus& status);

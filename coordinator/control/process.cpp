@@ -8,12 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 extern char** environ;
 
@@ -106,6 +108,26 @@ Result<ChildProcess> start_process(const ChildOptions& options) {
   }
   if (error_pipe[0] >= 0) fcntl(error_pipe[0], F_SETFL, O_NONBLOCK);
   return ChildProcess{.pid = pid, .error_fd = error_pipe[0]};
+}
+
+std::optional<std::string> LineReader::next() {
+  for (;;) {
+    const size_t end = std::min(text.find('\n'), line_bytes_max);
+    if (end < text.size()) {
+      std::string line = text.substr(0, end);
+      text.erase(0, text[end] == '\n' ? end + 1 : end);
+      return line;
+    }
+    char buffer[4096];
+    const ssize_t bytes = fd < 0 ? -1 : read(fd, buffer, sizeof buffer);
+    if (bytes < 0) return std::nullopt;
+    text.append(buffer, static_cast<size_t>(bytes));
+    if (bytes > 0) continue;
+    close(fd);
+    fd = -1;
+    if (text.empty()) return std::nullopt;
+    return std::exchange(text, {});
+  }
 }
 
 std::vector<pid_t> children(pid_t parent, std::string_view program) {
