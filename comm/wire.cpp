@@ -42,6 +42,7 @@ void fill(const RegisterReplica& from, wire::Frame* frame) {
   to->set_load_seconds(from.load_seconds);
   to->set_transport(from.transport);
   to->mutable_rank_bytes()->Add(from.rank_bytes.begin(), from.rank_bytes.end());
+  to->set_interruptions(from.interruptions);
 }
 
 Result<Frame> read(const wire::RegisterReplica& from) {
@@ -64,7 +65,8 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .context_max = from.context_max(),
                                .load_seconds = from.load_seconds(),
                                .transport = from.transport(),
-                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()}});
+                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()},
+                               .interruptions = from.interruptions()});
 }
 
 void to_wire(const StepWork& from, wire::StepWork* to) {

@@ -144,7 +144,9 @@ class Agent {
       orphaned_ = true;
       return end_all(SIGKILL);
     }
-    if (socket_->key_refused() && !stopping_) {
+    const MessageSocket::Events events = socket_->events();
+    if (events.broken) introduce();
+    if (events.key_refused && !stopping_) {
       outcome_ = invalid_argument("the coordinator at " + config_.coordinator + " refused the key of " + config_.name +
                                   ": add \"" + config_.name + " " + config_.node->keys.own.public_key +
                                   "\" to its allow-list");
@@ -322,8 +324,8 @@ class Agent {
     if (mkdir(job.folder.c_str(), 0700) != 0) {
       return unavailable("cannot make the folder " + job.folder + ": " + std::strerror(errno));
     }
-    const Status status = waiting.launch ? start_mpirun(&job, *waiting.launch, std::move(waiting.spec))
-                                         : start_process_of(&job, std::move(waiting.orted), {});
+    Status status = waiting.launch ? start_mpirun(&job, *waiting.launch, std::move(waiting.spec))
+                                   : start_process_of(&job, std::move(waiting.orted), {});
     if (!status.ok()) {
       listeners_.erase(launch);
       std::error_code ignored;  // what stays goes with the run folder

@@ -1,6 +1,7 @@
 #include "coordinator/control/nodes.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "coordinator/control/node_watch.h"
 #include "topology/cluster_file.h"
@@ -9,6 +10,8 @@
 namespace skein {
 namespace {
 
+constexpr int64_t kRivalMs = 1000;   // in which one that lives gives signs,
+constexpr int64_t kRivalSignMs = 750;  // the last one no longer ago
 constexpr size_t kNamesMax = 4096;  // of refused agents
 
 // What is free of `all` bytes, 1 at least; 0: not known.
@@ -67,6 +70,13 @@ void NodeTable::Node::take(const AgentStatus& status) {
   for (size_t gpu = 0; gpu < all.size(); ++gpu) {
     use.gpu_memory_free.push_back(free_of(status.gpu_memory_free[gpu], all[gpu]));
   }
+}
+
+bool NodeTable::may_succeed(const RegisterAgent& registration, int64_t now_ms) {
+  Node* here = find(registration.node);
+  if (here == nullptr || here->registration.instance == registration.instance) return false;
+  if (std::exchange(here->rival, registration.instance) != registration.instance) here->rival_ms = now_ms;
+  return now_ms - here->rival_ms < kRivalMs || here->lease.silent_ms(now_ms) > kRivalSignMs;
 }
 
 std::optional<std::string> NodeTable::admit(const std::string& peer, RegisterAgent registration, int64_t now_ms) {

@@ -174,10 +174,17 @@ Result<std::string> make_private_folder() {
 Status write_private_file(const std::string& path, const std::string& text) {
   const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
   if (fd < 0) return system_error("cannot write " + path);
-  const ssize_t written = write(fd, text.data(), text.size());
-  close(fd);
-  if (written != static_cast<ssize_t>(text.size())) return system_error("cannot write " + path);
-  return {};
+  size_t written = 0;
+  ssize_t bytes = 1;
+  while (written < text.size() && bytes > 0) {
+    bytes = write(fd, text.data() + written, text.size() - written);
+    written += static_cast<size_t>(std::max<ssize_t>(bytes, 0));
+  }
+  Status status;
+  if (written < text.size()) status = system_error("cannot write " + path);
+  if (close(fd) != 0 && status.ok()) status = system_error("cannot write " + path);
+  if (!status.ok()) unlink(path.c_str());
+  return status;
 }
 
 }  // namespace skein

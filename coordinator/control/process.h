@@ -48,7 +48,7 @@ std::string program_folder();
 // A fresh folder of mode 0700 under $XDG_RUNTIME_DIR or the temporary folder. The caller removes it.
 Result<std::string> make_private_folder();
 
-// Writes a new file of mode 0600.
+// Writes a new file of mode 0600, all of it or none.
 Status write_private_file(const std::string& path, const std::string& text);
 
 }  // namespace skein

@@ -71,6 +71,10 @@ class Host:
         """Lines of ip, on that host's network."""
         _run("nsenter", "--target", self.init, "--net", "ip", "-batch", "-", stdin="\n".join(lines) + "\n")
 
+    def reset_connections(self, port):
+        """Those of its port are gone, and with them what nobody has read yet."""
+        self.run("ss", "--kill", "--tcp", "--numeric", f"sport = :{port}")
+
     def holds(self, process):
         return _namespace(process.pid) == _namespace(self.init)
 

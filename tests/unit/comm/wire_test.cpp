@@ -76,9 +76,11 @@ TEST(Wire, AReplicaSaysWhatEachRankHolds) {
   replica.ranks = 2;
   replica.transport = "TCP";
   replica.rank_bytes = {1, 1ull << 40};
+  replica.interruptions = 5;
   const auto frame = decode_frame(encode_frame(replica));
   ASSERT_TRUE(frame.ok()) << frame.status().message();
   EXPECT_EQ(std::get<RegisterReplica>(*frame).rank_bytes, replica.rank_bytes);
+  EXPECT_EQ(std::get<RegisterReplica>(*frame).interruptions, 5u);
   replica.ranks = 3;
   EXPECT_FALSE(decode_frame(encode_frame(replica)).ok());
 }

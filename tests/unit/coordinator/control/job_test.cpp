@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 namespace skein {
 namespace {
@@ -76,6 +79,23 @@ TEST(JobErrors, AreCutInLinesWhateverPiecesTheyComeIn) {
   EXPECT_EQ(lines.next(), "end");
   EXPECT_EQ(lines.next(), std::nullopt);
   EXPECT_EQ(lines.fd, -1);
+}
+
+TEST(PrivateFile, IsThereAsAWholeOrNotAtAll) {
+  auto folder = make_private_folder();
+  ASSERT_TRUE(folder.ok());
+  const std::string path = *folder + "/spec.json";
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 5, .rlim_max = before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);  // as a full disk: the first write is cut short, the next one fails
+  const Status full = write_private_file(path, "0123456789");
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(full.message(), "cannot write " + path + ": File too large");
+  EXPECT_TRUE(write_private_file(path, "0123456789").ok()) << "nothing is left of the first";
+  EXPECT_FALSE(write_private_file(path, "x").ok()) << "never over another";
+  std::filesystem::remove_all(*folder);
 }
 
 std::string value_behind(const std::vector<std::string>& words, const std::string& key) {
