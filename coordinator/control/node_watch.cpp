@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "base/host_memory.h"
 #include "base/log.h"
-#include "topology/machine.h"
 #include "topology/memory.h"
 
 namespace skein {
@@ -145,7 +145,7 @@ uint32_t NodeWatch::silent_seconds(Clock::time_point now) {
 }
 
 void NodeWatch::tell(Clock::time_point now, AgentStatus* status) {
-  status->memory_free = static_cast<uint64_t>(std::max<int64_t>(memory_available(), 0));
+  status->memory_free = static_cast<uint64_t>(host_memory().available);
   status->driver_silent_s = silent_seconds(now);
   if (!look_ || status->driver_silent_s > 0) return;
   for (const Gpu& gpu : look_->gpus) status->gpu_memory_free.push_back(static_cast<uint64_t>(gpu.memory_free));
