@@ -1,10 +1,10 @@
 #include "base/host_memory.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <sstream>
 
 namespace skein {
 namespace {
@@ -48,8 +48,9 @@ std::filesystem::path own_group(const std::string& root) {
 
 int64_t proc_bytes(const std::string& path, std::string_view key) {
   std::ifstream file(path);
+  int64_t kilobytes = 0;
   for (std::string line; std::getline(file, line);) {
-    if (line.starts_with(key)) return int64_t{std::strtoll(line.c_str() + key.size(), nullptr, 10)} << 10;
+    if (line.starts_with(key) && std::istringstream(line.substr(key.size())) >> kilobytes) return kilobytes << 10;
   }
   return 0;
 }

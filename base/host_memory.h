@@ -6,7 +6,7 @@
 
 namespace skein {
 
-// Of the host, or of the tightest control group (version 2, or the root of version 1) that this process is in, in bytes.
+// In bytes, of the host, or of the tightest control group that holds this process (version 2, or version 1's root).
 struct HostMemory {
   int64_t total = 0;
   int64_t available = 0;  // that can be had now: files that the kernel merely keeps are not in the way

@@ -281,7 +281,8 @@ struct Leader::State {
     introduce();
   }
 
-  // Requests, tokens and cancellations may be lost with a connection: the coordinator is told, and ends what it waits for.
+  // Requests, tokens and cancellations may be lost with a connection: the coordinator is told, and ends what it waits
+  // for.
   void start_over() {
     log_warning("the connection to the coordinator broke; what it asked for is dropped");
     if (!events.try_push(CancelAll{})) abandon("the replica's queue is full");

@@ -144,9 +144,7 @@ class Agent {
       orphaned_ = true;
       return end_all(SIGKILL);
     }
-    const MessageSocket::Events events = socket_->events();
-    if (events.broken) introduce();
-    if (events.key_refused && !stopping_) {
+    if (socket_->events().key_refused && !stopping_) {
       outcome_ = invalid_argument("the coordinator at " + config_.coordinator + " refused the key of " + config_.name +
                                   ": add \"" + config_.name + " " + config_.node->keys.own.public_key +
                                   "\" to its allow-list");

@@ -245,7 +245,7 @@ void Core::check_nodes(int64_t now_ms, Actions* actions) {
 }
 
 void Core::wait_for_nodes(const Replica& replica, int64_t now_ms, Actions* actions) {
-  if (!config_.own_agents || replica.launches > 0 || now_ms - started_ms_ <= config_.launch_timeout_ms) return;
+  if (!config_.own_agents || replica.was_ready || now_ms - started_ms_ <= config_.launch_timeout_ms) return;
   std::string missing;
   std::string refusals;
   for (const NodeShare& share : shares_of(replica.spec)) {

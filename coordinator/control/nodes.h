@@ -45,8 +45,8 @@ class NodeTable {
   // `described`: the cluster file that replicas were placed by; empty: none.
   explicit NodeTable(Cluster described = {}) : described_(std::move(described)) {}
 
-  // Whether the agent that is here under that name may have ended a moment ago, so that this one, which was started in its
-  // place, is to ask again instead of being refused.
+  // Whether the agent that is here under that name may have ended a moment ago, so that this one, which was started in
+  // its place, is to ask again instead of being refused.
   bool may_succeed(const RegisterAgent& registration, int64_t now_ms);
   // Why that agent cannot take part; nothing if it can, and is here now. The same process may register again.
   std::optional<std::string> admit(const std::string& peer, RegisterAgent registration, int64_t now_ms);

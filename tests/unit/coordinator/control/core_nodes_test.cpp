@@ -200,6 +200,23 @@ TEST_F(CoreNodesTest, AReplicaThatCannotBeReachedGetsNothingUntilItIsHeard) {
   EXPECT_TRUE(core.submit(short_request(), &actions).ok());
 }
 
+TEST_F(CoreNodesTest, WhatIsLeftOfALaunchIsNotWaitedForLongerThanALaunch) {
+  Core before = make();
+  const Launch launched = launch(before);
+  const AgentJob job{.launch = launched.launch, .replica = 0, .identity = launched.identity};
+  Core core = make();
+  agent_says(core, "a", agent("a"), 0);
+  agent_says(core, "b", agent("b", {job}), 0);  // its share; the rest has ended
+  Actions actions;
+  for (int64_t now = 50; now <= 10'200; now += 50) {
+    core.agent_frame("a", AgentStatus{}, now, &actions);
+    core.tick(now, &actions);  // and b is gone
+  }
+  EXPECT_EQ(of_kind<ReplicaLost>(actions).size(), 1u);
+  ASSERT_FALSE(of_kind<StartFailed>(actions).empty());
+  EXPECT_NE(of_kind<StartFailed>(actions)[0].reason.find("the agents of b:"), std::string::npos);
+}
+
 TEST_F(CoreNodesTest, AnAgentThatComesLateHearsThatItsReplicaServes) {
   Core before = make();
   const Launch launched = launch(before);
