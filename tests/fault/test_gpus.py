@@ -165,6 +165,12 @@ def test_no_driver(long_model):
 
 
 @cuda_build
+def test_a_hidden_gpu_is_not_planned_for(long_model, tmp_path):
+    env = with_driver(tmp_path, 9) | {"CUDA_VISIBLE_DEVICES": "1"}
+    assert "no NVIDIA GPU with a driver was found" in refused(long_model, env=env)
+
+
+@cuda_build
 def test_a_plan_counts_all_gpus(long_model, tmp_path):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("nodes:\n  - {name: here, cores: 1, memory_gib: 8, devices: [{kind: NVIDIA H200}]}\n")
