@@ -16,6 +16,7 @@ namespace skein {
 namespace {
 
 constexpr auto kRestartPeriod = std::chrono::seconds(1);
+constexpr int kStartPatience = 4;
 constexpr int kPollMs = 100;
 constexpr size_t kLineBytesMax = kNodeReportBytesMax + 64;  // a report, and the word before it
 
@@ -117,7 +118,9 @@ std::optional<std::string> NodeWatch::turn(Clock::time_point now) {
   while (const std::optional<std::string> line = lines_.next()) take(*line, now);
   const uint32_t silent = silent_seconds(now);
   if (silent > 0 && !std::exchange(complained_, true)) log_warning("agent: " + silent_driver(silent));
-  if (silent > 0 && child_ > 0 && now - started_ > patience_) kill(child_, SIGKILL);
+  // To start, a driver that keeps its GPUs asleep takes seconds for each of them: killed too soon, it never would.
+  const Clock::duration patience = described_gpus_ ? patience_ : kStartPatience * patience_;
+  if (silent > 0 && child_ > 0 && now - started_ > patience) kill(child_, SIGKILL);
   if (child_ < 0 && now - started_ > kRestartPeriod) start(now);
   return std::exchange(description_, std::nullopt);
 }
