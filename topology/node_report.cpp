@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <set>
 
+#include "base/host_memory.h"
 #include "base/json.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
-#include "topology/machine.h"
 #include "topology/nics.h"
 
 namespace skein {
@@ -93,7 +93,7 @@ NodeReport report_node(const std::string& name, const Interface& interface, cons
   NodeReport report{.cluster = std::nullopt, .findings = std::move(discovery.notes)};
   Node& node = discovery.cluster.nodes.front();
   node.name = discovery.cluster.name = name;
-  node.memory_free = std::clamp<int64_t>(memory_available(), 1, std::max<int64_t>(node.memory_bytes, 1));
+  node.memory_free = std::clamp<int64_t>(host_memory().available, 1, std::max<int64_t>(node.memory_bytes, 1));
   ensure_interface(roots, interface.name, &node);
   assign_nics(&discovery.cluster);
   if (const Status valid = validate(discovery.cluster); !valid.ok()) {

@@ -194,6 +194,7 @@ struct Leader::State {
     lease.heard(milliseconds(next_status));
     while (true) {
       if (!take_all()) return;
+      if (socket->events().broken) start_over();
       const bool may_wait = send_outbox();
       const Clock::time_point now = Clock::now();
       if (static_cast<double>(lease.silent_ms(milliseconds(now))) > spec.lease_seconds * 1000) {
@@ -277,9 +278,20 @@ struct Leader::State {
   void meet(uint64_t instance) {
     if (coordinator != instance && !events.try_push(CancelAll{})) abandon("the replica's queue is full");
     coordinator = instance;
-    // Where there is no room, it asks again.
-    (void)socket->send("", registration);
+    introduce();
   }
+
+  // Requests, tokens and cancellations may be lost with a connection: the coordinator is told, and ends what it waits
+  // for.
+  void start_over() {
+    log_warning("the connection to the coordinator broke; what it asked for is dropped");
+    if (!events.try_push(CancelAll{})) abandon("the replica's queue is full");
+    ++registration.interruptions;
+    introduce();
+  }
+
+  // Where there is no room, or it is lost, the coordinator asks.
+  void introduce() { (void)socket->send("", registration); }
 
   ReplicaStatus status() {
     std::lock_guard lock(stats_mutex);

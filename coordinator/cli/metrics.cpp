@@ -102,6 +102,8 @@ struct ServerMetrics::State {
   Family<Gauge>& node_devices = gauges("skein_node_devices", "GPUs of a node; of one without, its cores.");
   Family<Gauge>& node_held = gauges("skein_node_devices_held", "Devices of a node on which ranks are.");
   Family<Gauge>& gpu_memory_free = gauges("skein_gpu_memory_free_bytes", "What is free of a GPU's memory.");
+  Family<Gauge>& driver_silent = gauges("skein_node_driver_silent_seconds",
+                                        "For how long a node's GPU driver has not answered; 0: it answers.");
   Gauge& in_flight = gauges("skein_requests_in_flight", "Requests that the server holds.").Add(model);
   Gauge& connections = gauges("skein_http_connections", "Open HTTP connections.").Add(model);
   Family<Counter>& refused = counters("skein_http_refused_total", "Connections and requests refused by the transport.");
@@ -126,6 +128,7 @@ struct ServerMetrics::State {
     const Labels of_node = labels("node", name);
     nodes_seen.insert(name);
     node_up.Add(of_node).Set(1);
+    set(driver_silent, of_node, node.driver_silent_s);
     if (!node.report.cluster) return;
     const Node& hardware = node.report.cluster->nodes.front();
     set(node_memory, of_node, static_cast<double>(hardware.memory_bytes));

@@ -294,6 +294,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     ASSIGN_OR_RETURN(plan.config.device, placed_device(config, *placement));
     plan.placement = placement;
   } else {
+    plan.machine.gpus = visible_gpus(plan.machine.gpus, std::getenv("CUDA_VISIBLE_DEVICES"));
     ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine));
   }
   settle(&plan.config);

@@ -95,6 +95,7 @@ class Gathering {
       return;
     }
     std::optional<std::string> refusal = belies_key(*registration, received.user);
+    if (!refusal && table_.may_succeed(*registration, milliseconds(Clock::now()))) return;
     if (!refusal) refusal = table_.admit(received.peer, *registration, milliseconds(Clock::now()));
     if (refusal) (void)socket_->send(received.peer, RefuseAgent{*refusal});
   }
