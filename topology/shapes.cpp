@@ -52,9 +52,7 @@ std::vector<size_t> stages_by_time(const Shape& shape, const Load& load) {
   const auto stages = static_cast<double>(shape.stages.size());
   const StepLoad step{.decodes = std::max(1.0, shape.best.concurrency / stages),
                       .context = load.input_tokens + 0.5 * load.output_tokens};
-  for (size_t stage = 0; stage < shape.stages.size(); ++stage) {
-    times.emplace_back(shape.cost->stage_us(static_cast<int>(stage), step, shape.cost->stages()), stage);
-  }
+  for (const double us : shape.cost->stages_us(step, shape.cost->stages())) times.emplace_back(us, times.size());
   std::ranges::sort(times);
   std::vector<size_t> order;
   for (const auto& [us, stage] : times) order.push_back(stage);
