@@ -117,7 +117,7 @@ Json cluster_json(const Cluster& cluster) {
     Json item = Json::object();
     item.set("name", node.name);
     Json devices = Json::array();
-    for (const Device& device : node.devices) devices.push_back(cluster.kinds[static_cast<size_t>(device.kind)].name);
+    for (const Device& device : node.devices) devices.push_back(kind_of(cluster, device).name);
     item.set("devices", std::move(devices));
     nodes.push_back(std::move(item));
   }
@@ -203,7 +203,7 @@ Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string
 
 std::string devices_text(const Cluster& cluster, const Node& node) {
   std::map<std::string, int> counts;
-  for (const Device& device : node.devices) ++counts[cluster.kinds[static_cast<size_t>(device.kind)].name];
+  for (const Device& device : node.devices) ++counts[kind_of(cluster, device).name];
   std::string text;
   for (const auto& [kind, count] : counts) text += (text.empty() ? "" : ", ") + std::to_string(count) + " x " + kind;
   return text.empty() ? "no devices" : text;

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <map>
 
+#include "base/clock.h"
 #include "base/json.h"
 
 namespace skein {
@@ -78,12 +78,11 @@ Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& re
 }  // namespace
 
 RankReport look_around() {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
   return {.build = SKEIN_BUILD,
           .host = host_identity(),
           .fingerprint = 0,
           .memory_free = proc_bytes("/proc/meminfo", "MemAvailable:"),
-          .clock_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
+          .clock_ms = unix_ms(),
           .error = {}};
 }
 

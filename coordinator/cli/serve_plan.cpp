@@ -29,11 +29,6 @@ bool is_one_of(const std::string& value, std::initializer_list<const char*> choi
   return std::ranges::find(choices, value) != choices.end();
 }
 
-const DeviceKind& kind_of(const Cluster& cluster, const DeviceId& id) {
-  const Device& device = cluster.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)];
-  return cluster.kinds[static_cast<size_t>(device.kind)];
-}
-
 Status check_gpu_formats(const ServeConfig& config) {
   if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
     return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);

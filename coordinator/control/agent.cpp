@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 
+#include "base/clock.h"
 #include "base/lease_watch.h"
 #include "base/log.h"
 #include "base/network.h"
@@ -38,10 +39,6 @@ constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr auto kKillAfter = std::chrono::milliseconds(1500);
 constexpr auto kComplainPeriod = std::chrono::seconds(30);
 constexpr double kComplainSeconds = 5;  // without an answer of the coordinator
-
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
-}
 
 uint64_t random_number() {
   uint64_t number = 0;
@@ -235,10 +232,9 @@ class Agent {
     }
     Status status = start_process_of(
         std::move(job),
-        mpirun_arguments(launch, {.worker = worker_,
+        mpirun_arguments(launch, {.worker = {worker_, spec_path},
                                   .rsh = program_folder() + "/skein rsh",
                                   .folder = config_.run_folder + "/replica-" + std::to_string(launch.launch),
-                                  .spec_path = spec_path,
                                   .ports = ports,
                                   .networks = spec.network}),
         std::move(environment));
@@ -278,14 +274,7 @@ class Agent {
   Status start_process_of(Job job, std::vector<std::string> arguments, std::map<std::string, std::string> environment) {
     ChildOptions options{
         .arguments = std::move(arguments), .environment = std::move(environment), .capture_error = true};
-    options.environment["TMPDIR"] = job.folder;
-    options.environment["OMP_NUM_THREADS"] = "1";
-    options.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";  // as the driver and places count
-    if (geteuid() == 0) {
-      // Containers run as root; mpirun asks to be told so.
-      options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
-      options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
-    }
+    options.environment.merge(mpi_environment(job.folder));
     const Result<ChildProcess> child = start_process(options);
     if (!child.ok()) {
       std::error_code ignored;  // what stays goes with the run folder

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/clock.h"
 #include "coordinator/control/nodes.h"
 
 namespace skein {
@@ -17,10 +18,6 @@ constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr int64_t kSilentMs = 2000;  // then an agent has gone, and another of its name may come
 constexpr auto kFirstWord = std::chrono::seconds(1);  // agents that are there come sooner
 constexpr auto kWordPeriod = std::chrono::seconds(10);
-
-int64_t milliseconds(Clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-}
 
 std::string list_of(const std::vector<std::string>& names) {
   std::string text;
@@ -90,12 +87,12 @@ class Gathering {
     const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
     if (registration == nullptr) {
       NodeTable::Node* node = table_.of_peer(received.peer);
-      if (node != nullptr) node->lease.heard(milliseconds(Clock::now()));
+      if (node != nullptr) node->lease.heard(now_ms());
       else (void)socket_->send(received.peer, Introduce{});
       return;
     }
     std::optional<std::string> refusal = belies_key(*registration, received.user);
-    if (!refusal) refusal = table_.admit(received.peer, *registration, milliseconds(Clock::now()));
+    if (!refusal) refusal = table_.admit(received.peer, *registration, now_ms());
     if (refusal) (void)socket_->send(received.peer, RefuseAgent{*refusal});
   }
 
