@@ -87,7 +87,9 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
   tp_ = static_cast<int>(shards_.size() / sites_.size());
   CHECK_EQ(shards_.size(), sites_.size() * static_cast<size_t>(tp_));
   // Of ranks with parts of the same size one stands for all.
-  const auto same_part = [](const ShardPlan& a, const ShardPlan& b) { return a.pp_rank == b.pp_rank && same_sizes(a, b); };
+  const auto same_part = [](const ShardPlan& a, const ShardPlan& b) {
+    return a.pp_rank == b.pp_rank && same_sizes(a, b);
+  };
   shards_.erase(std::unique(shards_.begin(), shards_.end(), same_part), shards_.end());
   double weights = 0;
   for (const ShardPlan& shard : shards_) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <set>
 
 #include "coordinator/cli/commands.h"
@@ -50,15 +51,23 @@ Status serve(const ServePlan& plan) {
   return outcome;
 }
 
-// The agents' nodes, as they describe them: those that --nodes names, or all of the allow-list.
+// The agents' nodes, as they describe them: those of the configuration's places, else those that --nodes names or
+// all of the allow-list.
 Result<Cluster> gather(const ServeConfig& config) {
   ASSIGN_OR_RETURN(const ListenConfig listen, listen_config(config));
   std::set<std::string> allowed;
   for (const auto& [key, name] : listen.keys.allowed) allowed.insert(name);
-  std::set<std::string> names(config.placement.nodes.begin(), config.placement.nodes.end());
+  std::set<std::string> names;
+  if (config.gathered()) {
+    names.insert(config.placement.nodes.begin(), config.placement.nodes.end());
+  } else {
+    for (const ReplicaShape& shape : config.shapes()) {
+      for (const RankPlace& place : shape.places) names.insert(place.node);
+    }
+  }
   for (const std::string& name : names) {
     if (allowed.contains(name)) continue;
-    return invalid_argument(config.allow_list + " has no key of the node \"" + name + "\": add it there, or correct --nodes");
+    return invalid_argument(config.allow_list + " has no key of the node \"" + name + "\": add it there, or correct the name");
   }
   if (names.empty()) names = std::move(allowed);
   ASSIGN_OR_RETURN(GatheredNodes gathered,
@@ -72,11 +81,11 @@ Result<Cluster> gather(const ServeConfig& config) {
 }
 
 Status run(const ServeConfig& config) {
-  Cluster nodes;
-  if (config.gathered()) {
+  std::optional<Cluster> nodes;
+  if (needs_nodes(config)) {
     ASSIGN_OR_RETURN(nodes, gather(config));
   }
-  ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config, &nodes));
+  ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config, nodes ? &*nodes : nullptr));
   say(describe(plan));
   return serve(plan);
 }

@@ -120,6 +120,8 @@ def test_a_plan_file_is_started_as_it_is_or_refused(planned):
     other.write_text(json.dumps(plan | {"models": [plan["models"][0] | {"name": "another"}]}))
     assert "places another, but no replica of" in refused("--plan", other)
     assert "the planner chooses the number of replicas" in refused("--data-parallel-size", "2")
+    assert f"--pipeline-parallel-size is 1, and the plan in {path} has 2: leave the flag out" in \
+        refused("--plan", path, "--pipeline-parallel-size", "1")
     cluster = planned.scratch / "cluster.yaml"
     whole = cluster.read_text()
     cluster.write_text("".join(line for line in whole.splitlines(True) if "node-d" not in line))

@@ -238,7 +238,8 @@ TEST_P(CostOfUnlikeStages, TogetherAreThoseOfEachAlone) {
   GetParam().change(&second, &formats);
   if (second.share < 1) first.share = second.share;
   const ReplicaCost cost = paper_cost({first, second}, 3, formats);  // parts of two sizes
-  for (const StepLoad& load : {kDecode, StepLoad{.decodes = 2, .context = 10, .prompt_tokens = 100, .prompt_keys = 50}}) {
+  constexpr StepLoad kMixed{.decodes = 2, .context = 10, .prompt_tokens = 100, .prompt_keys = 50};
+  for (const StepLoad& load : {kDecode, kMixed}) {
     for (const int lanes : {1, 2}) {
       const std::vector<double> both = cost.stages_us(load, lanes);
       ASSERT_EQ(both.size(), 2u);
