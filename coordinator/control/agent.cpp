@@ -384,17 +384,19 @@ class Agent {
   Clock::time_point next_complaint_;
 };
 
-// Held while the process lives; a name of the network namespace, so that no file stays behind.
-Status claim_host() {
-  constexpr std::string_view kName = "skein-agent";
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+// One agent of a coordinator, which its key tells from others. Held while the process lives; a name of the network
+// namespace, so that no file stays behind.
+Status claim_host(const std::string& coordinator_key) {
+  const std::string name = "skein-agent " + coordinator_key;
   sockaddr_un address{};
+  CHECK_LT(name.size(), sizeof address.sun_path);
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   address.sun_family = AF_UNIX;
-  kName.copy(address.sun_path + 1, kName.size());
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + kName.size());
+  name.copy(address.sun_path + 1, name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return {};
   close(fd);
-  return unavailable("another `skein agent` runs on this host, and one serves all its devices: end it first");
+  return unavailable("another `skein agent` of this coordinator runs on this host, and one serves all its devices: end it first");
 }
 
 // "tcp://head:7300" -> "head"
@@ -412,7 +414,7 @@ Status run_node_agent(AgentConfig config) {
   ASSIGN_OR_RETURN(const std::string host, host_of(config.coordinator));
   Result<Interface> interface = node.interface.empty() ? interface_towards(host) : find_interface(node.interface);
   if (!interface.ok()) return interface.status();
-  RETURN_IF_ERROR(claim_host());
+  RETURN_IF_ERROR(claim_host(node.keys.server_public_key));
   if (config.run_folder.empty()) {
     ASSIGN_OR_RETURN(config.run_folder, make_private_folder());
   }
