@@ -6,6 +6,7 @@
 #include <set>
 
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/serve_plan.h"
 #include "coordinator/cli/server.h"
 #include "coordinator/control/gather.h"
 #include "coordinator/http/loop.h"
@@ -70,12 +71,14 @@ Result<Cluster> gather(const ServeConfig& config) {
     return invalid_argument(config.allow_list + " has no key of the node \"" + name + "\": add it there, or correct the name");
   }
   if (names.empty()) names = std::move(allowed);
+  const auto waiting = [](const std::vector<std::string>& missing) {
+    std::string text;
+    for (const std::string& name : missing) text += " " + name;
+    say("waiting   for the agents of" + text + "\n");
+  };
   ASSIGN_OR_RETURN(GatheredNodes gathered,
-                   gather_nodes(listen, names, config.nodes_timeout, [](const std::vector<std::string>& missing) {
-                     std::string text;
-                     for (const std::string& name : missing) text += " " + name;
-                     say("waiting   for the agents of" + text + "\n");
-                   }));
+                   gather_nodes(listen, names, config.nodes_timeout, waiting,
+                                config.gathered() ? "describe the machines with --cluster" : kSayDevice));
   for (const std::string& note : gathered.notes) say("note      " + note + "\n");
   return std::move(gathered.cluster);
 }

@@ -62,14 +62,15 @@ Result<std::string> placed_device(const ServeConfig& config, const Placement& pl
 Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
   const int index = find_node(nodes, place.node);
   if (index >= 0) return &nodes.nodes[static_cast<size_t>(index)];
-  return unavailable("a rank goes to " + place.node + ", of which nothing is known: start `skein agent` there, or say where ranks "
-                     "run with --device cpu, or --device cuda and kv-cache-memory-bytes");
+  return unavailable("a rank goes to " + place.node + ", of which nothing is known: start `skein agent` there, or " + kSayDevice);
 }
 
 // "cpu" or "cuda".
 Result<std::string> choose_device(const ServeConfig& config, const Machine& machine, const Cluster* nodes) {
   if (config.clustered() && config.device == "auto" && kBuiltWithCuda) {
-    if (nodes == nullptr) return invalid_argument("`skein serve` learns from the agents whether replicas have GPUs; here say it with --device");
+    if (nodes == nullptr) {
+      return invalid_argument(std::string("`skein serve` asks the agents whether places are GPUs; here ") + kSayDevice);
+    }
     ASSIGN_OR_RETURN(std::string device, device_of_places(config, *nodes));
     if (device == "cuda") RETURN_IF_ERROR(check_gpu_formats(config));
     return device;

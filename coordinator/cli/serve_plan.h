@@ -32,6 +32,9 @@ struct ServePlan {
   int context_max = 0;  // that every replica can hold
 };
 
+// What a user can do where agents cannot be asked about places.
+inline constexpr char kSayDevice[] = "say where ranks run with --device cpu, or --device cuda and kv-cache-memory-bytes";
+
 // Whether make_serve_plan() takes what the agents report of their nodes: to place replicas there, or to know whether
 // places that the configuration names are GPUs, and what these hold.
 bool needs_nodes(const ServeConfig& config);

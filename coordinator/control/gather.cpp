@@ -52,7 +52,7 @@ class Gathering {
     poll(&fd, 1, kPollMs);
   }
 
-  Result<GatheredNodes> result() const {
+  Result<GatheredNodes> result(const std::string& otherwise) const {
     GatheredNodes gathered;
     for (const std::string& name : missing()) {
       const std::string reason = table_.refusal(name);
@@ -67,8 +67,7 @@ class Gathering {
     if (!cluster.ok()) {
       const auto refused = [&](const std::string& name) { return !table_.refusal(name).empty(); };
       if (missing().size() == names_.size() && std::ranges::none_of(names_, refused)) {
-        return unavailable("no agent came from " + list_of(missing()) +
-                           ": start `skein agent` there, or describe the machines with --cluster");
+        return unavailable("no agent came from " + list_of(missing()) + ": start `skein agent` there, or " + otherwise);
       }
       return cluster.status().within(gathered.notes.empty() ? "the agents' nodes" : gathered.notes.front());
     }
@@ -106,7 +105,8 @@ class Gathering {
 }  // namespace
 
 Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<std::string>& names, double seconds,
-                                   const std::function<void(const std::vector<std::string>&)>& waiting) {
+                                   const std::function<void(const std::vector<std::string>&)>& waiting,
+                                   const std::string& otherwise) {
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, MessageSocket::bind(listen.endpoint, listen.keys));
   Gathering gathering(std::move(socket), names);
   const Clock::time_point begun = Clock::now();
@@ -122,7 +122,7 @@ Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<st
     }
     gathering.turn();
   }
-  return gathering.result();
+  return gathering.result(otherwise);
 }
 
 }  // namespace skein

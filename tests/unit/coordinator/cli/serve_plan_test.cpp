@@ -69,7 +69,7 @@ TEST_F(DeviceOfPlaces, SaysWhatItsGpusHold) {
   EXPECT_LT(plan->replicas[0].memory.kv_blocks, larger->replicas[0].memory.kv_blocks);
   EXPECT_THAT(make_serve_plan(config({{"h200-01", 8}}), &nodes_).status().message(),
               HasSubstr("a rank goes to GPU 8 of h200-01, which has 8: correct places"));
-  EXPECT_THAT(make_serve_plan(config({{"h200-01", 0}})).status().message(), HasSubstr("here say it with --device"));
+  EXPECT_THAT(make_serve_plan(config({{"h200-01", 0}})).status().message(), HasSubstr("here say where ranks run with --device"));
 }
 #else
 TEST_F(DeviceOfPlaces, IsOneThatThisBuildHas) {
