@@ -106,10 +106,6 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
   }
 }
 
-std::ranges::subrange<std::vector<ShardPlan>::const_iterator> ReplicaCost::shards_of(size_t stage) const {
-  return std::ranges::equal_range(shards_, static_cast<int>(stage), {}, &ShardPlan::pp_rank);
-}
-
 double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
   const auto bytes_of = [](double rows, double columns, Format format) {
     return rows * columns * info(format).block_bytes / info(format).block_elements;
@@ -288,12 +284,14 @@ std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes) cons
 
 double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const {
   const Pace pace = pace_of(stage, lanes);
+  const bool recorded = stages() == 1 && load.prompt_tokens == 0;
+  const auto of_stage = static_cast<int>(stage);
   double slowest = 0;
-  for (const ShardPlan& shard : shards_of(stage)) {
-    const bool recorded = stages() == 1 && load.prompt_tokens == 0;
-    const double device_us = layers_us(shard, pace, load, known);
-    const double host_us = recorded ? 0 : shard.layers.size() * pace.device().layer_launch_us;
-    slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(shard, pace, load));
+  auto shard = std::ranges::lower_bound(shards_, of_stage, {}, &ShardPlan::pp_rank);
+  for (; shard != shards_.end() && shard->pp_rank == of_stage; ++shard) {
+    const double device_us = layers_us(*shard, pace, load, known);
+    const double host_us = recorded ? 0 : shard->layers.size() * pace.device().layer_launch_us;
+    slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(*shard, pace, load));
   }
   return slowest;
 }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <initializer_list>
-#include <ranges>
 #include <vector>
 
 #include "model/shard.h"
@@ -80,7 +79,6 @@ class ReplicaCost {
   struct Pace;
   struct Product;
   struct Layer;
-  std::ranges::subrange<std::vector<ShardPlan>::const_iterator> shards_of(size_t stage) const;
   double weight_bytes(const ShardPlan& shard) const;
   Pace pace_of(size_t stage, int lanes) const;
   double stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const;
