@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "base/bounded_queue.h"
+#include "base/clock.h"
 #include "base/lease_watch.h"
 #include "base/log.h"
 #include "kvcache/kv_cache.h"
@@ -25,10 +26,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
 constexpr int kFramesPerTurn = 256;
-
-int64_t milliseconds(Clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-}
 
 struct CancelAll {};  // another coordinator: nobody waits for what the one before asked for
 using Event = std::variant<GenerationRequest, CancelRequest, CancelAll, StepResult, Stop>;
@@ -246,7 +243,7 @@ struct Leader::State {
   // False when the replica is to stop.
   bool take_all() {
     while (std::optional<MessageSocket::Received> received = socket->receive()) {
-      lease.heard(milliseconds(Clock::now()));
+      lease.heard(now_ms());
       if (!take(std::move(*received))) return false;
     }
     return true;

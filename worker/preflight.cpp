@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <map>
 
+#include "base/clock.h"
 #include "base/host_memory.h"
 #include "base/json.h"
 
@@ -68,12 +68,11 @@ Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& re
 }  // namespace
 
 RankReport look_around() {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
   return {.build = SKEIN_BUILD,
           .host = host_identity(),
           .fingerprint = 0,
           .memory_free = host_memory().available,
-          .clock_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
+          .clock_ms = unix_ms(),
           .error = {}};
 }
 

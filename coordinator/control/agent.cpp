@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 
+#include "base/clock.h"
 #include "base/lease_watch.h"
 #include "base/log.h"
 #include "base/network.h"
@@ -41,10 +42,6 @@ constexpr auto kComplainPeriod = std::chrono::seconds(30);
 constexpr int kLinesPerTurn = 256;     // of a job
 constexpr int kPipeLinesMax = 64 << 10;  // that a pipe holds
 constexpr double kComplainSeconds = 5;  // without an answer of the coordinator
-
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
-}
 
 uint64_t random_number() {
   uint64_t number = 0;
@@ -350,10 +347,9 @@ class Agent {
       environment[kRshVariable] = path;
     }
     return start_process_of(job,
-                            mpirun_arguments(launch, {.worker = worker_,
+                            mpirun_arguments(launch, {.worker = {worker_, spec_path},
                                                       .rsh = program_folder() + "/skein rsh",
                                                       .folder = job->folder,
-                                                      .spec_path = spec_path,
                                                       .ports = ports,
                                                       .networks = spec.network}),
                             std::move(environment));
@@ -363,14 +359,7 @@ class Agent {
                           std::map<std::string, std::string> environment) {
     ChildOptions options{
         .arguments = std::move(arguments), .environment = std::move(environment), .capture_error = true};
-    options.environment["TMPDIR"] = job->folder;
-    options.environment["OMP_NUM_THREADS"] = "1";
-    options.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";  // as the driver and places count
-    if (geteuid() == 0) {
-      // Containers run as root; mpirun asks to be told so.
-      options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
-      options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
-    }
+    options.environment.merge(mpi_environment(job->folder));
     ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
     job->pid = child.pid;
     job->errors.fd = child.error_fd;
@@ -482,17 +471,19 @@ class Agent {
   Clock::time_point next_complaint_;
 };
 
-// Held while the process lives; a name of the network namespace, so that no file stays behind.
-Status claim_host() {
-  constexpr std::string_view kName = "skein-agent";
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+// One agent of a coordinator, which its key tells from others. Held while the process lives; a name of the network
+// namespace, so that no file stays behind.
+Status claim_host(const std::string& coordinator_key) {
+  const std::string name = "skein-agent " + coordinator_key;
   sockaddr_un address{};
+  CHECK_LT(name.size(), sizeof address.sun_path);
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   address.sun_family = AF_UNIX;
-  kName.copy(address.sun_path + 1, kName.size());
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + kName.size());
+  name.copy(address.sun_path + 1, name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return {};
   close(fd);
-  return unavailable("another `skein agent` runs on this host, and one serves all its devices: end it first");
+  return unavailable("another `skein agent` of this coordinator runs on this host, and one serves all its devices: end it first");
 }
 
 // "tcp://head:7300" -> "head"
@@ -510,7 +501,7 @@ Status run_node_agent(AgentConfig config) {
   ASSIGN_OR_RETURN(const std::string host, host_of(config.coordinator));
   Result<Interface> interface = node.interface.empty() ? interface_towards(host) : find_interface(node.interface);
   if (!interface.ok()) return interface.status();
-  RETURN_IF_ERROR(claim_host());
+  RETURN_IF_ERROR(claim_host(node.keys.server_public_key));
   if (config.run_folder.empty()) {
     ASSIGN_OR_RETURN(config.run_folder, make_private_folder());
   }

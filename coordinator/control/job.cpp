@@ -93,9 +93,23 @@ std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOpti
     add_nodes(launch, options, &words);
   }
   // Ranks that wait for each other while they start must not eat the cores of those that load.
-  append(&words, {"--mca", "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0", options.worker,
-                  options.spec_path});
+  append(&words, {"--mca", "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0"});
+  words.insert(words.end(), options.worker.begin(), options.worker.end());
   return words;
+}
+
+std::map<std::string, std::string> mpi_environment(const std::string& folder) {
+  std::map<std::string, std::string> environment = {
+      {"TMPDIR", folder},
+      {"OMP_NUM_THREADS", "1"},
+      {"CUDA_DEVICE_ORDER", "PCI_BUS_ID"},  // as the driver and places count
+  };
+  if (geteuid() == 0) {
+    // Containers run as root; mpirun asks to be told so.
+    environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
+    environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
+  }
+  return environment;
 }
 
 Result<std::vector<std::string>> parse_orted_command(std::string_view command) {

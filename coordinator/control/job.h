@@ -44,15 +44,17 @@ struct Job {
 };
 
 struct MpirunOptions {
-  std::string worker;     // path of skein-worker
+  std::vector<std::string> worker;  // path and arguments of every rank's program
   std::string rsh;        // command that mpirun starts orted on other nodes with
   std::string folder;     // of the job
-  std::string spec_path;
   PortRange ports;        // for mpirun, orted and MPI between nodes
   std::string networks;   // that join the nodes
 };
 
 std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOptions& options);
+
+// What mpirun and orted, and so the ranks, are given of environment.
+std::map<std::string, std::string> mpi_environment(const std::string& folder);
 
 // The words of orted's command line as mpirun quotes it. kInvalidArgument for anything that is not orted with
 // arguments: no shell ever sees it.

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/host_memory.h"
 #include "base/log.h"
 #include "topology/memory.h"
@@ -19,10 +20,6 @@ constexpr auto kRestartPeriod = std::chrono::seconds(1);
 constexpr int kStartPatience = 4;
 constexpr int kPollMs = 100;
 constexpr size_t kLineBytesMax = kNodeReportBytesMax + 64;  // a report, and the word before it
-
-int64_t milliseconds(NodeWatch::Clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-}
 
 int64_t nanoseconds(NodeWatch::Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();

@@ -23,7 +23,7 @@ int64_t free_of(uint64_t free, int64_t all) {
 std::vector<int64_t> gpu_memories(const Cluster& hardware) {
   std::vector<int64_t> memories;
   for (const Device& device : hardware.nodes.front().devices) {
-    const DeviceKind& kind = hardware.kinds[static_cast<size_t>(device.kind)];
+    const DeviceKind& kind = kind_of(hardware, device);
     if (kind.gpu) memories.push_back(kind.memory_bytes);
   }
   return memories;

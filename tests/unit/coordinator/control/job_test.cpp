@@ -106,10 +106,9 @@ std::string value_behind(const std::vector<std::string>& words, const std::strin
 TEST(MpirunArguments, NodesAreAddressesAndLaunchesHavePortsOfTheirOwn) {
   Launch launch{.launch = 7, .ranks = 3, .spec = {}};
   launch.nodes = {{.node = "a", .address = "10.0.0.1", .ranks = 2}, {.node = "b", .address = "10.0.0.2", .ranks = 1}};
-  const MpirunOptions options{.worker = "/opt/skein-worker",
+  const MpirunOptions options{.worker = {"/opt/skein-worker", "/run/x/spec.json"},
                               .rsh = "/opt/skein rsh",
                               .folder = "/run/x",
-                              .spec_path = "/run/x/spec.json",
                               .ports = {.first = 7310, .last = 7809},
                               .networks = "10.0.0.0/24"};
   const auto words = mpirun_arguments(launch, options);
