@@ -160,7 +160,7 @@ struct MessageSocket::State {
     set_key(ZMQ_CURVE_SERVERKEY, keys.server_public_key);
     set_key(ZMQ_CURVE_PUBLICKEY, keys.own.public_key);
     set_key(ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
-    CHECK_EQ(zmq_socket_monitor(socket, kMonitor, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH), 0);
+    CHECK_EQ(zmq_socket_monitor(socket, kMonitor, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED), 0);
     monitor = zmq_socket(context, ZMQ_PAIR);
     set(monitor, ZMQ_LINGER, 0);
     CHECK_EQ(zmq_connect(monitor, kMonitor), 0);
@@ -220,15 +220,16 @@ std::optional<MessageSocket::Received> MessageSocket::receive() {
   return Received{std::move(peer), std::move(user), decode_frame(parts.back())};
 }
 
-bool MessageSocket::key_refused() {
+MessageSocket::Events MessageSocket::events() {
   std::vector<std::string> event;
-  bool refused = false;
+  Events events;
   while (state_->monitor != nullptr && receive_parts(state_->monitor, ZMQ_DONTWAIT, &event)) {
     uint16_t kind = 0;
     std::memcpy(&kind, event[0].data(), std::min(sizeof kind, event[0].size()));
-    refused |= kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    events.key_refused |= kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    events.broken |= kind == ZMQ_EVENT_DISCONNECTED;
   }
-  return refused;
+  return events;
 }
 
 int MessageSocket::fd() const {

@@ -49,8 +49,12 @@ class MessageSocket {
   // The next message that is here, if any.
   std::optional<Received> receive();
 
-  // Of a DEALER with keys: whether the other side refused its key. Call now and then.
-  bool key_refused();
+  // What became of a DEALER's connection since the last call; call now and then. Nothing is told of one without keys.
+  struct Events {
+    bool key_refused = false;
+    bool broken = false;  // what was on its way is lost
+  };
+  Events events();
 
   // Readable on an edge when something may have changed: then call receive() until it gives nothing, and again after
   // every send().

@@ -42,6 +42,7 @@ void fill(const RegisterReplica& from, wire::Frame* frame) {
   to->set_load_seconds(from.load_seconds);
   to->set_transport(from.transport);
   to->mutable_rank_bytes()->Add(from.rank_bytes.begin(), from.rank_bytes.end());
+  to->set_interruptions(from.interruptions);
 }
 
 Result<Frame> read(const wire::RegisterReplica& from) {
@@ -64,7 +65,8 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .context_max = from.context_max(),
                                .load_seconds = from.load_seconds(),
                                .transport = from.transport(),
-                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()}});
+                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()},
+                               .interruptions = from.interruptions()});
 }
 
 void to_wire(const StepWork& from, wire::StepWork* to) {
@@ -282,6 +284,7 @@ void fill(const AgentStatus& from, wire::Frame* frame) {
   to->set_memory_free(from.memory_free);
   to->mutable_gpu_memory_free()->Add(from.gpu_memory_free.begin(), from.gpu_memory_free.end());
   to->mutable_held()->Add(from.held.begin(), from.held.end());
+  to->set_driver_silent_s(from.driver_silent_s);
 }
 
 template <typename List>
@@ -297,7 +300,8 @@ Result<Frame> read(const wire::AgentStatus& from) {
   return Frame(AgentStatus{.launches = {from.launches().begin(), from.launches().end()},
                            .memory_free = from.memory_free(),
                            .gpu_memory_free = {from.gpu_memory_free().begin(), from.gpu_memory_free().end()},
-                           .held = {from.held().begin(), from.held().end()}});
+                           .held = {from.held().begin(), from.held().end()},
+                           .driver_silent_s = from.driver_silent_s()});
 }
 
 void fill(const Launch& from, wire::Frame* frame) {

@@ -31,6 +31,7 @@ struct RegisterReplica {
   double load_seconds = 0;
   std::string transport = {};  // how its ranks reach each other: "shared memory", "TCP over 10.0.0.0/24"
   std::vector<uint64_t> rank_bytes = {};  // by rank: on CPUs its own memory, on GPUs all that is in use on its own
+  uint64_t interruptions = 0;  // how often its leader's connection has broken, and requests and tokens may be lost
 };
 
 // Sums over steps since a replica's launch.
@@ -104,6 +105,7 @@ struct AgentStatus {
   uint64_t memory_free = 0;                   // of the host; 0: not known
   std::vector<uint64_t> gpu_memory_free = {};  // in the driver's order; none: not known
   std::vector<uint32_t> held = {};            // devices on which its jobs have ranks
+  uint32_t driver_silent_s = 0;               // since the GPU driver answered, where that is too long
 };
 
 struct LaunchNode {

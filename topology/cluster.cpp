@@ -72,8 +72,8 @@ double nvlink_rate(const DeviceKind& kind, const Device& device) {
 }
 
 Path path_within(const Cluster& cluster, const Device& x, const Device& y) {
-  const DeviceKind& from = cluster.kinds[static_cast<size_t>(x.kind)];
-  const DeviceKind& to = cluster.kinds[static_cast<size_t>(y.kind)];
+  const DeviceKind& from = kind_of(cluster, x);
+  const DeviceKind& to = kind_of(cluster, y);
   if (!from.gpu && !to.gpu) {
     // What one writes the other reads: both pass through the same memory.
     return {.link = LinkKind::kMemory, .bytes_per_s = from.read_bytes_per_s / 2, .latency_us = kMemoryLatency};
@@ -90,7 +90,7 @@ Path path_within(const Cluster& cluster, const Device& x, const Device& y) {
 
 // What one end of a way through the network lets pass.
 double end_rate(const Cluster& cluster, const Device& device, const Nic& nic) {
-  const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+  const DeviceKind& kind = kind_of(cluster, device);
   double rate = nic.bytes_per_s;
   if (kind.gpu && kind.pcie_bytes_per_s > 0) rate = std::min(rate, kind.pcie_bytes_per_s);
   return apart(nic.numa, device.numa) ? std::min(rate, kSocketBytesPerS) : rate;
@@ -103,7 +103,7 @@ std::optional<Path> path_between(const Cluster& cluster, DeviceId from, DeviceId
   const Node& b = cluster.nodes[static_cast<size_t>(to.node)];
   const Device& x = a.devices[static_cast<size_t>(from.device)];
   const Device& y = b.devices[static_cast<size_t>(to.device)];
-  if (from == to) return Path{.bytes_per_s = cluster.kinds[static_cast<size_t>(x.kind)].read_bytes_per_s};
+  if (from == to) return Path{.bytes_per_s = kind_of(cluster, x).read_bytes_per_s};
   if (from.node == to.node) return path_within(cluster, x, y);
   for (const NetworkKind network : kNetworks) {
     const int out = nic_of(a, from.device, network);

@@ -88,6 +88,13 @@ struct DeviceId {
   auto operator<=>(const DeviceId&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees a literal 0
 };
 
+inline const DeviceKind& kind_of(const Cluster& cluster, const Device& device) {
+  return cluster.kinds[static_cast<size_t>(device.kind)];
+}
+inline const DeviceKind& kind_of(const Cluster& cluster, DeviceId id) {
+  return kind_of(cluster, cluster.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)]);
+}
+
 enum class LinkKind : uint8_t { kSelf, kNvlink, kPcie, kSocket, kMemory, kInfiniBand, kRoce, kTcp };
 
 // The best way from one device to another.

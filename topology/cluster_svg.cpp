@@ -56,7 +56,7 @@ class Card {
         svg_(*svg) {
     for (size_t i = 0; i < node_.devices.size(); ++i) {
       sockets_[node_.devices[i].numa].devices.push_back(i);
-      gpus_ |= kind_of(node_.devices[i]).gpu;
+      gpus_ |= kind_of(cluster_, node_.devices[i]).gpu;
       linked_ |= node_.devices[i].nvlink_domain >= 0;
     }
     for (size_t i = 0; i < node_.nics.size(); ++i) {
@@ -95,8 +95,6 @@ class Card {
     std::vector<size_t> devices;
     std::vector<size_t> nics;  // that stand beside no single device
   };
-
-  const DeviceKind& kind_of(const Device& device) const { return cluster_.kinds[static_cast<size_t>(device.kind)]; }
 
   double socket_width(const Socket& socket) const {
     const size_t tiles = std::max<size_t>(gpus_ ? socket.devices.size() : 0, socket.nics.size());
@@ -144,7 +142,7 @@ class Card {
 
   void draw_gpu(size_t index, const SvgBox& tile) {
     const Device& device = node_.devices[index];
-    const DeviceKind& kind = kind_of(device);
+    const DeviceKind& kind = kind_of(cluster_, device);
     const Shade shade = shade_of_kind(device.kind);
     tiles_[index] = tile;
     svg_.box(tile, shade.fill, shade.edge);
@@ -187,7 +185,7 @@ class Card {
       for (const size_t device : devices) {
         const SvgBox tile = tiles_[device];
         const bool whole = node_.devices[device].nvlinks_up < 0 ||
-                           node_.devices[device].nvlinks_up >= kind_of(node_.devices[device]).nvlinks;
+                           node_.devices[device].nvlinks_up >= kind_of(cluster_, node_.devices[device]).nvlinks;
         svg_.line(tile.middle(), bar.bottom(), tile.middle(), tile.y, whole ? kNvlink : kBroken, 3);
       }
       svg_.box(bar, kNvlink, "none", 5);

@@ -11,10 +11,6 @@
 namespace skein {
 namespace {
 
-const DeviceKind& kind_of(const Cluster& cluster, const Device& device) {
-  return cluster.kinds[static_cast<size_t>(device.kind)];
-}
-
 std::string padded(const std::string& text, size_t width) {
   return text.size() < width ? text + std::string(width - text.size(), ' ') : text;
 }

@@ -58,7 +58,7 @@ Json kind_json(const DeviceKind& kind) {
 
 Json device_json(const Cluster& cluster, const Device& device) {
   Json json = Json::object();
-  json.set("kind", cluster.kinds[static_cast<size_t>(device.kind)].name);
+  json.set("kind", kind_of(cluster, device).name);
   set_index(&json, "numa", device.numa);
   if (!device.pci.empty()) json.set("pci", device.pci);
   set_index(&json, "nvlink_domain", device.nvlink_domain);

@@ -19,10 +19,6 @@ std::string number(double value) {
 std::string gbit(double bytes_per_s) { return number(bytes_per_s * 8 / 1e9) + " Gb/s"; }
 std::string gib(int64_t bytes) { return number(static_cast<double>(bytes) / (1 << 30)) + " GiB"; }
 
-const DeviceKind& kind_of(const Cluster& cluster, const Device& device) {
-  return cluster.kinds[static_cast<size_t>(device.kind)];
-}
-
 // Cards whose NVLink is a bridge that may or may not have been bought.
 bool bridged(const DeviceKind& kind) {
   return kind.name.find("PCI") != std::string::npos || kind.name.find("NVL") != std::string::npos;

@@ -17,6 +17,18 @@ constexpr double kUnmeasuredShare = 0.8;
 
 double share_or(const Curve& curve, double x) { return curve.empty() ? kUnmeasuredShare : share_at(curve, x); }
 
+bool same_sizes(const ShardPlan& a, const ShardPlan& b) {
+  return a.q_heads.size() == b.q_heads.size() && a.kv_heads.size() == b.kv_heads.size() &&
+         a.intermediate.size() == b.intermediate.size() && a.vocabulary.size() == b.vocabulary.size();
+}
+
+// Whether a layer takes as long on both.
+bool alike(const StageSite& a, const StageSite& b) {
+  return a.device == b.device && a.cores == b.cores && a.share == 1 && b.share == 1 &&
+         a.group.measured == b.group.measured && a.group.ranks == b.group.ranks &&
+         a.group.path.bytes_per_s == b.group.path.bytes_per_s && a.group.path.latency_us == b.group.path.latency_us;
+}
+
 }  // namespace
 
 const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks) {
@@ -75,11 +87,10 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
   tp_ = static_cast<int>(shards_.size() / sites_.size());
   CHECK_EQ(shards_.size(), sites_.size() * static_cast<size_t>(tp_));
   // Of ranks with parts of the same size one stands for all.
-  const auto same_size = [](const ShardPlan& a, const ShardPlan& b) {
-    return a.pp_rank == b.pp_rank && a.q_heads.size() == b.q_heads.size() && a.kv_heads.size() == b.kv_heads.size() &&
-           a.intermediate.size() == b.intermediate.size() && a.vocabulary.size() == b.vocabulary.size();
+  const auto same_part = [](const ShardPlan& a, const ShardPlan& b) {
+    return a.pp_rank == b.pp_rank && same_sizes(a, b);
   };
-  shards_.erase(std::unique(shards_.begin(), shards_.end(), same_size), shards_.end());
+  shards_.erase(std::unique(shards_.begin(), shards_.end(), same_part), shards_.end());
   double weights = 0;
   for (const ShardPlan& shard : shards_) {
     // Of the first rank; the others read at the same time.
@@ -127,6 +138,13 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
           .read = all * part,
           .read_max = of_core > 0 ? std::min(all, site.cores * of_core) : all};
 }
+
+// One that was worked out, for the load and lanes at hand.
+struct ReplicaCost::Layer {
+  const ShardPlan* shard;
+  const LayerFormats* formats;
+  double us;
+};
 
 // Inputs, outputs and weights are read or written once. A rank with a part of a node's cores reaches what all of them
 // do with as much more.
@@ -212,11 +230,22 @@ double ReplicaCost::layer_us(const ShardPlan& shard, const Pace& pace, const Ste
   return us;
 }
 
-double ReplicaCost::layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
+double ReplicaCost::layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load,
+                              std::vector<Layer>* known) const {
+  const auto layer_us_of = [&](const LayerFormats& formats) {
+    const auto same = [&](const Layer& layer) {
+      return *layer.formats == formats && same_sizes(*layer.shard, shard) &&
+             alike(sites_[static_cast<size_t>(layer.shard->pp_rank)], pace.site);
+    };
+    const auto found = std::ranges::find_if(*known, same);
+    if (found != known->end()) return found->us;
+    known->push_back({.shard = &shard, .formats = &formats, .us = layer_us(shard, pace, load, formats)});
+    return known->back().us;
+  };
   double us = 0;
   for (int layer = shard.layers.begin; layer < shard.layers.end;) {
     const int end = std::min(shard.layers.end, alike_until_[static_cast<size_t>(layer)]);
-    us += (end - layer) * layer_us(shard, pace, load, formats_.layers[static_cast<size_t>(layer)]);
+    us += (end - layer) * layer_us_of(formats_.layers[static_cast<size_t>(layer)]);
     layer = end;
   }
   return us;
@@ -242,22 +271,33 @@ double ReplicaCost::ends_us(const ShardPlan& shard, const Pace& pace, const Step
 }
 
 double ReplicaCost::stage_us(int stage, const StepLoad& load, int lanes) const {
-  const Pace pace = pace_of(static_cast<size_t>(stage), lanes);
+  std::vector<Layer> known;
+  return stage_us(static_cast<size_t>(stage), load, lanes, &known);
+}
+
+std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes) const {
+  std::vector<Layer> known;
+  std::vector<double> times(sites_.size());
+  for (size_t stage = 0; stage < times.size(); ++stage) times[stage] = stage_us(stage, load, lanes, &known);
+  return times;
+}
+
+double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const {
+  const Pace pace = pace_of(stage, lanes);
+  const bool recorded = stages() == 1 && load.prompt_tokens == 0;
+  const auto of_stage = static_cast<int>(stage);
   double slowest = 0;
-  for (const ShardPlan& shard : shards_) {
-    if (shard.pp_rank != stage) continue;
-    const bool recorded = stages() == 1 && load.prompt_tokens == 0;
-    const double device_us = layers_us(shard, pace, load);
-    const double host_us = recorded ? 0 : shard.layers.size() * pace.device().layer_launch_us;
-    slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(shard, pace, load));
+  auto shard = std::ranges::lower_bound(shards_, of_stage, {}, &ShardPlan::pp_rank);
+  for (; shard != shards_.end() && shard->pp_rank == of_stage; ++shard) {
+    const double device_us = layers_us(*shard, pace, load, known);
+    const double host_us = recorded ? 0 : shard->layers.size() * pace.device().layer_launch_us;
+    slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(*shard, pace, load));
   }
   return slowest;
 }
 
-double ReplicaCost::slowest_us(const StepLoad& load, int lanes) const {
-  double slowest = 0;
-  for (int stage = 0; stage < stages(); ++stage) slowest = std::max(slowest, stage_us(stage, load, lanes));
-  return slowest;
+bool ReplicaCost::lanes_matter() const {
+  return std::ranges::any_of(sites_, [](const StageSite& site) { return site.share < 1; });
 }
 
 // The residual in float32, and what the last layer adds to it.
@@ -267,14 +307,18 @@ double ReplicaCost::hop_us(int stage, const StepLoad& load) const {
 }
 
 double ReplicaCost::step_us(const StepLoad& load, int lanes) const {
+  return step_us(load, lanes, stages_us(load, lanes));
+}
+
+double ReplicaCost::step_us(const StepLoad& load, int lanes, const std::vector<double>& stages_us) const {
   double sum = 0;
   for (int stage = 0; stage < stages(); ++stage) {
-    sum += stage_us(stage, load, lanes);
+    sum += stages_us[static_cast<size_t>(stage)];
     if (stage + 1 < stages()) sum += hop_us(stage, load);
   }
   // One stage has its next step queued; more of them wait until the tokens have come back.
   if (stages() == 1) return std::max(sum, host_us());
-  return std::max(sum + host_us(), lanes * slowest_us(load, lanes));
+  return std::max(sum + host_us(), lanes * std::ranges::max(stages_us));
 }
 
 }  // namespace skein

@@ -62,23 +62,27 @@ class ReplicaCost {
 
   int stages() const { return static_cast<int>(sites_.size()); }
   bool on_gpus() const { return sites_.front().gpu; }
-  // Of its slowest rank, and of the slowest stage, while `lanes` stages are at work.
+  // Of its slowest rank, while `lanes` stages are at work; of all stages, those alike worked out once.
   double stage_us(int stage, const StepLoad& load, int lanes) const;
-  double slowest_us(const StepLoad& load, int lanes) const;
+  std::vector<double> stages_us(const StepLoad& load, int lanes) const;
+  bool lanes_matter() const;  // to stage_us(): stages share a node's cores
   double hop_us(int stage, const StepLoad& load) const;  // from that stage to the next
   // A stage holds its device until the next one has taken what it hands on (NCCL); on cores it is left in memory.
   bool hands_over(int stage) const { return sites_[static_cast<size_t>(stage)].gpu; }
   // From the start of a lane's step to that of its next one, while `lanes` lanes with the same load are in flight.
   double step_us(const StepLoad& load, int lanes) const;
+  double step_us(const StepLoad& load, int lanes, const std::vector<double>& stages_us) const;  // of the same
   double host_us() const { return sites_.front().device->host_us; }
   double request_us() const { return sites_.front().device->request_us; }
 
  private:
   struct Pace;
   struct Product;
+  struct Layer;
   double weight_bytes(const ShardPlan& shard) const;
   Pace pace_of(size_t stage, int lanes) const;
-  double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
+  double stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const;
+  double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
   double attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double rows_us(const ShardPlan& shard, const Pace& pace, double tokens) const;

@@ -120,7 +120,7 @@ class Discoverer {
     for (size_t i = 0; i < gpus.size(); ++i) {
       const Gpu& gpu = gpus[i];
       Device device;
-      device.kind = kind_of(gpu);
+      device.kind = kind_index(gpu);
       device.numa = numa_of(sysfs_, gpu.pci);
       device.pci = gpu.pci;
       device.nvlink_domain = domains[i];
@@ -131,7 +131,7 @@ class Discoverer {
     }
   }
 
-  int kind_of(const Gpu& gpu) {
+  int kind_index(const Gpu& gpu) {
     std::vector<DeviceKind>& kinds = discovery_.cluster.kinds;
     const auto there = std::ranges::find(kinds, gpu.name, &DeviceKind::name);
     if (there != kinds.end()) return static_cast<int>(there - kinds.begin());
@@ -150,7 +150,7 @@ class Discoverer {
   void note_gpu(const Gpu& gpu, size_t index, size_t count) {
     const std::string what = "GPU " + std::to_string(index);
     const double slot = lane_rate(gpu.pcie_generation) * gpu.pcie_lanes;
-    const double card = discovery_.cluster.kinds[static_cast<size_t>(node_.devices[index].kind)].pcie_bytes_per_s;
+    const double card = kind_of(discovery_.cluster, node_.devices[index]).pcie_bytes_per_s;
     if (slot > 0 && slot < kSlotShare * card && card < kCoherentRate) {
       discovery_.notes.push_back(what + "'s slot has " + std::to_string(gpu.pcie_lanes) + " lanes of PCIe " +
                                  std::to_string(gpu.pcie_generation) +

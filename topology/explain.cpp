@@ -265,6 +265,9 @@ Status nothing_fits(const Search& search) {
   if (!without_level.replicas.empty()) return level_does_not_hold(search, without_level);
   const std::string tokens =
       std::to_string(demand_of(search).load.input_tokens + demand_of(search).load.output_tokens);
+  if (domains_of(search.request, search.taken, any_level).empty()) {
+    return resource_exhausted("the models placed before it leave no device free; add nodes, or plan it apart from them");
+  }
   const std::optional<Missing> missing = missing_devices(search, any_level);
   if (!missing) {
     return resource_exhausted("the model and one request of " + tokens + " tokens do not fit on any number of these devices" +

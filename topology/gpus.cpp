@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
+#include <sstream>
 
 namespace skein {
 namespace {
@@ -53,6 +55,7 @@ class Nvml {
     need("nvmlDeviceGetName", &name_);
     need("nvmlDeviceGetMemoryInfo", &memory_);
     need("nvmlDeviceGetCudaComputeCapability", &capability_);
+    load("nvmlDeviceGetUUID", &uuid_);
     load("nvmlDeviceGetPciInfo_v3", &pci_);
     load("nvmlDeviceGetNvLinkState", &nvlink_state_);
     load("nvmlDeviceGetP2PStatus", &peer_status_);
@@ -108,6 +111,8 @@ class Nvml {
 
   // What an older driver or a virtual machine does not tell stays unknown.
   void ask_links(NvmlDevice device, Gpu* gpu) const {
+    char uuid[kNameBytes] = "";
+    if (uuid_ != nullptr && uuid_(device, uuid, kNameBytes) == kNvmlSuccess) gpu->uuid = uuid;
     NvmlPci pci{};
     if (pci_ != nullptr && pci_(device, &pci) == kNvmlSuccess) gpu->pci = sysfs_address(pci.bus_id);
     for (unsigned link = 0; nvlink_state_ != nullptr && link < kNvlinksMax; ++link) {
@@ -155,6 +160,7 @@ class Nvml {
   int (*name_)(NvmlDevice, char*, unsigned) = nullptr;
   int (*memory_)(NvmlDevice, NvmlMemory*) = nullptr;
   int (*capability_)(NvmlDevice, int*, int*) = nullptr;
+  int (*uuid_)(NvmlDevice, char*, unsigned) = nullptr;
   int (*pci_)(NvmlDevice, NvmlPci*) = nullptr;
   int (*nvlink_state_)(NvmlDevice, unsigned, int*) = nullptr;
   int (*peer_status_)(NvmlDevice, NvmlDevice, int, int*) = nullptr;
@@ -168,5 +174,23 @@ GpuWatch::~GpuWatch() = default;
 std::vector<Gpu> GpuWatch::look() const { return nvml_->gpus(false); }
 
 std::vector<Gpu> discover_gpus(const char* library) { return Nvml(library).gpus(true); }
+
+std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible) {
+  if (visible == nullptr) return gpus;
+  std::vector<Gpu> shown;
+  std::istringstream list(visible);
+  for (std::string entry; std::getline(list, entry, ',');) {
+    size_t number = gpus.size();
+    const char* const end = entry.data() + entry.size();
+    const auto [parsed, error] = std::from_chars(entry.data(), end, number);
+    const bool numbered = error == std::errc() && parsed == end;
+    const auto is_meant = [&](const Gpu& gpu) { return !entry.empty() && gpu.uuid.starts_with(entry); };
+    const auto gpu = numbered ? gpus.begin() + static_cast<ptrdiff_t>(std::min(number, gpus.size()))
+                              : std::ranges::find_if(gpus, is_meant);
+    if (gpu == gpus.end()) break;
+    shown.push_back(*gpu);
+  }
+  return shown;
+}
 
 }  // namespace skein

@@ -12,6 +12,7 @@ enum class NvSwitchFabric : uint8_t { kNone, kStarting, kReady, kFailed };
 
 struct Gpu {
   std::string name;  // "NVIDIA H200"
+  std::string uuid;  // "GPU-8932f937-..."; empty: the driver did not say
   int64_t memory_total = 0;
   int64_t memory_free = 0;
   int compute_major = 0;
@@ -45,5 +46,9 @@ class GpuWatch {
 // The NVIDIA GPUs of this machine, in the driver's order; none where there is no driver. Asks the driver's management
 // library (NVML), which is loaded for the occasion: nothing here needs CUDA.
 std::vector<Gpu> discover_gpus(const char* library = "libnvidia-ml.so.1");
+
+// Those that CUDA shows a process with that CUDA_VISIBLE_DEVICES, as it counts them: numbers, UUIDs or how one begins,
+// up to the first that is not there. Null: all.
+std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible);
 
 }  // namespace skein

@@ -13,12 +13,9 @@ struct Machine {
   int cores = 1;                 // of its affinity mask and cgroup quota
   int64_t memory_bytes = 0;      // that can be had now: MemAvailable, or what the cgroup leaves
   int64_t memory_total_bytes = 0;  // whoever uses it
-  std::string processor;         // "AMD EPYC ...", as the kernel names it
+  std::string processor;         // "AMD EPYC ..."
   std::vector<Gpu> gpus;
 };
-
-// Machine::memory_bytes alone, for what is asked again and again.
-int64_t memory_available();
 
 Machine discover_machine(const char* nvml = "libnvidia-ml.so.1");
 

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <set>
 
+#include "base/host_memory.h"
 #include "base/json.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
-#include "topology/machine.h"
 #include "topology/nics.h"
 
 namespace skein {
@@ -66,11 +66,11 @@ int64_t in_grains(int64_t free, int64_t all) {
   return std::max<int64_t>(std::min(free, all) / grain * grain, 1);
 }
 
-void take_use(const NodeUse& use, const std::vector<DeviceKind>& kinds, Node* node) {
+void take_use(const NodeUse& use, const Cluster& cluster, Node* node) {
   if (use.memory_free > 0) node->memory_free = use.memory_free;
   size_t gpu = 0;
   for (Device& device : node->devices) {
-    if (!kinds[static_cast<size_t>(device.kind)].gpu) continue;
+    if (!kind_of(cluster, device).gpu) continue;
     if (gpu < use.gpu_memory_free.size() && use.gpu_memory_free[gpu] > 0) device.memory_free = use.gpu_memory_free[gpu];
     ++gpu;
   }
@@ -80,7 +80,7 @@ void round_free(Cluster* cluster) {
   for (Node& node : cluster->nodes) {
     if (node.memory_free > 0) node.memory_free = in_grains(node.memory_free, node.memory_bytes);
     for (Device& device : node.devices) {
-      const int64_t all = cluster->kinds[static_cast<size_t>(device.kind)].memory_bytes;
+      const int64_t all = kind_of(*cluster, device).memory_bytes;
       if (device.memory_free > 0) device.memory_free = in_grains(device.memory_free, all);
     }
   }
@@ -93,7 +93,7 @@ NodeReport report_node(const std::string& name, const Interface& interface, cons
   NodeReport report{.cluster = std::nullopt, .findings = std::move(discovery.notes)};
   Node& node = discovery.cluster.nodes.front();
   node.name = discovery.cluster.name = name;
-  node.memory_free = std::clamp<int64_t>(memory_available(), 1, std::max<int64_t>(node.memory_bytes, 1));
+  node.memory_free = std::clamp<int64_t>(host_memory().available, 1, std::max<int64_t>(node.memory_bytes, 1));
   ensure_interface(roots, interface.name, &node);
   assign_nics(&discovery.cluster);
   if (const Status valid = validate(discovery.cluster); !valid.ok()) {
@@ -139,13 +139,13 @@ Result<Cluster> join_nodes(const std::vector<ReportedNode>& nodes) {
     Node node = reported.hardware->nodes.front();
     node.line = 0;
     for (Device& device : node.devices) {
-      device.kind = kind_in(&joined, reported.hardware->kinds[static_cast<size_t>(device.kind)]);
+      device.kind = kind_in(&joined, kind_of(*reported.hardware, device));
       device.line = 0;
       device.pci.clear();
     }
     for (Nic& nic : node.nics) nic.line = 0;
     if (networks.size() > 1) node.rack = reported.network;
-    take_use(reported.use, joined.kinds, &node);
+    take_use(reported.use, joined, &node);
     joined.nodes.push_back(std::move(node));
   }
   for (DeviceKind& kind : joined.kinds) kind.line = 0;

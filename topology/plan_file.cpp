@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kVersion = 1;
 constexpr size_t kFileBytesMax = size_t{64} << 20;
-constexpr int64_t kDegreeMax = 1 << 20;
+constexpr int64_t kNumberMax = 1 << 24;
 
 // Four digits: what a prediction is worth.
 Json rounded(double value) {
@@ -117,7 +117,7 @@ Json cluster_json(const Cluster& cluster) {
     Json item = Json::object();
     item.set("name", node.name);
     Json devices = Json::array();
-    for (const Device& device : node.devices) devices.push_back(cluster.kinds[static_cast<size_t>(device.kind)].name);
+    for (const Device& device : node.devices) devices.push_back(kind_of(cluster, device).name);
     item.set("devices", std::move(devices));
     nodes.push_back(std::move(item));
   }
@@ -131,7 +131,7 @@ Status lacks(const std::string& what) { return invalid_argument("the plan lacks 
 
 Result<int> integer(const Json& json, const char* key, int64_t least) {
   const Json* value = json.find(key);
-  if (value == nullptr || !value->is_int() || value->as_int() < least || value->as_int() > kDegreeMax) {
+  if (value == nullptr || !value->is_int() || value->as_int() < least || value->as_int() > kNumberMax) {
     return lacks(std::string("a number \"") + key + "\"");
   }
   return static_cast<int>(value->as_int());
@@ -141,6 +141,14 @@ Result<const Json::Array*> array(const Json& json, const char* key) {
   const Json* value = json.find(key);
   if (value == nullptr || !value->is_array()) return lacks(std::string("a list \"") + key + "\"");
   return &value->as_array();
+}
+
+Result<double> real(const Json& json, const char* key) {
+  const Json* value = json.find(key);
+  if (value == nullptr || !value->is_number() || !(value->as_double() >= 0)) {
+    return lacks(std::string("a number \"") + key + "\"");
+  }
+  return value->as_double();
 }
 
 Result<std::string> text(const Json& json, const char* key) {
@@ -168,6 +176,17 @@ Result<Cluster> parse_nodes(const Json& json) {
     }
   }
   return cluster;
+}
+
+Result<ModelDemand> parse_model(const Json& json) {
+  ModelDemand demand;
+  ASSIGN_OR_RETURN(demand.name, text(json, "name"));
+  ASSIGN_OR_RETURN(demand.load.input_tokens, integer(json, "input_len", 1));
+  ASSIGN_OR_RETURN(demand.load.output_tokens, integer(json, "output_len", 1));
+  ASSIGN_OR_RETURN(demand.load.request_rate, real(json, "request_rate"));
+  ASSIGN_OR_RETURN(demand.level.ttft_ms, real(json, "ttft_ms"));
+  ASSIGN_OR_RETURN(demand.level.itl_ms, real(json, "itl_ms"));
+  return demand;
 }
 
 Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string, int>& nodes, const PlanFile& file) {
@@ -203,7 +222,7 @@ Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string
 
 std::string devices_text(const Cluster& cluster, const Node& node) {
   std::map<std::string, int> counts;
-  for (const Device& device : node.devices) ++counts[cluster.kinds[static_cast<size_t>(device.kind)].name];
+  for (const Device& device : node.devices) ++counts[kind_of(cluster, device).name];
   std::string text;
   for (const auto& [kind, count] : counts) text += (text.empty() ? "" : ", ") + std::to_string(count) + " x " + kind;
   return text.empty() ? "no devices" : text;
@@ -247,8 +266,7 @@ Result<PlanFile> parse_plan(std::string_view json_text) {
   for (size_t i = 0; i < file.cluster.nodes.size(); ++i) nodes[file.cluster.nodes[i].name] = static_cast<int>(i);
   ASSIGN_OR_RETURN(const Json::Array* models, array(json, "models"));
   for (const Json& model : *models) {
-    ASSIGN_OR_RETURN(std::string name, text(model, "name"));
-    file.models.push_back(std::move(name));
+    ASSIGN_OR_RETURN(file.models.emplace_back(), parse_model(model));
   }
   ASSIGN_OR_RETURN(const Json::Array* replicas, array(json, "replicas"));
   for (const Json& item : *replicas) {

@@ -12,11 +12,11 @@ namespace skein {
 
 Json to_json(const PlanRequest& request, const PlacementPlan& plan);
 
-// What a plan file says of places; its figures are not read back.
+// What a plan file says of places, and what it was planned for; its figures are not read back.
 struct PlanFile {
   Cluster cluster;      // names and kinds of devices only
   PlacementPlan plan;   // replicas: model, degrees, devices, layers, blocks
-  std::vector<std::string> models;
+  std::vector<ModelDemand> models;  // names, loads, levels
 };
 
 // kInvalidArgument names what is missing or out of range.

@@ -180,11 +180,9 @@ std::optional<DeviceId> still_there(const DeviceId& id, const Cluster& old_clust
   const Node& old_node = old_cluster.nodes[static_cast<size_t>(id.node)];
   const auto node = std::ranges::find(cluster.nodes, old_node.name, &Node::name);
   if (node == cluster.nodes.end() || static_cast<size_t>(id.device) >= node->devices.size()) return std::nullopt;
-  const auto kind_of = [](const Cluster& in, const Node& of, int device) -> const std::string& {
-    return in.kinds[static_cast<size_t>(of.devices[static_cast<size_t>(device)].kind)].name;
-  };
-  if (kind_of(old_cluster, old_node, id.device) != kind_of(cluster, *node, id.device)) return std::nullopt;
-  return DeviceId{.node = static_cast<int>(node - cluster.nodes.begin()), .device = id.device};
+  const DeviceId now{.node = static_cast<int>(node - cluster.nodes.begin()), .device = id.device};
+  if (kind_of(old_cluster, id).name != kind_of(cluster, now).name) return std::nullopt;
+  return now;
 }
 
 std::vector<PlacedReplica> survivors(const PlanRequest& request, const Cluster& old_cluster,

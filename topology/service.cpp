@@ -35,30 +35,38 @@ StepLoad decodes_of(const Load& load, double rows) {
   return {.decodes = rows, .context = load.input_tokens + 0.5 * load.output_tokens};
 }
 
+// A lane's step: alone in the replica, and on each stage while `lanes` of them are at work.
+struct LaneStep {
+  double alone_us = 0;
+  std::vector<double> stages_us;
+};
+
+LaneStep step_of(const ReplicaCost& cost, const StepLoad& load, int lanes) {
+  LaneStep step{.stages_us = cost.stages_us(load, lanes)};
+  step.alone_us = cost.step_us(load, 1, cost.lanes_matter() ? cost.stages_us(load, 1) : step.stages_us);
+  return step;
+}
+
 // A prompt's chunks in steps shared with `rows` decodes of its lane.
 Prompt read_prompt(const ReplicaCost& cost, const Load& load, const ReplicaLimits& limits, double rows, int lanes) {
   const double room = std::max(1.0, limits.step_tokens_max - rows);
+  StepLoad step = decodes_of(load, rows);
+  LaneStep without{.stages_us = std::vector<double>(static_cast<size_t>(cost.stages()), 0)};
+  if (rows > 0) without = step_of(cost, step, lanes);
   Prompt prompt;
   for (double done = 0; done < load.input_tokens;) {
-    const double tokens = std::min(room, load.input_tokens - done);
-    StepLoad step = decodes_of(load, rows);
-    const double alone = rows > 0 ? cost.step_us(step, 1) : 0;
-    std::vector<double> before;
-    for (int stage = 0; stage < cost.stages(); ++stage) {
-      before.push_back(rows > 0 ? cost.stage_us(stage, step, lanes) : 0);
-    }
-    step.prompt_tokens = tokens;
-    step.prompt_keys = done + 0.5 * (tokens + 1);
-    done += tokens;
+    step.prompt_tokens = std::min(room, load.input_tokens - done);
+    step.prompt_keys = done + 0.5 * (step.prompt_tokens + 1);
+    done += step.prompt_tokens;
     step.prompt_rows = done >= load.input_tokens ? 1 : 0;
-    const double shared = cost.step_us(step, 1);
+    const LaneStep with = step_of(cost, step, lanes);
     double slowest = 0;
-    for (int stage = 0; stage < cost.stages(); ++stage) {
-      slowest = std::max(slowest, cost.stage_us(stage, step, lanes) - before[static_cast<size_t>(stage)]);
+    for (size_t stage = 0; stage < with.stages_us.size(); ++stage) {
+      slowest = std::max(slowest, with.stages_us[stage] - without.stages_us[stage]);
     }
     // Lanes take turns on the slowest stage; with few of them nobody fills the others.
-    prompt.pace_us += std::max(slowest, (shared - alone) / lanes);
-    prompt.latency_us += shared;
+    prompt.pace_us += std::max(slowest, (with.alone_us - without.alone_us) / lanes);
+    prompt.latency_us += with.alone_us;
   }
   return prompt;
 }

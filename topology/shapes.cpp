@@ -52,9 +52,7 @@ std::vector<size_t> stages_by_time(const Shape& shape, const Load& load) {
   const auto stages = static_cast<double>(shape.stages.size());
   const StepLoad step{.decodes = std::max(1.0, shape.best.concurrency / stages),
                       .context = load.input_tokens + 0.5 * load.output_tokens};
-  for (size_t stage = 0; stage < shape.stages.size(); ++stage) {
-    times.emplace_back(shape.cost->stage_us(static_cast<int>(stage), step, shape.cost->stages()), stage);
-  }
+  for (const double us : shape.cost->stages_us(step, shape.cost->stages())) times.emplace_back(us, times.size());
   std::ranges::sort(times);
   std::vector<size_t> order;
   for (const auto& [us, stage] : times) order.push_back(stage);
@@ -99,7 +97,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
   const auto first = static_cast<ptrdiff_t>(domains->size());
   for (size_t d = 0; d < node.devices.size(); ++d) {
     const Device& device = node.devices[d];
-    const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+    const DeviceKind& kind = kind_of(cluster, device);
     const bool free = std::ranges::find(taken, static_cast<int>(d)) == taken.end() && (kind.gpu || taken.empty());
     if (!free || !backend_runs_on(kind)) continue;
     const int64_t memory = usable_memory(cluster, {node_index, static_cast<int>(d)}, request.memory_share);
@@ -122,7 +120,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
 int ranks_of_cores(const PlanRequest& request, size_t cores) {
   const Cluster& cluster = *request.cluster;
   const auto may_be_used = [&](const Node& node) {
-    return !node.devices.empty() && !cluster.kinds[static_cast<size_t>(node.devices[0].kind)].gpu &&
+    return !node.devices.empty() && !kind_of(cluster, node.devices[0]).gpu &&
            (request.nodes.empty() || std::ranges::find(request.nodes, node.name) != request.nodes.end());
   };
   const auto nodes = std::max<int64_t>(std::ranges::count_if(cluster.nodes, may_be_used), 1);
@@ -137,7 +135,7 @@ int ranks_of_cores(const PlanRequest& request, size_t cores) {
 int64_t usable_memory(const Cluster& cluster, DeviceId id, double memory_share) {
   const Node& node = cluster.nodes[static_cast<size_t>(id.node)];
   const Device& device = node.devices[static_cast<size_t>(id.device)];
-  const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+  const DeviceKind& kind = kind_of(cluster, device);
   if (!kind.gpu) return (node.memory_free > 0 ? node.memory_free : node.memory_bytes) - kSystemReserve;
   const int64_t taken = device.memory_free > 0 ? kind.memory_bytes - device.memory_free : 0;
   return static_cast<int64_t>(memory_share * static_cast<double>(kind.memory_bytes)) - taken;
@@ -253,7 +251,7 @@ std::optional<StageSite> ShapeBook::site_on(const Device& device, const CorePart
   const DeviceCalibration* measured = device_of(device.kind);
   if (measured == nullptr) return std::nullopt;
   const Calibration& calibration = *request_.calibration;
-  const DeviceKind& kind = request_.cluster->kinds[static_cast<size_t>(device.kind)];
+  const DeviceKind& kind = kind_of(*request_.cluster, device);
   const int cores = std::max(1, parts.cores / parts.ranks);
   return StageSite{
       .device = measured,

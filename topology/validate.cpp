@@ -50,7 +50,7 @@ Status check_device(const Cluster& cluster, const Node& node, const Device& devi
   if (device.kind < 0 || device.kind >= static_cast<int>(cluster.kinds.size())) {
     return wrong(device.line, what + " has no kind; name one");
   }
-  const DeviceKind& kind = cluster.kinds[static_cast<size_t>(device.kind)];
+  const DeviceKind& kind = kind_of(cluster, device);
   if (device.numa < -1 || device.numa > kNumaMax) {
     return wrong(device.line, what + " is on NUMA node " + std::to_string(device.numa) + "; give one from 0 to 255");
   }
@@ -80,7 +80,7 @@ Status check_devices(const Cluster& cluster, const Node& node) {
       return wrong(device.line, "two devices of node " + quoted(node.name) + " have the PCI address " + device.pci +
                                     "; one of them is wrong");
     }
-    cores += !cluster.kinds[static_cast<size_t>(device.kind)].gpu;
+    cores += !kind_of(cluster, device).gpu;
   }
   for (const auto& [domain, count] : domains) {
     if (count > 1) continue;

@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "base/bounded_queue.h"
+#include "base/clock.h"
 #include "base/lease_watch.h"
 #include "base/log.h"
 #include "kvcache/kv_cache.h"
@@ -25,10 +26,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
 constexpr int kFramesPerTurn = 256;
-
-int64_t milliseconds(Clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-}
 
 struct CancelAll {};  // another coordinator: nobody waits for what the one before asked for
 using Event = std::variant<GenerationRequest, CancelRequest, CancelAll, StepResult, Stop>;
@@ -194,6 +191,7 @@ struct Leader::State {
     lease.heard(milliseconds(next_status));
     while (true) {
       if (!take_all()) return;
+      if (socket->events().broken) start_over();
       const bool may_wait = send_outbox();
       const Clock::time_point now = Clock::now();
       if (static_cast<double>(lease.silent_ms(milliseconds(now))) > spec.lease_seconds * 1000) {
@@ -245,7 +243,7 @@ struct Leader::State {
   // False when the replica is to stop.
   bool take_all() {
     while (std::optional<MessageSocket::Received> received = socket->receive()) {
-      lease.heard(milliseconds(Clock::now()));
+      lease.heard(now_ms());
       if (!take(std::move(*received))) return false;
     }
     return true;
@@ -277,9 +275,20 @@ struct Leader::State {
   void meet(uint64_t instance) {
     if (coordinator != instance && !events.try_push(CancelAll{})) abandon("the replica's queue is full");
     coordinator = instance;
-    // Where there is no room, it asks again.
-    (void)socket->send("", registration);
+    introduce();
   }
+
+  // Requests, tokens and cancellations may be lost with a connection: the coordinator is told, and ends what it waits
+  // for.
+  void start_over() {
+    log_warning("the connection to the coordinator broke; what it asked for is dropped");
+    if (!events.try_push(CancelAll{})) abandon("the replica's queue is full");
+    ++registration.interruptions;
+    introduce();
+  }
+
+  // Where there is no room, or it is lost, the coordinator asks.
+  void introduce() { (void)socket->send("", registration); }
 
   ReplicaStatus status() {
     std::lock_guard lock(stats_mutex);

@@ -4,12 +4,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <map>
 
+#include "base/clock.h"
+#include "base/host_memory.h"
 #include "base/json.h"
 
 namespace skein {
@@ -20,17 +21,6 @@ constexpr int64_t kClockMsMax = 10'000;  // on a busy machine ranks read theirs 
 std::string proc_file(const char* path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// "MemAvailable:   123 kB" in bytes; 0: not there.
-int64_t proc_bytes(const char* path, std::string_view key) {
-  const std::string text = proc_file(path);
-  size_t at = text.find(key);
-  if (at == std::string::npos) return 0;
-  at = std::min(text.find_first_not_of(" \t", at + key.size()), text.size());
-  int64_t kilobytes = 0;
-  std::from_chars(text.data() + at, text.data() + text.size(), kilobytes);
-  return kilobytes << 10;
 }
 
 // Of one kernel, and of one mount of the memory that ranks would share.
@@ -78,12 +68,11 @@ Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& re
 }  // namespace
 
 RankReport look_around() {
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
   return {.build = SKEIN_BUILD,
           .host = host_identity(),
           .fingerprint = 0,
-          .memory_free = proc_bytes("/proc/meminfo", "MemAvailable:"),
-          .clock_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
+          .memory_free = host_memory().available,
+          .clock_ms = unix_ms(),
           .error = {}};
 }
 

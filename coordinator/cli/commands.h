@@ -17,6 +17,7 @@ int bench_command(const Arguments& arguments);
 int topology_command(const Arguments& arguments);
 int agent_command(const Arguments& arguments);
 int keys_command(const Arguments& arguments);
+int look_command(const Arguments& arguments);
 int rsh_command(const Arguments& arguments);
 
 // Prints "skein: <sentence>" to standard error and returns the exit status for it.

@@ -24,6 +24,7 @@ constexpr Command kCommands[] = {
     {"bench", "bench offline MODEL | serve --url URL", "measure the engine without HTTP, or any server", bench_command},
     {"agent", "agent --coordinator E --key-file F", "start and fence this node's MPI jobs", agent_command},
     {"keys", "keys --out D NAME...", "make the keys of a coordinator and its nodes", keys_command},
+    {"look", "look NAME INTERFACE", "what an agent asks the GPU driver with; not for people", look_command},
     {"rsh", "rsh HOST COMMAND...", "what mpirun reaches other nodes with; not for people", rsh_command},
 };
 

@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "base/probe.h"
+#include "coordinator/control/job.h"
 #include "coordinator/control/process.h"
 #include "model/mapped_file.h"
 #include "topology/calibrate.h"
@@ -122,26 +123,17 @@ Result<std::string> words_until_end(const ChildProcess& child, const EndRequests
   return unavailable("a probe ended early: " + words.substr(begin, words.find('\n', begin) - begin));
 }
 
-std::vector<std::string> mpirun_words(int ranks, const std::string& folder, const std::string& spec) {
-  return {"mpirun", "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1", "--mca",
-          "btl", "self,vader", "--mca", "btl_vader_single_copy_mechanism", "none", "--mca",
-          "btl_vader_backing_directory", folder, "--mca", "plm", "isolated", "--mca", "oob_tcp_if_include", "lo", "--mca",
-          "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0", program_folder() + "/skein-worker",
-          "--probe", spec};
-}
-
 Result<std::vector<ProbeSample>> run_probe(ProbeSpec spec, int ranks) {
   ASSIGN_OR_RETURN(const PrivateFolder folder, PrivateFolder::make());
   spec.output = folder.path() + "/samples.json";
   const std::string path = folder.path() + "/probe.json";
   RETURN_IF_ERROR(write_private_file(path, to_json(spec).dump()));
-  ChildOptions options{.arguments = mpirun_words(ranks, folder.path(), path),
-                       .environment = {{"TMPDIR", folder.path()}, {"OMP_NUM_THREADS", "1"}},
-                       .capture_error = true};
-  if (geteuid() == 0) {
-    options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
-    options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
-  }
+  MpirunOptions mpirun;
+  mpirun.worker = {program_folder() + "/skein-worker", "--probe", path};
+  mpirun.folder = folder.path();
+  const ChildOptions options{.arguments = mpirun_arguments({.ranks = static_cast<uint32_t>(ranks), .spec = {}}, mpirun),
+                             .environment = mpi_environment(folder.path()),
+                             .capture_error = true};
   const EndRequests end;
   ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
   RETURN_IF_ERROR(words_until_end(child, end).status());
@@ -157,7 +149,7 @@ class Measuring {
 
   Result<Measurement> run() {
     if (node_.devices.empty()) return unsupported("this machine has no device to measure");
-    gpu_ = kind_of(0).gpu;
+    gpu_ = kind_of(machine_, node_.devices.front()).gpu;
     if (gpu_ && !kBuiltWithCuda) {
       return unsupported("this build has no CUDA backend to measure GPUs with: build it with scripts/build cuda");
     }
@@ -172,10 +164,6 @@ class Measuring {
   }
 
  private:
-  const DeviceKind& kind_of(int device) const {
-    return machine_.kinds[static_cast<size_t>(node_.devices[static_cast<size_t>(device)].kind)];
-  }
-
   // How many devices from the first one on are of its kind.
   int alike() const {
     const auto is_other = [&](const Device& device) { return device.kind != node_.devices[0].kind; };
@@ -188,7 +176,7 @@ class Measuring {
   }
 
   Status measure_device(int index) {
-    const DeviceKind& kind = kind_of(index);
+    const DeviceKind& kind = kind_of(machine_, node_.devices[static_cast<size_t>(index)]);
     const int threads = gpu_ ? 1 : node_.cores;
     std::fprintf(stderr, "measuring %s\n", kind.name.c_str());
     ASSIGN_OR_RETURN(const std::vector<ProbeSample> samples,
@@ -215,8 +203,9 @@ class Measuring {
       }
     }
     LinkCalibration fit = calibrate_link(slowest.link, ranks, samples);
-    fit.device = kind_of(0).name;
-    fit.source = source_of(kind_of(0));
+    const DeviceKind& kind = kind_of(machine_, node_.devices.front());
+    fit.device = kind.name;
+    fit.source = source_of(kind);
     if (!fit.point_to_point_us.empty() && gpu_) {
       const Curve& sends = fit.point_to_point_us;
       suspect(std::string(name(slowest.link)) + " between devices 0 and 1 carries", sends.x.back() / sends.y.back() * 1e6,

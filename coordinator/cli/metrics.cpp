@@ -6,10 +6,11 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <chrono>
 #include <map>
 #include <optional>
 #include <set>
+
+#include "base/clock.h"
 
 namespace skein {
 namespace {
@@ -29,11 +30,6 @@ const Histogram::BucketBoundaries kRequestBuckets = {0.3, 0.5, 0.8, 1.0, 1.5, 2.
                                                      40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
 const Histogram::BucketBoundaries kTokenBuckets = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000,
                                                    50000, 100000};
-
-int64_t now_ms() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
 
 }  // namespace
 
@@ -102,6 +98,8 @@ struct ServerMetrics::State {
   Family<Gauge>& node_devices = gauges("skein_node_devices", "GPUs of a node; of one without, its cores.");
   Family<Gauge>& node_held = gauges("skein_node_devices_held", "Devices of a node on which ranks are.");
   Family<Gauge>& gpu_memory_free = gauges("skein_gpu_memory_free_bytes", "What is free of a GPU's memory.");
+  Family<Gauge>& driver_silent = gauges("skein_node_driver_silent_seconds",
+                                        "For how long a node's GPU driver has not answered; 0: it answers.");
   Gauge& in_flight = gauges("skein_requests_in_flight", "Requests that the server holds.").Add(model);
   Gauge& connections = gauges("skein_http_connections", "Open HTTP connections.").Add(model);
   Family<Counter>& refused = counters("skein_http_refused_total", "Connections and requests refused by the transport.");
@@ -126,6 +124,7 @@ struct ServerMetrics::State {
     const Labels of_node = labels("node", name);
     nodes_seen.insert(name);
     node_up.Add(of_node).Set(1);
+    set(driver_silent, of_node, node.driver_silent_s);
     if (!node.report.cluster) return;
     const Node& hardware = node.report.cluster->nodes.front();
     set(node_memory, of_node, static_cast<double>(hardware.memory_bytes));

@@ -1,4 +1,5 @@
-// What runs on a cluster's nodes: `skein agent`, and the `skein rsh` that mpirun starts; and the keys of both.
+// What runs on a cluster's nodes: `skein agent`, the `skein look` that it starts, the `skein rsh` that mpirun starts;
+// and the keys of agents and coordinator.
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/options.h"
 #include "coordinator/control/agent.h"
+#include "coordinator/control/node_look.h"
 #include "coordinator/control/process.h"
 
 namespace skein {
@@ -40,6 +42,8 @@ void add_agent_options(OptionTable* table, AgentFlags* flags) {
                   "the coordinator", &flags->node.interface);
   table->add_real("orphan-timeout", "seconds that a replica lives on without a coordinator", 1, 86400,
                   &flags->node.orphan_seconds);
+  table->add_real("driver-timeout", "seconds that the GPU driver may take to answer before the node goes on without it", 1,
+                  3600, &flags->node.driver_seconds);
   table->add_text("run-folder", "DIR", "private folder for the jobs' files", &flags->agent.run_folder);
   table->add_real("lease-seconds", "silence of the coordinator after which a job that does not serve yet is killed", 0.1,
                   86400, &flags->lease_seconds);
@@ -139,6 +143,15 @@ int keys_command(const Arguments& arguments) {
   std::printf("%s has coordinator.key and allow-list for the coordinator; NODE.key and coordinator.pub for each node\n",
               folder.c_str());
   return 0;
+}
+
+int look_command(const Arguments& arguments) {
+  if (arguments.size() != 2) {
+    std::fprintf(stderr, "usage: skein look NAME INTERFACE; an agent runs it\n");
+    return 2;
+  }
+  const Status status = run_look(arguments[0], arguments[1]);
+  return status.ok() ? 0 : report(status);
 }
 
 int rsh_command(const Arguments& arguments) {

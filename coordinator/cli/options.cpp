@@ -22,13 +22,13 @@ Status set_number(std::string_view text, Number least, Number most, const std::f
   return {};
 }
 
+}  // namespace
+
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
   return text;
 }
-
-}  // namespace
 
 void OptionTable::add_text(std::string name, std::string placeholder, std::string help, std::string* target) {
   options_.push_back({std::move(name), std::move(placeholder), std::move(help), [target](std::string_view value) {
@@ -114,7 +114,8 @@ Status OptionTable::apply(std::string_view name, std::string_view value, std::st
   return invalid_argument(std::move(message));
 }
 
-Status OptionTable::parse(const std::vector<std::string>& arguments, std::vector<std::string>* positional) const {
+Status OptionTable::parse(const std::vector<std::string>& arguments, std::vector<std::string>* positional,
+                          std::set<std::string>* given) const {
   bool flags = true;
   for (size_t i = 0; i < arguments.size(); ++i) {
     std::string_view argument = arguments[i];
@@ -144,6 +145,7 @@ Status OptionTable::parse(const std::vector<std::string>& arguments, std::vector
       }
     }
     RETURN_IF_ERROR(apply(name, value, "--"));
+    if (given != nullptr) given->emplace(name);
   }
   return {};
 }

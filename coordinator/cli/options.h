@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +20,9 @@ struct Option {
   std::vector<std::string> choices = {};        // of a value that is one of a few
 };
 
+// "a, b, c"
+std::string joined(const std::vector<std::string>& words);
+
 // Settings of one command. Single-owner.
 class OptionTable {
  public:
@@ -33,8 +37,9 @@ class OptionTable {
 
   // Applies one setting. kInvalidArgument names the nearest known name or value. `prefix`: "--" or nothing.
   Status apply(std::string_view name, std::string_view value, std::string_view prefix) const;
-  // Applies flags; what is no flag goes to *positional. "--" ends the flags.
-  Status parse(const std::vector<std::string>& arguments, std::vector<std::string>* positional) const;
+  // Applies flags; what is no flag goes to *positional. "--" ends the flags. `given`: names of the flags that are there.
+  Status parse(const std::vector<std::string>& arguments, std::vector<std::string>* positional,
+               std::set<std::string>* given = nullptr) const;
   const Option* find(std::string_view name) const;
   std::string help() const;
 

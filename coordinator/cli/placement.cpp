@@ -1,6 +1,7 @@
 #include "coordinator/cli/placement.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
@@ -37,6 +38,12 @@ MemoryRequest memory_request(const ServeConfig& config, bool gpu) {
   return request;
 }
 
+std::string number_text(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.10g", number);
+  return text;
+}
+
 // A plan needs the shape alone: a folder without weights will do.
 Result<ModelFiles> find_shape(const std::string& model, const std::string& load_format) {
   Result<ModelFiles> whole = find_model(model, load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
@@ -49,13 +56,44 @@ Result<ModelFiles> find_shape(const std::string& model, const std::string& load_
 Result<PlanFile> read_plan_of(const std::string& path, const std::string& model) {
   ASSIGN_OR_RETURN(PlanFile file, read_plan_file(path));
   std::erase_if(file.plan.replicas, [&](const PlacedReplica& replica) {
-    return file.models[static_cast<size_t>(replica.model)] != model;
+    return file.models[static_cast<size_t>(replica.model)].name != model;
   });
   for (PlacedReplica& replica : file.plan.replicas) replica.model = 0;
   if (!file.plan.replicas.empty()) return file;
-  std::string others;
-  for (const std::string& other : file.models) others += (others.empty() ? "" : ", ") + other;
-  return invalid_argument(path + " places " + others + ", but no replica of " + model + ": plan again, with this model");
+  std::vector<std::string> others;
+  for (const ModelDemand& other : file.models) others.push_back(other.name);
+  return invalid_argument(path + " places " + joined(others) + ", but no replica of " + model + ": plan again, with this model");
+}
+
+// Refuses flags on the command line that say something else than the file, which is started as it is.
+Status check_flags(const ServeConfig& config, const std::string& model, const PlanFile& file) {
+  const PlacementConfig& placement = config.placement;
+  const auto differs = [&](const char* flag, const std::string& here, const std::string& there) {
+    return invalid_argument("--" + std::string(flag) + " is " + here + ", and the plan in " + placement.plan + " has " + there +
+                            ": leave the flag out, or " +
+                            (placement.replan ? "remove the file, and it is planned anew" : "plan again with it"));
+  };
+  const auto check = [&](const char* flag, double here, double there) {
+    if (!config.flags.contains(flag) || here == there) return Status();
+    return differs(flag, number_text(here), number_text(there));
+  };
+  const AskedModel& asked = placement.asked;
+  const ModelDemand& planned = *std::ranges::find(file.models, model, &ModelDemand::name);
+  RETURN_IF_ERROR(check("request-rate", asked.request_rate, planned.load.request_rate));
+  RETURN_IF_ERROR(check("input-len", asked.input_len, planned.load.input_tokens));
+  RETURN_IF_ERROR(check("output-len", asked.output_len, planned.load.output_tokens));
+  RETURN_IF_ERROR(check("ttft-ms", asked.ttft_ms, planned.level.ttft_ms));
+  RETURN_IF_ERROR(check("itl-ms", asked.itl_ms, planned.level.itl_ms));
+  for (const PlacedReplica& replica : file.plan.replicas) {
+    RETURN_IF_ERROR(check("tensor-parallel-size", config.tensor_parallel_size, replica.tensor_parallel_size));
+    RETURN_IF_ERROR(check("pipeline-parallel-size", config.pipeline_parallel_size, replica.pipeline_parallel_size));
+    for (const DeviceId& id : replica.devices) {
+      const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
+      if (!config.flags.contains("nodes") || std::ranges::find(placement.nodes, node) != placement.nodes.end()) continue;
+      return differs("nodes", joined(placement.nodes), "a rank on " + node);
+    }
+  }
+  return {};
 }
 
 // The file's plan with the cluster's numbers for its nodes. Requires: check_unchanged(file, cluster).
@@ -94,6 +132,7 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     ASSIGN_OR_RETURN(PlanFile file, read_plan_of(path, request.models[0].name));
     const Status unchanged = check_unchanged(file, placement->cluster);
     if (unchanged.ok()) {
+      RETURN_IF_ERROR(check_flags(config, request.models[0].name, file));
       placement->plan = renumbered(std::move(file), placement->cluster);
       return {};
     }

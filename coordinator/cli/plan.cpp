@@ -38,9 +38,7 @@ OptionTable options(PlanConfig* config) {
 
 Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& placement) {
   ASSIGN_OR_RETURN(const PlanFile previous, read_plan_file(config.previous));
-  std::vector<std::string> names;
-  for (const ModelDemand& demand : placement.request.models) names.push_back(demand.name);
-  if (names != previous.models) {
+  if (!std::ranges::equal(placement.request.models, previous.models, {}, &ModelDemand::name, &ModelDemand::name)) {
     return invalid_argument(config.previous + " is a plan for other models; name the same ones in the same order");
   }
   return replan(placement.request, previous.cluster, previous.plan);

@@ -48,7 +48,7 @@ class Picture {
 
  private:
   bool cores(const Node& node) const {
-    return !node.devices.empty() && !placement_.cluster.kinds[static_cast<size_t>(node.devices[0].kind)].gpu;
+    return !node.devices.empty() && !kind_of(placement_.cluster, node.devices[0]).gpu;
   }
 
   void heading() {

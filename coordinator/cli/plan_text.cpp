@@ -62,10 +62,9 @@ std::string outcome_line(const ModelOutcome& outcome) {
 
 // Replicas that differ in place only.
 bool alike(const Placement& placement, const PlacedReplica& a, const PlacedReplica& b) {
-  const auto kind_of = [&](const DeviceId& id) {
-    return placement.cluster.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)].kind;
+  const auto same_device = [&](const DeviceId& x, const DeviceId& y) {
+    return &kind_of(placement.cluster, x) == &kind_of(placement.cluster, y);
   };
-  const auto same_device = [&](const DeviceId& x, const DeviceId& y) { return kind_of(x) == kind_of(y); };
   const auto same_stage = [](const PlannedStage& x, const PlannedStage& y) {
     return x.layers == y.layers && x.to_next == y.to_next;
   };
@@ -77,8 +76,7 @@ std::string devices_text(const Placement& placement, const PlacedReplica& replic
   const auto tp = static_cast<size_t>(replica.tensor_parallel_size);
   const DeviceId first = replica.devices[stage * tp];
   const Node& node = placement.cluster.nodes[static_cast<size_t>(first.node)];
-  const DeviceKind& kind =
-      placement.cluster.kinds[static_cast<size_t>(node.devices[static_cast<size_t>(first.device)].kind)];
+  const DeviceKind& kind = kind_of(placement.cluster, first);
   if (!kind.gpu) {
     const size_t cores = node.devices.size();
     const size_t of_rank = cores / static_cast<size_t>(ranks_of_cores(placement.request, cores));
@@ -212,10 +210,8 @@ std::vector<std::vector<Seat>> seats_by_node(const Placement& placement) {
       const DeviceId id = replica.devices[rank];
       const Seat seat{.replica = static_cast<int>(i), .rank = static_cast<int>(rank)};
       std::vector<Seat>& node = seats[static_cast<size_t>(id.node)];
-      const Node& of = placement.cluster.nodes[static_cast<size_t>(id.node)];
-      const Device& device = of.devices[static_cast<size_t>(id.device)];
       node[static_cast<size_t>(id.device)] = seat;
-      if (placement.cluster.kinds[static_cast<size_t>(device.kind)].gpu) continue;
+      if (kind_of(placement.cluster, id).gpu) continue;
       // A rank on cores has all of its node's up to the next rank's.
       std::fill(node.begin() + id.device, node.end(), seat);
     }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <set>
 
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/serve_plan.h"
 #include "coordinator/cli/server.h"
 #include "coordinator/control/gather.h"
 #include "coordinator/http/loop.h"
@@ -50,33 +52,43 @@ Status serve(const ServePlan& plan) {
   return outcome;
 }
 
-// The agents' nodes, as they describe them: those that --nodes names, or all of the allow-list.
+// The agents' nodes, as they describe them: those of the configuration's places, else those that --nodes names or
+// all of the allow-list.
 Result<Cluster> gather(const ServeConfig& config) {
   ASSIGN_OR_RETURN(const ListenConfig listen, listen_config(config));
   std::set<std::string> allowed;
   for (const auto& [key, name] : listen.keys.allowed) allowed.insert(name);
-  std::set<std::string> names(config.placement.nodes.begin(), config.placement.nodes.end());
+  std::set<std::string> names;
+  if (config.gathered()) {
+    names.insert(config.placement.nodes.begin(), config.placement.nodes.end());
+  } else {
+    for (const ReplicaShape& shape : config.shapes()) {
+      for (const RankPlace& place : shape.places) names.insert(place.node);
+    }
+  }
   for (const std::string& name : names) {
     if (allowed.contains(name)) continue;
-    return invalid_argument(config.allow_list + " has no key of the node \"" + name + "\": add it there, or correct --nodes");
+    return invalid_argument(config.allow_list + " has no key of the node \"" + name + "\": add it there, or correct the name");
   }
   if (names.empty()) names = std::move(allowed);
+  const auto waiting = [](const std::vector<std::string>& missing) {
+    std::string text;
+    for (const std::string& name : missing) text += " " + name;
+    say("waiting   for the agents of" + text + "\n");
+  };
   ASSIGN_OR_RETURN(GatheredNodes gathered,
-                   gather_nodes(listen, names, config.nodes_timeout, [](const std::vector<std::string>& missing) {
-                     std::string text;
-                     for (const std::string& name : missing) text += " " + name;
-                     say("waiting   for the agents of" + text + "\n");
-                   }));
+                   gather_nodes(listen, names, config.nodes_timeout, waiting,
+                                config.gathered() ? "describe the machines with --cluster" : kSayDevice));
   for (const std::string& note : gathered.notes) say("note      " + note + "\n");
   return std::move(gathered.cluster);
 }
 
 Status run(const ServeConfig& config) {
-  Cluster nodes;
-  if (config.gathered()) {
+  std::optional<Cluster> nodes;
+  if (needs_nodes(config)) {
     ASSIGN_OR_RETURN(nodes, gather(config));
   }
-  ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config, &nodes));
+  ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config, nodes ? &*nodes : nullptr));
   say(describe(plan));
   return serve(plan);
 }

@@ -239,7 +239,7 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_integer("tensor-parallel-size", "ranks that share each layer", 1, 1024, &config->tensor_parallel_size);
   table->add_integer("pipeline-parallel-size", "stages of layers", 1, 1024, &config->pipeline_parallel_size);
   table->add_integer("data-parallel-size", "replicas", 1, 1024, &config->data_parallel_size);
-  table->add_choice("device", "where ranks run", {"auto", "cpu", "cuda"}, &config->device);
+  table->add_choice("device", "where ranks run; auto: on GPUs where there are any", {"auto", "cpu", "cuda"}, &config->device);
   table->add_choice("dtype", "how weights are kept; auto: as in the file, on GPUs bfloat16", {"auto", "float32", "bfloat16", "float16"},
                     &config->dtype);
   table->add_choice("kv-cache-dtype", "of the KV cache; auto: float16, float32 with --dtype float32, on GPUs bfloat16",
@@ -277,8 +277,8 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
                   "again; 0: 600, on GPUs 60", 0, 86400, &config->step_timeout);
   table->add_text("listen", "E", "serve with the agents of several nodes, which come to tcp://ADDRESS:PORT",
                   &config->listen);
-  table->add_real("nodes-timeout", "with listen, and neither replicas nor cluster: seconds to wait for agents, then those "
-                  "that came are planned for", 1, 86400, &config->nodes_timeout);
+  table->add_real("nodes-timeout", "with listen, and no cluster: seconds to wait for agents that are asked what their "
+                  "nodes have", 1, 86400, &config->nodes_timeout);
   table->add_text("key-file", "F", "with listen: this coordinator's keys, of `skein keys`", &config->key_file);
   table->add_text("allow-list", "F", "with listen: names and public keys of the agents", &config->allow_list);
   table->add_text("ports", "FIRST-LAST", "ports of ranks and MPI between nodes; 0: any", &config->ports);
@@ -300,14 +300,14 @@ void add_placement_options(OptionTable* table, PlacementConfig* placement) {
 
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
   std::vector<std::string> positional;
-  RETURN_IF_ERROR(table.parse(arguments, &positional));
+  RETURN_IF_ERROR(table.parse(arguments, &positional, &config->flags));
   if (!config->config.empty()) {
     // Once more from the start, so that flags win over the file.
     const std::string path = config->config;
     *config = {};
     RETURN_IF_ERROR(read_config_file(path, table, config));
     positional.clear();
-    RETURN_IF_ERROR(table.parse(arguments, &positional));
+    RETURN_IF_ERROR(table.parse(arguments, &positional, &config->flags));
   }
   if (positional.size() > 1) {
     return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -73,7 +74,7 @@ struct ServeConfig {
   double drain_seconds = 30;
   double startup_timeout = 600;        // seconds a replica may take to load
   double step_timeout = 0;             // seconds a step may take; 0: 600, on GPUs 60
-  double nodes_timeout = 60;           // seconds that agents have to come before they are planned for
+  double nodes_timeout = 60;           // seconds that agents have to come, where they are asked what nodes have
   std::string listen;                  // where agents of several nodes come to, tcp://ADDRESS:PORT; empty: one machine
   std::string key_file;                // with listen: this coordinator's pair
   std::string allow_list;              // with listen: the agents' names and public keys
@@ -81,6 +82,7 @@ struct ServeConfig {
   double orphan_timeout = 600;         // seconds that replicas of a cluster live on without a coordinator
   std::string config;
   PlacementConfig placement;
+  std::set<std::string> flags;         // names of those on the command line
 
   std::vector<ReplicaShape> shapes() const;
   bool clustered() const { return !listen.empty(); }

@@ -11,6 +11,8 @@
 
 #include "coordinator/cli/plan_text.h"
 #include "coordinator/control/nodes.h"
+#include "topology/contradictions.h"
+#include "topology/shapes.h"
 
 namespace skein {
 namespace {
@@ -27,11 +29,6 @@ constexpr bool kBuiltWithCuda = false;
 
 bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
   return std::ranges::find(choices, value) != choices.end();
-}
-
-const DeviceKind& kind_of(const Cluster& cluster, const DeviceId& id) {
-  const Device& device = cluster.nodes[static_cast<size_t>(id.node)].devices[static_cast<size_t>(id.device)];
-  return cluster.kinds[static_cast<size_t>(device.kind)];
 }
 
 Status check_gpu_formats(const ServeConfig& config) {
@@ -62,8 +59,22 @@ Result<std::string> placed_device(const ServeConfig& config, const Placement& pl
   return device;
 }
 
+Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
+  const int index = find_node(nodes, place.node);
+  if (index >= 0) return &nodes.nodes[static_cast<size_t>(index)];
+  return unavailable("a rank goes to " + place.node + ", of which nothing is known: start `skein agent` there, or " + kSayDevice);
+}
+
 // "cpu" or "cuda".
-Result<std::string> choose_device(const ServeConfig& config, const Machine& machine) {
+Result<std::string> choose_device(const ServeConfig& config, const Machine& machine, const Cluster* nodes) {
+  if (config.clustered() && config.device == "auto" && kBuiltWithCuda) {
+    if (nodes == nullptr) {
+      return invalid_argument(std::string("`skein serve` asks the agents whether places are GPUs; here ") + kSayDevice);
+    }
+    ASSIGN_OR_RETURN(std::string device, device_of_places(config, *nodes));
+    if (device == "cuda") RETURN_IF_ERROR(check_gpu_formats(config));
+    return device;
+  }
   if (config.clustered() && config.device != "cuda") return std::string("cpu");
   if (config.device == "auto") {
     if (!kBuiltWithCuda || machine.gpus.empty()) return std::string("cpu");
@@ -123,6 +134,21 @@ Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, in
   return least;
 }
 
+// Of each rank's GPU on the agents' nodes, what it may take.
+Result<std::vector<int64_t>> gpu_memories(const ServeConfig& config, const ReplicaShape& shape, const Cluster& nodes) {
+  std::vector<int64_t> memories;
+  for (const RankPlace& place : shape.places) {
+    ASSIGN_OR_RETURN(const Node* node, node_of(place, nodes));
+    if (place.device >= static_cast<int>(node->devices.size())) {
+      return invalid_argument("a rank goes to GPU " + std::to_string(place.device) + " of " + place.node + ", which has " +
+                              std::to_string(node->devices.size()) + ": correct places");
+    }
+    const DeviceId id{.node = static_cast<int>(node - nodes.nodes.data()), .device = place.device};
+    memories.push_back(usable_memory(nodes, id, config.gpu_memory_utilization));
+  }
+  return memories;
+}
+
 // A replica that is asked for, and what there is for it.
 struct Site {
   ReplicaShape shape;
@@ -134,7 +160,7 @@ struct Site {
 };
 
 // On this machine, or where the configuration says.
-Result<std::vector<Site>> configured_sites(const ServePlan& plan) {
+Result<std::vector<Site>> configured_sites(const ServePlan& plan, const Cluster* nodes) {
   const ServeConfig& config = plan.config;
   int ranks = 0;
   int count = 0;
@@ -144,7 +170,7 @@ Result<std::vector<Site>> configured_sites(const ServePlan& plan) {
   }
   int64_t memory_bytes = (plan.machine.memory_bytes - kMemoryReserve) / count;
   if (config.device == "cuda" && config.clustered()) {
-    if (!config.kv_cache_memory_bytes) {
+    if (!config.kv_cache_memory_bytes && nodes == nullptr) {
       return invalid_argument("with listen and device cuda, describe the machines with cluster, or give "
                               "kv-cache-memory-bytes: this machine does not know how much memory the nodes' GPUs have");
     }
@@ -159,6 +185,9 @@ Result<std::vector<Site>> configured_sites(const ServePlan& plan) {
       ReplicaSpec spec;
       spec.places = shape.places;
       site.ranks = std::ranges::max(node_shares(spec), {}, &NodeShare::ranks).ranks;
+      if (config.device == "cuda" && nodes != nullptr) {
+        ASSIGN_OR_RETURN(site.memory_by_rank, gpu_memories(config, shape, *nodes));
+      }
     }
     sites.insert(sites.end(), static_cast<size_t>(shape.count), site);
   }
@@ -283,6 +312,32 @@ std::string range_text(const IndexRange& range) {
 
 }  // namespace
 
+bool needs_nodes(const ServeConfig& config) {
+  if (config.gathered()) return true;
+  if (!kBuiltWithCuda || !config.clustered() || config.placed()) return false;
+  return config.device == "auto" || (config.device == "cuda" && !config.kv_cache_memory_bytes);
+}
+
+Result<std::string> device_of_places(const ServeConfig& config, const Cluster& nodes) {
+  std::string with;  // the name of a node
+  std::string without;
+  for (const ReplicaShape& shape : config.shapes()) {
+    for (const RankPlace& place : shape.places) {
+      ASSIGN_OR_RETURN(const Node* node, node_of(place, nodes));
+      const bool gpus = std::ranges::any_of(node->devices, [&](const Device& device) {
+        const DeviceKind& kind = kind_of(nodes, device);
+        return kind.gpu && backend_runs_on(kind);
+      });
+      (gpus ? with : without) = place.node;
+    }
+  }
+  if (!with.empty() && !without.empty()) {
+    return unsupported("one server runs on one kind of device, and " + with + " has GPUs where " + without +
+                       " has none that the CUDA backend runs on: give --device cpu, or other places");
+  }
+  return std::string(with.empty() ? "cpu" : "cuda");
+}
+
 Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes) {
   ServePlan plan;
   plan.config = config;
@@ -294,12 +349,13 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     ASSIGN_OR_RETURN(plan.config.device, placed_device(config, *placement));
     plan.placement = placement;
   } else {
-    ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine));
+    plan.machine.gpus = visible_gpus(plan.machine.gpus, std::getenv("CUDA_VISIBLE_DEVICES"));
+    ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine, nodes));
   }
   settle(&plan.config);
   ASSIGN_OR_RETURN(plan.model,
                    find_model(config.model, config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
-  ASSIGN_OR_RETURN(const std::vector<Site> sites, plan.placement ? placed_sites(plan) : configured_sites(plan));
+  ASSIGN_OR_RETURN(const std::vector<Site> sites, plan.placement ? placed_sites(plan) : configured_sites(plan, nodes));
   for (const Site& site : sites) {
     ASSIGN_OR_RETURN(plan.replicas.emplace_back(), plan_replica(plan, site));
   }

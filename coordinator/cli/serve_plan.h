@@ -32,8 +32,18 @@ struct ServePlan {
   int context_max = 0;  // that every replica can hold
 };
 
+// What a user can do where agents cannot be asked about places.
+inline constexpr char kSayDevice[] = "say where ranks run with --device cpu, or --device cuda and kv-cache-memory-bytes";
+
+// Whether make_serve_plan() takes what the agents report of their nodes: to place replicas there, or to know whether
+// places that the configuration names are GPUs, and what these hold.
+bool needs_nodes(const ServeConfig& config);
+
+// "cpu" or "cuda": what the nodes have where the configuration places ranks.
+Result<std::string> device_of_places(const ServeConfig& config, const Cluster& nodes);
+
 // Refuses, with the numbers, what cannot run; nothing has been loaded by then. `nodes`: of the agents that came, where
-// config.gathered().
+// needs_nodes(config).
 Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes = nullptr);
 
 // What would run where, for people.

@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 
+#include "base/clock.h"
 #include "base/lease_watch.h"
 #include "base/log.h"
 #include "base/network.h"
@@ -36,12 +37,11 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr auto kKillAfter = std::chrono::milliseconds(1500);
+constexpr auto kStrayPatience = std::chrono::seconds(10);  // what a signal has not ended by then, it does not end
 constexpr auto kComplainPeriod = std::chrono::seconds(30);
+constexpr int kLinesPerTurn = 256;     // of a job
+constexpr int kPipeLinesMax = 64 << 10;  // that a pipe holds
 constexpr double kComplainSeconds = 5;  // without an answer of the coordinator
-
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
-}
 
 uint64_t random_number() {
   uint64_t number = 0;
@@ -89,13 +89,24 @@ class Agent {
     std::string node;
   };
 
+  struct Waiting {  // to be started
+    Job job;
+    LaunchShare share;               // of this node
+    std::optional<Launch> launch;    // none: a share of another agent's mpirun,
+    std::vector<std::string> orted;  // by this command
+    ReplicaSpec spec;                // of `launch`
+    Clock::time_point since;
+    bool told = false;               // that it waits for processes
+    std::optional<Clock::time_point> asked;  // the driver
+  };
+
   void turn() {
     while (std::optional<MessageSocket::Received> received = socket_->receive()) {
       lease_.heard(now_ms());
       if (received->frame.ok()) take(std::move(*received->frame));
     }
     for (auto& [launch, job] : jobs_) {
-      job.read_errors();
+      job.read_errors(kLinesPerTurn);
       // mpirun would take two seconds to end the other ranks, as long as a leader's lease. Between nodes it has to.
       const bool ending = job.kill_at != Clock::time_point::max();
       if (job.rank_failed && job.nodes.size() < 2 && !ending) end_job(job, SIGKILL);
@@ -106,11 +117,20 @@ class Agent {
     for (auto& [launch, job] : jobs_) {
       if (now >= job.kill_at) kill(-job.pid, SIGKILL);
     }
+    if (watch_ != nullptr) watch_node(now);
+    start_waiting(now);
     if (now >= next_sign_) {
       send(status());
       watch_lease(now);
       next_sign_ = now + kSignPeriod;
     }
+  }
+
+  void watch_node(Clock::time_point now) {
+    std::optional<std::string> description = watch_->turn(now);
+    if (!description) return;
+    registration_.topology = std::move(*description);
+    introduce();
   }
 
   void watch_lease(Clock::time_point now) {
@@ -121,12 +141,13 @@ class Agent {
       orphaned_ = true;
       return end_all(SIGKILL);
     }
-    if (socket_->key_refused() && !stopping_) {
+    if (socket_->events().key_refused && !stopping_) {
       outcome_ = invalid_argument("the coordinator at " + config_.coordinator + " refused the key of " + config_.name +
                                   ": add \"" + config_.name + " " + config_.node->keys.own.public_key +
                                   "\" to its allow-list");
       return end_all(SIGTERM);
     }
+    if (silent > config_.lease_seconds) waiting_.clear();
     for (auto& [launch, job] : jobs_) {
       if (silent <= config_.lease_seconds || job.kill_at != Clock::time_point::max()) continue;
       // What serves waits for a coordinator. Without ranks it does not serve: on a node that is cut off, an mpirun or
@@ -149,8 +170,9 @@ class Agent {
   void wait() {
     std::vector<int> readable{socket_->fd(), signal_fd_};
     for (const auto& [launch, job] : jobs_) {
-      if (job.error_fd >= 0) readable.push_back(job.error_fd);
+      if (job.errors.fd >= 0) readable.push_back(job.errors.fd);
     }
+    if (watch_ != nullptr && watch_->fd() >= 0) readable.push_back(watch_->fd());
     for (const auto& [launch, listener] : listeners_) listener->add_to(&readable);
     std::vector<pollfd> fds;
     for (const int fd : readable) fds.push_back({fd, POLLIN, 0});
@@ -174,6 +196,7 @@ class Agent {
   void introduce() {
     registration_.jobs.clear();
     for (const auto& [launch, job] : jobs_) registration_.jobs.push_back(job.id);
+    for (const auto& [launch, waiting] : waiting_) registration_.jobs.push_back(waiting.job.id);
     send(registration_);
   }
 
@@ -183,23 +206,26 @@ class Agent {
       status.launches.push_back(launch);
       status.held.insert(status.held.end(), job.devices.begin(), job.devices.end());
     }
+    for (const auto& [launch, waiting] : waiting_) status.launches.push_back(launch);
     std::ranges::sort(status.held);
-    if (watch_ != nullptr) watch_->look(Clock::now(), &status);
+    if (watch_ != nullptr) watch_->tell(Clock::now(), &status);
     return status;
   }
 
   void take(Frame frame) {
     if (const auto* launch = std::get_if<Launch>(&frame)) {
-      const Status status = start(*launch);
-      if (!status.ok()) send(LaunchEnded{.launch = launch->launch, .exit_status = 127, .reason = status.message()});
+      if (const Status status = accept(*launch); !status.ok()) answer(launch->launch, true, status);
     } else if (const auto* daemon = std::get_if<StartDaemon>(&frame)) {
-      send(DaemonStarted{daemon->job.launch, daemon->node, start_daemon(*daemon).message()});
+      if (const Status status = accept(*daemon); !status.ok()) answer(daemon->job.launch, false, status);
     } else if (const auto* started = std::get_if<DaemonStarted>(&frame)) {
       answer_rsh(*started);
     } else if (const auto* ready = std::get_if<LaunchReady>(&frame)) {
       if (const auto job = jobs_.find(ready->launch); job != jobs_.end()) job->second.ready = true;
     } else if (const auto* end = std::get_if<EndLaunch>(&frame)) {
       if (const auto job = jobs_.find(end->launch); job != jobs_.end()) end_job(job->second, SIGTERM);
+      if (const auto waiting = waiting_.extract(end->launch); !waiting.empty()) {
+        answer(end->launch, waiting.mapped().launch.has_value(), unavailable("it was ended before it was started"));
+      }
     } else if (std::holds_alternative<Introduce>(frame)) {
       introduce();
     } else if (const auto* refusal = std::get_if<RefuseAgent>(&frame)) {
@@ -210,16 +236,103 @@ class Agent {
     }
   }
 
-  Status start(const Launch& launch) {
-    Job job;
-    job.id = {.launch = launch.launch, .replica = launch.replica, .identity = launch.identity};
-    job.nodes = launch.nodes;
+  Status accept(const Launch& launch) {
     ASSIGN_OR_RETURN(const Json json, parse_json(launch.spec));
-    ASSIGN_OR_RETURN(ReplicaSpec spec, parse_replica_spec(json));
-    for (const LaunchNode& node : launch.nodes) job.shares[node.node] = share_of(spec, node.node);
-    if (watch_ != nullptr) RETURN_IF_ERROR(take_share(job.shares[config_.name], &job).within(config_.name));
-    RETURN_IF_ERROR(make_folder(&job));
-    const std::string spec_path = job.folder + "/spec.json";
+    Waiting waiting;
+    ASSIGN_OR_RETURN(waiting.spec, parse_replica_spec(json));
+    waiting.launch = launch;
+    waiting.job.id = {.launch = launch.launch, .replica = launch.replica, .identity = launch.identity};
+    waiting.job.nodes = launch.nodes;
+    for (const LaunchNode& node : launch.nodes) waiting.job.shares[node.node] = share_of(waiting.spec, node.node);
+    if (watch_ != nullptr) waiting.share = waiting.job.shares[config_.name];
+    return accept(std::move(waiting));
+  }
+
+  Status accept(const StartDaemon& daemon) {
+    Waiting waiting;
+    ASSIGN_OR_RETURN(waiting.orted, parse_orted_command(daemon.command));
+    waiting.orted[0] = "orted";  // this node's
+    waiting.job.id = daemon.job;
+    waiting.job.orted = true;
+    waiting.share = daemon.share;
+    return accept(std::move(waiting));
+  }
+
+  Status accept(Waiting waiting) {
+    const uint64_t launch = waiting.job.id.launch;
+    if (stopping_) return unavailable("the agent is stopping");
+    if (jobs_.contains(launch) || waiting_.contains(launch)) {
+      return unavailable("the agent of " + config_.name + " runs that launch already");
+    }
+    waiting.since = Clock::now();
+    waiting_.emplace(launch, std::move(waiting));
+    return {};
+  }
+
+  // To who asked for a launch, or for a share of one.
+  void answer(uint64_t launch, bool whole, const Status& status) {
+    if (!whole) send(DaemonStarted{launch, config_.name, status.message()});
+    else if (!status.ok()) send(LaunchEnded{.launch = launch, .exit_status = 127, .reason = status.message()});
+  }
+
+  void start_waiting(Clock::time_point now) {
+    for (auto entry = waiting_.begin(); entry != waiting_.end();) {
+      if (!may_start(entry->second, now)) {
+        ++entry;
+        continue;
+      }
+      Waiting waiting = std::move(entry->second);
+      const uint64_t launch = entry->first;
+      const bool whole = waiting.launch.has_value();
+      entry = waiting_.erase(entry);
+      answer(launch, whole, start(std::move(waiting), now));
+    }
+  }
+
+  // Whether memory is as it will be: what an earlier job left has ended, and the GPUs were looked at since.
+  bool may_start(Waiting& waiting, Clock::time_point now) {
+    if (strays_ > 0 && now - waiting.since < kStrayPatience) {
+      if (!std::exchange(waiting.told, true)) {
+        log_info("agent: a launch waits for processes of an earlier one to end",
+                 {{"launch", waiting.job.id.launch}, {"processes", strays_}});
+      }
+      return false;
+    }
+    if (watch_ == nullptr || !waiting.share.gpus) return true;
+    if (!waiting.asked) {
+      waiting.asked = now;
+      watch_->ask();
+    }
+    return watch_->knows(*waiting.asked, now);
+  }
+
+  Status start(Waiting waiting, Clock::time_point now) {
+    Job& job = waiting.job;
+    const uint64_t launch = job.id.launch;
+    if (strays_ > 0) log_warning("agent: processes of an earlier launch do not end", {{"processes", strays_}});
+    if (watch_ != nullptr) {
+      // Before anything runs, so that what a node lacks is said once, by name.
+      RETURN_IF_ERROR(watch_->check(waiting.share, now).within(config_.name));
+      job.devices = waiting.share.devices;
+    }
+    job.folder = config_.run_folder + "/replica-" + std::to_string(launch);
+    if (mkdir(job.folder.c_str(), 0700) != 0) {
+      return unavailable("cannot make the folder " + job.folder + ": " + std::strerror(errno));
+    }
+    Status status = waiting.launch ? start_mpirun(&job, *waiting.launch, std::move(waiting.spec))
+                                   : start_process_of(&job, std::move(waiting.orted), {});
+    if (!status.ok()) {
+      listeners_.erase(launch);
+      std::error_code ignored;  // what stays goes with the run folder
+      std::filesystem::remove_all(job.folder, ignored);
+      return status;
+    }
+    jobs_.emplace(launch, std::move(job));
+    return {};
+  }
+
+  Status start_mpirun(Job* job, const Launch& launch, ReplicaSpec spec) {
+    const std::string spec_path = job->folder + "/spec.json";
     if (config_.node) {
       spec.coordinator = config_.coordinator;
       spec.coordinator_key = config_.node->keys.server_public_key;
@@ -229,73 +342,27 @@ class Agent {
     ASSIGN_OR_RETURN(const PortRange ports, parse_port_range(spec.ports));
     std::map<std::string, std::string> environment;
     if (launch.nodes.size() > 1) {
-      const std::string path = job.folder + "/rsh";
+      const std::string path = job->folder + "/rsh";
       ASSIGN_OR_RETURN(listeners_[launch.launch], RshListener::listen(path));
       environment[kRshVariable] = path;
     }
-    Status status = start_process_of(
-        std::move(job),
-        mpirun_arguments(launch, {.worker = worker_,
-                                  .rsh = program_folder() + "/skein rsh",
-                                  .folder = config_.run_folder + "/replica-" + std::to_string(launch.launch),
-                                  .spec_path = spec_path,
-                                  .ports = ports,
-                                  .networks = spec.network}),
-        std::move(environment));
-    if (!status.ok()) listeners_.erase(launch.launch);
-    return status;
+    return start_process_of(job,
+                            mpirun_arguments(launch, {.worker = {worker_, spec_path},
+                                                      .rsh = program_folder() + "/skein rsh",
+                                                      .folder = job->folder,
+                                                      .ports = ports,
+                                                      .networks = spec.network}),
+                            std::move(environment));
   }
 
-  Status start_daemon(const StartDaemon& daemon) {
-    ASSIGN_OR_RETURN(std::vector<std::string> arguments, parse_orted_command(daemon.command));
-    arguments[0] = "orted";  // this node's
-    Job job;
-    job.id = daemon.job;
-    job.orted = true;
-    if (watch_ != nullptr) RETURN_IF_ERROR(take_share(daemon.share, &job));
-    RETURN_IF_ERROR(make_folder(&job));
-    return start_process_of(std::move(job), std::move(arguments), {});
-  }
-
-  // Before anything runs, so that what a node lacks is said once, by name.
-  Status take_share(const LaunchShare& share, Job* job) {
-    RETURN_IF_ERROR(watch_->check(share));
-    job->devices = share.devices;
-    return {};
-  }
-
-  Status make_folder(Job* job) {
-    if (stopping_) return unavailable("the agent is stopping");
-    if (jobs_.contains(job->id.launch)) return unavailable("the agent of " + config_.name + " runs that launch already");
-    const std::string folder = config_.run_folder + "/replica-" + std::to_string(job->id.launch);
-    if (mkdir(folder.c_str(), 0700) != 0) {
-      return unavailable("cannot make the folder " + folder + ": " + std::strerror(errno));
-    }
-    job->folder = folder;
-    return {};
-  }
-
-  Status start_process_of(Job job, std::vector<std::string> arguments, std::map<std::string, std::string> environment) {
+  Status start_process_of(Job* job, std::vector<std::string> arguments,
+                          std::map<std::string, std::string> environment) {
     ChildOptions options{
         .arguments = std::move(arguments), .environment = std::move(environment), .capture_error = true};
-    options.environment["TMPDIR"] = job.folder;
-    options.environment["OMP_NUM_THREADS"] = "1";
-    options.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID";  // as the driver and places count
-    if (geteuid() == 0) {
-      // Containers run as root; mpirun asks to be told so.
-      options.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
-      options.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
-    }
-    const Result<ChildProcess> child = start_process(options);
-    if (!child.ok()) {
-      std::error_code ignored;  // what stays goes with the run folder
-      std::filesystem::remove_all(job.folder, ignored);
-      return child.status();
-    }
-    job.pid = child->pid;
-    job.error_fd = child->error_fd;
-    const uint64_t launch = job.id.launch;
-    jobs_.emplace(launch, std::move(job));
+    options.environment.merge(mpi_environment(job->folder));
+    ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
+    job->pid = child.pid;
+    job->errors.fd = child.error_fd;
     return {};
   }
 
@@ -335,25 +402,29 @@ class Agent {
 
   void end_all(int signal_number) {
     stopping_ = true;
+    waiting_.clear();
     for (auto& [launch, job] : jobs_) end_job(job, signal_number);
   }
 
   void reap() {
     int status = 0;
     pid_t pid = 0;
+    bool any = false;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+      any = true;
       const auto entry = std::ranges::find_if(jobs_, [&](const auto& item) { return item.second.pid == pid; });
       if (entry != jobs_.end()) end_of(entry, status);
-      kill_strays();
+      else if (watch_ != nullptr && pid == watch_->pid()) watch_->ended();
     }
+    if (any) kill_strays();
   }
 
   void end_of(std::map<uint64_t, Job>::iterator entry, int status) {
     Job& job = entry->second;
     const uint64_t launch = job.id.launch;
     kill(-job.pid, SIGKILL);  // whatever of its group is left
-    job.read_errors();
-    if (job.error_fd >= 0) close(job.error_fd);
+    job.read_errors(kPipeLinesMax);
+    if (job.errors.fd >= 0) close(job.errors.fd);
     std::erase_if(asked_, [&](const Asked& asked) {
       if (asked.launch == launch) RshListener::answer(asked.fd, "the launch has ended");
       return asked.launch == launch;
@@ -369,11 +440,14 @@ class Agent {
     jobs_.erase(entry);
   }
 
-  // Children that are no job were left by one that ended.
+  // Children that nobody here started were left by a job that ended.
   void kill_strays() {
+    strays_ = 0;
     for (const pid_t child : children(getpid())) {
-      const bool known = std::ranges::any_of(jobs_, [&](const auto& item) { return item.second.pid == child; });
-      if (!known) kill(child, SIGKILL);
+      if (watch_ != nullptr && child == watch_->pid()) continue;
+      if (std::ranges::any_of(jobs_, [&](const auto& item) { return item.second.pid == child; })) continue;
+      kill(child, SIGKILL);
+      ++strays_;
     }
   }
 
@@ -383,6 +457,8 @@ class Agent {
   std::unique_ptr<MessageSocket> socket_;
   const std::unique_ptr<NodeWatch> watch_;
   std::map<uint64_t, Job> jobs_;
+  std::map<uint64_t, Waiting> waiting_;
+  int strays_ = 0;  // that have not ended yet
   std::map<uint64_t, std::unique_ptr<RshListener>> listeners_;  // of jobs over several nodes
   std::vector<Asked> asked_;
   const pid_t parent_ = getppid();
@@ -395,17 +471,19 @@ class Agent {
   Clock::time_point next_complaint_;
 };
 
-// Held while the process lives; a name of the network namespace, so that no file stays behind.
-Status claim_host() {
-  constexpr std::string_view kName = "skein-agent";
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+// One agent of a coordinator, which its key tells from others. Held while the process lives; a name of the network
+// namespace, so that no file stays behind.
+Status claim_host(const std::string& coordinator_key) {
+  const std::string name = "skein-agent " + coordinator_key;
   sockaddr_un address{};
+  CHECK_LT(name.size(), sizeof address.sun_path);
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   address.sun_family = AF_UNIX;
-  kName.copy(address.sun_path + 1, kName.size());
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + kName.size());
+  name.copy(address.sun_path + 1, name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return {};
   close(fd);
-  return unavailable("another `skein agent` runs on this host, and one serves all its devices: end it first");
+  return unavailable("another `skein agent` of this coordinator runs on this host, and one serves all its devices: end it first");
 }
 
 // "tcp://head:7300" -> "head"
@@ -423,17 +501,17 @@ Status run_node_agent(AgentConfig config) {
   ASSIGN_OR_RETURN(const std::string host, host_of(config.coordinator));
   Result<Interface> interface = node.interface.empty() ? interface_towards(host) : find_interface(node.interface);
   if (!interface.ok()) return interface.status();
-  RETURN_IF_ERROR(claim_host());
+  RETURN_IF_ERROR(claim_host(node.keys.server_public_key));
   if (config.run_folder.empty()) {
     ASSIGN_OR_RETURN(config.run_folder, make_private_folder());
   }
-  auto watch = std::make_unique<NodeWatch>();
+  auto watch = std::make_unique<NodeWatch>(config.name, interface->name, node.driver_seconds);
   RegisterAgent registration{.node = config.name,
                              .build = SKEIN_BUILD,
                              .instance = random_number(),
                              .address = interface->address,
                              .network = interface->network(),
-                             .topology = watch->describe(config.name, *interface),
+                             .topology = watch->describe(),
                              .jobs = {}};
   const std::string identity = "agent-" + config.name + "-" + std::to_string(registration.instance);
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,

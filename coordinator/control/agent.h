@@ -14,6 +14,7 @@ struct NodeAgentConfig {
   ConnectKeys keys;          // read from there
   std::string interface;     // base/network.h; empty: the one that leads to the coordinator
   double orphan_seconds = 600;  // without a coordinator so long, a replica that serves is ended
+  double driver_seconds = 30;   // that the GPU driver may take to answer
 };
 
 struct AgentConfig {

@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <filesystem>
 #include <unordered_map>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/control/process.h"
 #include "coordinator/http/loop.h"
@@ -26,16 +26,6 @@ constexpr int kFramesPerTurn = 64;
 constexpr std::string_view kOwnAgentPeer = "agent-local";
 constexpr int64_t kGiveUpMs = 3000;  // after kStopMs: agents that do not answer hold leases
 constexpr std::string_view kReplicaPrefix = "replica-";
-
-int64_t now_ms() {
-  using std::chrono::milliseconds, std::chrono::steady_clock;
-  return std::chrono::duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count();
-}
-
-int64_t unix_ms() {
-  using std::chrono::milliseconds, std::chrono::system_clock;
-  return std::chrono::duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
-}
 
 std::string random_hex_key() {
   unsigned char bytes[16];

@@ -22,7 +22,7 @@ Core::Core(CoreConfig config)
 
 int Core::ready() const {
   return static_cast<int>(
-      std::ranges::count_if(replicas_, [](const Replica& r) { return r.state == ReplicaState::kReady; }));
+      std::ranges::count_if(replicas_, [](const Replica& r) { return r.state == ReplicaState::kReady && !r.cut_off; }));
 }
 
 bool Core::all_were_ready() const {
@@ -40,7 +40,7 @@ Core::Replica* Core::find_launch(uint64_t launch) {
   return nullptr;
 }
 
-int Core::fail_requests(const Replica& replica, const std::string& reason, Actions* actions) {
+int Core::fail_requests(Replica& replica, const std::string& reason, Actions* actions) {
   int failed = 0;
   for (auto it = requests_.begin(); it != requests_.end();) {
     if (it->second.replica != replica.spec.replica) {
@@ -60,6 +60,8 @@ int Core::fail_requests(const Replica& replica, const std::string& reason, Actio
     it = requests_.erase(it);
     ++failed;
   }
+  replica.charge = 0;
+  replica.requests = 0;
   return failed;
 }
 
@@ -70,7 +72,9 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     return;
   }
   replica->lease.heard(now_ms);
+  replica->cut_off = false;
   if (auto* registration = std::get_if<RegisterReplica>(&frame)) {
+    if (replica->state == ReplicaState::kReady) registered_again(*replica, *registration, actions);
     if (replica->state != ReplicaState::kLaunching) return;
     replica->state = ReplicaState::kReady;
     replica->since_ms = now_ms;
@@ -78,13 +82,24 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     replica->registration = *registration;
     if (config_.own_agents) send_to_nodes(*replica, LaunchReady{launch}, actions);
     actions->push_back(ReplicaReady{replica->spec.replica, std::move(*registration)});
-  } else if (replica->state == ReplicaState::kLaunching && replica->adopted) {
+  } else if (replica->state == ReplicaState::kLaunching) {  // its registration was lost, or it is to be adopted
     actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
   } else if (const auto* status = std::get_if<ReplicaStatus>(&frame)) {
     replica->status = *status;
   } else if (auto* tokens = std::get_if<TokenFrame>(&frame)) {
     take(std::move(*tokens), *replica, actions);
   }
+}
+
+// Its leader's connection may have broken meanwhile, and taken requests and tokens with it.
+void Core::registered_again(Replica& replica, const RegisterReplica& registration, Actions* actions) {
+  if (registration.interruptions == replica.registration.interruptions) return;
+  replica.registration.interruptions = registration.interruptions;
+  for (const auto& [id, request] : requests_) {
+    if (request.replica != replica.spec.replica) continue;
+    actions->push_back(SendToReplica{replica.launch, CancelRequest{id, request.epoch}});
+  }
+  fail_requests(replica, "the connection to it broke", actions);
 }
 
 // Accepts only the next index of the current epoch.
@@ -116,7 +131,9 @@ void Core::forget(std::unordered_map<uint64_t, Request>::iterator request) {
 void Core::send_failed(uint64_t launch, const std::string& reason, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(launch);
   if (replica == nullptr || replica->state != ReplicaState::kReady) return;
-  end_launch(*replica, reason, now_ms, actions);
+  // Between nodes connections break and come back: its lease is what counts.
+  if (config_.own_agents) replica->cut_off = true;
+  else end_launch(*replica, reason, now_ms, actions);
   fail_requests(*replica, reason, actions);
 }
 
@@ -129,12 +146,13 @@ Result<uint64_t> Core::submit(GenerationRequest request, Actions* actions) {
   Replica* best = nullptr;
   for (size_t i = 0; i < replicas_.size(); ++i) {
     Replica& replica = replicas_[(turn_ + i) % replicas_.size()];
-    if (replica.state != ReplicaState::kReady) continue;
+    if (replica.state != ReplicaState::kReady || replica.cut_off) continue;
     if (request.choices > replica.spec.slots) continue;
     if (best == nullptr || replica.charge < best->charge) best = &replica;
   }
   if (best == nullptr) {
-    if (ready() > 0) {
+    const auto runs_fewer = [&](const Replica& replica) { return request.choices > replica.spec.slots; };
+    if (std::ranges::all_of(replicas_, runs_fewer)) {
       return invalid_argument("n = " + std::to_string(request.choices) +
                               " is more than any replica runs at once; lower n or raise max-num-seqs");
     }

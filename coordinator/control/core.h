@@ -82,6 +82,7 @@ class Core {
     int64_t launches = 0;
     int64_t charge = 0;        // tokens that its requests may still take
     int requests = 0;
+    bool cut_off = false;      // kReady: a frame could not be sent there, and none has come since
     RegisterReplica registration;
     ReplicaStatus status;
     std::string end_reason;    // kEnding
@@ -98,7 +99,7 @@ class Core {
   void agent_lost(int64_t now_ms, const std::string& reason, Actions* actions);  // of this machine
   void replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions);
   void agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Actions* actions);
-  // A frame could not be delivered to that replica.
+  // A frame could not be sent to that replica.
   void send_failed(uint64_t launch, const std::string& reason, int64_t now_ms, Actions* actions);
   // Call at least every 100 ms.
   void tick(int64_t now_ms, Actions* actions);
@@ -142,9 +143,11 @@ class Core {
   bool can_launch(const Replica& replica) const;
   void launch(Replica& replica, int64_t now_ms, Actions* actions);
   void send_to_nodes(const Replica& replica, const Frame& frame, Actions* actions);
+  void leave_service(Replica& replica, ReplicaState state, int64_t now_ms);
   void end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
   void lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
-  int fail_requests(const Replica& replica, const std::string& reason, Actions* actions);
+  void registered_again(Replica& replica, const RegisterReplica& registration, Actions* actions);
+  int fail_requests(Replica& replica, const std::string& reason, Actions* actions);
   void forget(std::unordered_map<uint64_t, Request>::iterator request);
 
   const CoreConfig config_;

@@ -63,12 +63,19 @@ void Core::agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Act
 }
 
 void Core::agent_registered(const std::string& peer, RegisterAgent registration, int64_t now_ms, Actions* actions) {
+  if (nodes_.may_succeed(registration, now_ms)) return;  // its signs of life have it asked again who it is
   const std::vector<AgentJob> jobs = registration.jobs;
   if (const std::optional<std::string> refusal = nodes_.admit(peer, std::move(registration), now_ms)) {
     actions->push_back(SendToAgent{peer, RefuseAgent{*refusal}});
     return;
   }
-  for (const AgentJob& job : jobs) adopt(job, now_ms);
+  for (const AgentJob& job : jobs) {
+    adopt(job, now_ms);
+    // It may not have been here when the replica became ready.
+    const Replica* replica = find_launch(job.launch);
+    const bool ready = replica != nullptr && replica->state == ReplicaState::kReady;
+    if (ready && config_.own_agents) actions->push_back(SendToAgent{peer, LaunchReady{job.launch}});
+  }
   tick(now_ms, actions);
 }
 
@@ -176,24 +183,28 @@ void Core::send_to_nodes(const Replica& replica, const Frame& frame, Actions* ac
   }
 }
 
+// A replica stops serving, if it did; after a healthy time its back-off starts over.
+void Core::leave_service(Replica& replica, ReplicaState state, int64_t now_ms) {
+  const bool served = replica.state == ReplicaState::kReady;
+  if (served && now_ms - replica.since_ms >= config_.healthy_ms) replica.backoff_ms = config_.backoff_min_ms;
+  replica.state = state;
+  replica.since_ms = now_ms;
+}
+
 void Core::end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions) {
-  replica.state = ReplicaState::kEnding;
-  replica.since_ms = replica.asked_ms = now_ms;
+  leave_service(replica, ReplicaState::kEnding, now_ms);
+  replica.asked_ms = now_ms;
   replica.end_reason = reason;
   send_to_nodes(replica, EndLaunch{replica.launch}, actions);
 }
 
 // The launch is over and its processes are gone.
 void Core::lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions) {
-  const bool served = replica.registration.launch == replica.launch;
-  if (served && now_ms - replica.since_ms >= config_.healthy_ms) replica.backoff_ms = config_.backoff_min_ms;
-  replica.state = ReplicaState::kDown;
-  replica.since_ms = now_ms;
+  leave_service(replica, ReplicaState::kDown, now_ms);
   replica.launch_at_ms = now_ms + replica.backoff_ms;
   replica.status = {};
+  replica.cut_off = false;
   const int requests = fail_requests(replica, reason, actions);
-  replica.charge = 0;
-  replica.requests = 0;
   if (!replica.was_ready && !replica.adopted && !draining_) {
     actions->push_back(StartFailed{replica.spec.replica, reason});
   } else {
@@ -234,7 +245,7 @@ void Core::check_nodes(int64_t now_ms, Actions* actions) {
 }
 
 void Core::wait_for_nodes(const Replica& replica, int64_t now_ms, Actions* actions) {
-  if (!config_.own_agents || replica.launches > 0 || now_ms - started_ms_ <= config_.launch_timeout_ms) return;
+  if (!config_.own_agents || replica.was_ready || now_ms - started_ms_ <= config_.launch_timeout_ms) return;
   std::string missing;
   std::string refusals;
   for (const NodeShare& share : shares_of(replica.spec)) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/clock.h"
 #include "coordinator/control/nodes.h"
 
 namespace skein {
@@ -17,10 +18,6 @@ constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr int64_t kSilentMs = 2000;  // then an agent has gone, and another of its name may come
 constexpr auto kFirstWord = std::chrono::seconds(1);  // agents that are there come sooner
 constexpr auto kWordPeriod = std::chrono::seconds(10);
-
-int64_t milliseconds(Clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-}
 
 std::string list_of(const std::vector<std::string>& names) {
   std::string text;
@@ -55,7 +52,7 @@ class Gathering {
     poll(&fd, 1, kPollMs);
   }
 
-  Result<GatheredNodes> result() const {
+  Result<GatheredNodes> result(const std::string& otherwise) const {
     GatheredNodes gathered;
     for (const std::string& name : missing()) {
       const std::string reason = table_.refusal(name);
@@ -70,8 +67,7 @@ class Gathering {
     if (!cluster.ok()) {
       const auto refused = [&](const std::string& name) { return !table_.refusal(name).empty(); };
       if (missing().size() == names_.size() && std::ranges::none_of(names_, refused)) {
-        return unavailable("no agent came from " + list_of(missing()) +
-                           ": start `skein agent` there, or describe the machines with --cluster");
+        return unavailable("no agent came from " + list_of(missing()) + ": start `skein agent` there, or " + otherwise);
       }
       return cluster.status().within(gathered.notes.empty() ? "the agents' nodes" : gathered.notes.front());
     }
@@ -90,12 +86,13 @@ class Gathering {
     const auto* registration = std::get_if<RegisterAgent>(&*received.frame);
     if (registration == nullptr) {
       NodeTable::Node* node = table_.of_peer(received.peer);
-      if (node != nullptr) node->lease.heard(milliseconds(Clock::now()));
+      if (node != nullptr) node->lease.heard(now_ms());
       else (void)socket_->send(received.peer, Introduce{});
       return;
     }
     std::optional<std::string> refusal = belies_key(*registration, received.user);
-    if (!refusal) refusal = table_.admit(received.peer, *registration, milliseconds(Clock::now()));
+    if (!refusal && table_.may_succeed(*registration, now_ms())) return;
+    if (!refusal) refusal = table_.admit(received.peer, *registration, now_ms());
     if (refusal) (void)socket_->send(received.peer, RefuseAgent{*refusal});
   }
 
@@ -109,7 +106,8 @@ class Gathering {
 }  // namespace
 
 Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<std::string>& names, double seconds,
-                                   const std::function<void(const std::vector<std::string>&)>& waiting) {
+                                   const std::function<void(const std::vector<std::string>&)>& waiting,
+                                   const std::string& otherwise) {
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, MessageSocket::bind(listen.endpoint, listen.keys));
   Gathering gathering(std::move(socket), names);
   const Clock::time_point begun = Clock::now();
@@ -125,7 +123,7 @@ Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<st
     }
     gathering.turn();
   }
-  return gathering.result();
+  return gathering.result(otherwise);
 }
 
 }  // namespace skein

@@ -19,8 +19,9 @@ struct GatheredNodes {
 
 // Listens until an agent of each name has registered, at most `seconds`, and leaves the agents to who listens next.
 // Jobs that they run stay. `waiting` is called now and then with the names that are still awaited. kUnavailable: no
-// agent came that describes its node.
+// agent came that describes its node; `otherwise` is what the user can do without.
 Result<GatheredNodes> gather_nodes(const ListenConfig& listen, const std::set<std::string>& names, double seconds,
-                                   const std::function<void(const std::vector<std::string>&)>& waiting);
+                                   const std::function<void(const std::vector<std::string>&)>& waiting,
+                                   const std::string& otherwise);
 
 }  // namespace skein

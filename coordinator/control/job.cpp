@@ -3,13 +3,13 @@
 #include <unistd.h>
 
 #include <initializer_list>
+#include <optional>
 
 namespace skein {
 namespace {
 
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr int kOwnPorts = 4;
-constexpr size_t kLineBytesMax = 64 << 10;
 constexpr size_t kCommandBytesMax = 64 << 10;
 
 void append(std::vector<std::string>* to, std::initializer_list<std::string> words) { to->insert(to->end(), words); }
@@ -50,23 +50,15 @@ void add_nodes(const Launch& launch, const MpirunOptions& options, std::vector<s
 
 }  // namespace
 
-void Job::read_errors() {
-  char buffer[4096];
-  ssize_t bytes = 0;
-  while (error_fd >= 0 && (bytes = read(error_fd, buffer, sizeof buffer)) > 0) {
-    for (const char c : std::string_view(buffer, static_cast<size_t>(bytes))) {
-      if (c == '\n' || line.size() >= kLineBytesMax) take_line();
-      if (c != '\n') line += c;
-    }
-  }
-  if (bytes == 0 && error_fd >= 0) {
-    take_line();
-    close(error_fd);
-    error_fd = -1;
+void Job::read_errors(int lines_max) {
+  for (int lines = 0; lines < lines_max; ++lines) {
+    const std::optional<std::string> line = errors.next();
+    if (!line) return;
+    take_line(*line);
   }
 }
 
-void Job::take_line() {
+void Job::take_line(const std::string& line) {
   if (line.starts_with(kReasonPrefix)) {
     rank_failed = true;
     if (reason.empty()) reason = line.substr(kReasonPrefix.size());
@@ -84,7 +76,6 @@ void Job::take_line() {
   } else if (line.find_first_not_of("- \t*") != std::string::npos) {
     last_line = line;
   }
-  line.clear();
 }
 
 std::string Job::end_reason(int exit_status) const {
@@ -102,9 +93,23 @@ std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOpti
     add_nodes(launch, options, &words);
   }
   // Ranks that wait for each other while they start must not eat the cores of those that load.
-  append(&words, {"--mca", "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0", options.worker,
-                  options.spec_path});
+  append(&words, {"--mca", "mpi_yield_when_idle", "1", "--mca", "orte_abort_print_stack", "0"});
+  words.insert(words.end(), options.worker.begin(), options.worker.end());
   return words;
+}
+
+std::map<std::string, std::string> mpi_environment(const std::string& folder) {
+  std::map<std::string, std::string> environment = {
+      {"TMPDIR", folder},
+      {"OMP_NUM_THREADS", "1"},
+      {"CUDA_DEVICE_ORDER", "PCI_BUS_ID"},  // as the driver and places count
+  };
+  if (geteuid() == 0) {
+    // Containers run as root; mpirun asks to be told so.
+    environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
+    environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
+  }
+  return environment;
 }
 
 Result<std::vector<std::string>> parse_orted_command(std::string_view command) {

@@ -24,9 +24,8 @@ struct Job {
   std::map<std::string, LaunchShare> shares;  // by those nodes
   std::vector<uint32_t> devices;  // of this node, that its ranks are on
   pid_t pid = -1;
-  int error_fd = -1;
+  LineReader errors;
   std::string folder;  // what the job and its ranks write; goes with the job
-  std::string line;    // unfinished
   std::string reason;  // the first sentence of a rank that failed
   std::string last_line;
   bool rank_failed = false;  // one has said why, and is gone
@@ -34,26 +33,28 @@ struct Job {
   bool ready = false;  // its replica serves
   Clock::time_point kill_at = Clock::time_point::max();
 
-  // Takes what has been written to standard error. Ranks' log lines pass through; their last words are kept; mpirun's
-  // own essays are not shown.
-  void read_errors();
+  // Takes what has been written to standard error, so many lines at most: ranks may write faster than this reads. Their
+  // log lines pass through; their last words are kept; mpirun's own essays are not shown.
+  void read_errors(int lines_max);
   // Why it ended with that status, for users; empty for success.
   std::string end_reason(int exit_status) const;
 
  private:
-  void take_line();
+  void take_line(const std::string& line);
 };
 
 struct MpirunOptions {
-  std::string worker;     // path of skein-worker
+  std::vector<std::string> worker;  // path and arguments of every rank's program
   std::string rsh;        // command that mpirun starts orted on other nodes with
   std::string folder;     // of the job
-  std::string spec_path;
   PortRange ports;        // for mpirun, orted and MPI between nodes
   std::string networks;   // that join the nodes
 };
 
 std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOptions& options);
+
+// What mpirun and orted, and so the ranks, are given of environment.
+std::map<std::string, std::string> mpi_environment(const std::string& folder);
 
 // The words of orted's command line as mpirun quotes it. kInvalidArgument for anything that is not orted with
 // arguments: no shell ever sees it.

@@ -1,16 +1,29 @@
 #include "coordinator/control/node_watch.h"
 
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
+#include "base/clock.h"
+#include "base/host_memory.h"
 #include "base/log.h"
-#include "topology/machine.h"
 #include "topology/memory.h"
 
 namespace skein {
 namespace {
 
-constexpr auto kLookPeriod = std::chrono::seconds(2);
+constexpr auto kRestartPeriod = std::chrono::seconds(1);
+constexpr int kStartPatience = 4;
+constexpr int kPollMs = 100;
+constexpr size_t kLineBytesMax = kNodeReportBytesMax + 64;  // a report, and the word before it
+
+int64_t nanoseconds(NodeWatch::Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
 
 }  // namespace
 
@@ -52,30 +65,112 @@ Status check_share(const LaunchShare& share, const std::vector<Gpu>& gpus) {
   return {};
 }
 
-NodeWatch::NodeWatch(DiscoveryRoots roots) : roots_(std::move(roots)), gpus_(roots_.nvml.c_str()) {}
-
-std::string NodeWatch::describe(const std::string& name, const Interface& interface) const {
-  const NodeReport report = report_node(name, interface, roots_);
-  for (const std::string& finding : report.findings) log_warning("agent: " + finding);
-  return to_text(report);
+std::string silent_driver(uint32_t seconds) {
+  return "its GPU driver has not answered for " + std::to_string(seconds) +
+         " s: is a GPU lost? nvidia-smi and the kernel's log of that node may tell";
 }
 
-void NodeWatch::look(Clock::time_point now, AgentStatus* status) {
-  if (now >= next_look_) {
-    next_look_ = now + kLookPeriod;
-    seen_.memory_free = static_cast<uint64_t>(std::max<int64_t>(memory_available(), 0));
-    seen_.gpu_memory_free.clear();
-    for (const Gpu& gpu : gpus_.look()) seen_.gpu_memory_free.push_back(static_cast<uint64_t>(gpu.memory_free));
+NodeWatch::NodeWatch(std::string name, std::string interface, double driver_seconds)
+    : name_(std::move(name)),
+      interface_(std::move(interface)),
+      patience_(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(driver_seconds))),
+      lines_{.line_bytes_max = kLineBytesMax} {}
+
+void NodeWatch::start(Clock::time_point now) {
+  started_ = now;
+  described_gpus_.reset();
+  const Result<ChildProcess> child = start_process(
+      {.arguments = {program_folder() + "/skein", "look", name_, interface_}, .environment = {}, .capture_error = true});
+  if (!child.ok()) {
+    log_warning("agent: cannot look at the node", {{"cause", child.status().message()}});
+    return;
   }
-  status->memory_free = seen_.memory_free;
-  status->gpu_memory_free = seen_.gpu_memory_free;
+  child_ = child->pid;
+  lines_.fd = child->error_fd;
 }
 
-Status NodeWatch::check(const LaunchShare& share) const {
-  if (share.gpus && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) {
+void NodeWatch::ended() {
+  child_ = -1;
+  while (const std::optional<std::string> line = lines_.next()) take(*line, Clock::now());
+  if (lines_.fd >= 0) close(lines_.fd);
+  lines_.fd = -1;
+}
+
+std::string NodeWatch::describe() {
+  Clock::time_point now = Clock::now();
+  answers_.heard(milliseconds(now));
+  start(now);
+  while (!description_ && lines_.fd >= 0 && silent_seconds(now) == 0) {
+    pollfd readable{.fd = lines_.fd, .events = POLLIN, .revents = 0};
+    poll(&readable, 1, kPollMs);
+    now = Clock::now();
+    while (const std::optional<std::string> line = lines_.next()) take(*line, now);
+  }
+  if (description_) return *std::exchange(description_, std::nullopt);
+  const std::string why = lines_.fd < 0 ? "looking at it failed" : silent_driver(silent_seconds(now));
+  return to_text(NodeReport{.cluster = std::nullopt, .findings = {"its hardware cannot be described: " + why}});
+}
+
+std::optional<std::string> NodeWatch::turn(Clock::time_point now) {
+  while (const std::optional<std::string> line = lines_.next()) take(*line, now);
+  const uint32_t silent = silent_seconds(now);
+  if (silent > 0 && !std::exchange(complained_, true)) log_warning("agent: " + silent_driver(silent));
+  // To start, a driver that keeps its GPUs asleep takes seconds for each of them: killed too soon, it never would.
+  const Clock::duration patience = described_gpus_ ? patience_ : kStartPatience * patience_;
+  if (silent > 0 && child_ > 0 && now - started_ > patience) kill(child_, SIGKILL);
+  if (child_ < 0 && now - started_ > kRestartPeriod) start(now);
+  return std::exchange(description_, std::nullopt);
+}
+
+void NodeWatch::take(std::string_view line, Clock::time_point now) {
+  if (line.starts_with(kDescriptionLine)) {
+    description_ = line.substr(kDescriptionLine.size());
+  } else if (line.starts_with(kLookLine)) {
+    Result<NodeLook> look = parse_node_look(line.substr(kLookLine.size()));
+    if (!look.ok()) return log_warning("agent: a look is dropped", {{"cause", look.status().message()}});
+    look_ = std::move(*look);
+    if (!described_gpus_) described_gpus_ = look_->gpus.size();
+  } else {
+    return log_warning("agent: a look at the node says", {{"words", line}});
+  }
+  answers_.heard(milliseconds(now));
+  if (std::exchange(complained_, false)) log_info("agent: the GPU driver answers again");
+}
+
+// 0: it answers, or there is none.
+uint32_t NodeWatch::silent_seconds(Clock::time_point now) {
+  const std::chrono::milliseconds silent(answers_.silent_ms(milliseconds(now)));
+  if (silent <= patience_ || (look_ && look_->gpus.empty())) return 0;
+  return static_cast<uint32_t>(std::chrono::ceil<std::chrono::seconds>(silent).count());
+}
+
+void NodeWatch::tell(Clock::time_point now, AgentStatus* status) {
+  status->memory_free = static_cast<uint64_t>(host_memory().available);
+  status->driver_silent_s = silent_seconds(now);
+  if (!look_ || status->driver_silent_s > 0) return;
+  for (const Gpu& gpu : look_->gpus) status->gpu_memory_free.push_back(static_cast<uint64_t>(gpu.memory_free));
+}
+
+void NodeWatch::ask() const {
+  if (child_ > 0 && described_gpus_) kill(child_, kLookSignal);  // before its first look it does not wait for one
+}
+
+bool NodeWatch::knows(Clock::time_point asked, Clock::time_point now) {
+  return silent_seconds(now) > 0 || (look_ && (look_->begun_ns >= nanoseconds(asked) || look_->gpus.empty()));
+}
+
+Status NodeWatch::check(const LaunchShare& share, Clock::time_point now) {
+  if (!share.gpus) return {};
+  if (std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) {
     return unsupported("its agent has CUDA_VISIBLE_DEVICES set, and places count all GPUs of the node: unset it");
   }
-  return check_share(share, gpus_.look());
+  if (const uint32_t silent = silent_seconds(now); silent > 0) return unavailable(silent_driver(silent));
+  if (look_ && described_gpus_ && described_gpus_ != look_->gpus.size()) {
+    return unavailable("its driver shows " + std::to_string(look_->gpus.size()) + " GPUs where it showed " +
+                       std::to_string(*described_gpus_) +
+                       ": one is lost, and others may be counted otherwise; restart the node, or its agent");
+  }
+  return check_share(share, look_ ? look_->gpus : std::vector<Gpu>());
 }
 
 }  // namespace skein

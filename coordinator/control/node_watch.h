@@ -1,14 +1,19 @@
 #pragma once
 
-#include <chrono>
-#include <string>
+#include <sys/types.h>
 
-#include "base/network.h"
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/lease_watch.h"
 #include "base/replica_spec.h"
 #include "base/status.h"
 #include "comm/wire.h"
-#include "topology/gpus.h"
-#include "topology/node_report.h"
+#include "coordinator/control/node_look.h"
+#include "coordinator/control/process.h"
 
 namespace skein {
 
@@ -19,25 +24,55 @@ LaunchShare share_of(const ReplicaSpec& spec, const std::string& node);
 // sentence with the remedy.
 Status check_share(const LaunchShare& share, const std::vector<Gpu>& gpus);
 
-// An agent's eyes on its node. Single-owner: the agent.
+// Of a driver that has not answered for so long.
+std::string silent_driver(uint32_t seconds);
+
+// An agent's eyes on its node: a child process (coordinator/control/node_look.h) asks the GPU driver, is killed when
+// that does not answer in time, and is started again once it is gone. Nothing but describe() waits. Single-owner: the
+// agent.
 class NodeWatch {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit NodeWatch(DiscoveryRoots roots = {});
+  // `driver_seconds`: that the driver may take to answer.
+  NodeWatch(std::string name, std::string interface, double driver_seconds);
 
-  // RegisterAgent::topology. Takes up to seconds where there are GPUs.
-  std::string describe(const std::string& name, const Interface& interface) const;
-  // Fills in what is free, as of at most two seconds ago.
-  void look(Clock::time_point now, AgentStatus* status);
-  // check_share() of this node's GPUs as they are now.
-  Status check(const LaunchShare& share) const;
+  // Starts the child. RegisterAgent::topology, as soon as it comes; one without hardware where the driver does not
+  // answer.
+  std::string describe();
+  // Call at least each 500 ms. A description that came since, of a child that was started again or slow.
+  std::optional<std::string> turn(Clock::time_point now);
+  // Readable when turn() has something to do; -1: not open.
+  int fd() const { return lines_.fd; }
+  pid_t pid() const { return child_; }
+  void ended();  // the child, and the caller has waited for it
+
+  // Fills in what is free, as of at most two seconds ago, or for how long the driver has not answered.
+  void tell(Clock::time_point now, AgentStatus* status);
+  // Asks for a look that begins now; knows(): it has come, or the driver does not answer.
+  void ask() const;
+  bool knows(Clock::time_point asked, Clock::time_point now);
+  // check_share() of this node's GPUs as of the last look. kUnavailable: the driver does not answer, or has lost one.
+  Status check(const LaunchShare& share, Clock::time_point now);
+
+  // A line that the child wrote.
+  void take(std::string_view line, Clock::time_point now);
 
  private:
-  const DiscoveryRoots roots_;
-  const GpuWatch gpus_;
-  Clock::time_point next_look_;
-  AgentStatus seen_;
+  void start(Clock::time_point now);
+  uint32_t silent_seconds(Clock::time_point now);
+
+  const std::string name_;
+  const std::string interface_;
+  const Clock::duration patience_;
+  pid_t child_ = -1;
+  LineReader lines_;
+  Clock::time_point started_;  // the child
+  LeaseWatch answers_;         // of the driver
+  bool complained_ = false;
+  std::optional<std::string> description_;  // not taken yet
+  std::optional<NodeLook> look_;            // the last
+  std::optional<size_t> described_gpus_;
 };
 
 }  // namespace skein

@@ -1,13 +1,17 @@
 #include "coordinator/control/nodes.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "coordinator/control/node_watch.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 
 namespace skein {
 namespace {
 
+constexpr int64_t kRivalMs = 1000;   // in which one that lives gives signs,
+constexpr int64_t kRivalSignMs = 750;  // the last one no longer ago
 constexpr size_t kNamesMax = 4096;  // of refused agents
 
 // What is free of `all` bytes, 1 at least; 0: not known.
@@ -19,7 +23,7 @@ int64_t free_of(uint64_t free, int64_t all) {
 std::vector<int64_t> gpu_memories(const Cluster& hardware) {
   std::vector<int64_t> memories;
   for (const Device& device : hardware.nodes.front().devices) {
-    const DeviceKind& kind = hardware.kinds[static_cast<size_t>(device.kind)];
+    const DeviceKind& kind = kind_of(hardware, device);
     if (kind.gpu) memories.push_back(kind.memory_bytes);
   }
   return memories;
@@ -37,6 +41,7 @@ Json node_json(const NodeTable::Node& node) {
   json.set("network", node.registration.network);
   json.set("launches", list_of(node.launches));
   json.set("devices_held", list_of(node.use.held));
+  if (node.driver_silent_s > 0) json.set("driver_silent_seconds", static_cast<int64_t>(node.driver_silent_s));
   if (!node.report.cluster) return json;
   const Node& hardware = node.report.cluster->nodes.front();
   json.set("devices", static_cast<int64_t>(hardware.devices.size()));
@@ -55,6 +60,7 @@ std::optional<std::string> belies_key(const RegisterAgent& registration, const s
 
 void NodeTable::Node::take(const AgentStatus& status) {
   launches = {status.launches.begin(), status.launches.end()};
+  driver_silent_s = status.driver_silent_s;
   use = {};
   use.held = {status.held.begin(), status.held.end()};
   if (!report.cluster) return;
@@ -64,6 +70,13 @@ void NodeTable::Node::take(const AgentStatus& status) {
   for (size_t gpu = 0; gpu < all.size(); ++gpu) {
     use.gpu_memory_free.push_back(free_of(status.gpu_memory_free[gpu], all[gpu]));
   }
+}
+
+bool NodeTable::may_succeed(const RegisterAgent& registration, int64_t now_ms) {
+  Node* here = find(registration.node);
+  if (here == nullptr || here->registration.instance == registration.instance) return false;
+  if (std::exchange(here->rival, registration.instance) != registration.instance) here->rival_ms = now_ms;
+  return now_ms - here->rival_ms < kRivalMs || here->lease.silent_ms(now_ms) > kRivalSignMs;
 }
 
 std::optional<std::string> NodeTable::admit(const std::string& peer, RegisterAgent registration, int64_t now_ms) {
@@ -141,6 +154,7 @@ Json NodeTable::to_json() const {
     nodes.push_back(node_json(node));
     for (const std::string& finding : node.report.findings) findings.push_back(name + ": " + finding);
     for (const std::string& finding : node.contradictions) findings.push_back(name + ": " + finding);
+    if (node.driver_silent_s > 0) findings.push_back(name + ": " + silent_driver(node.driver_silent_s));
   }
   Json refused = Json::array();
   for (const auto& [name, reason] : refusals_) {

@@ -34,6 +34,9 @@ class NodeTable {
     NodeReport report;
     std::vector<std::string> contradictions;  // between the report and the cluster file
     NodeUse use;
+    uint32_t driver_silent_s = 0;  // AgentStatus
+    uint64_t rival = 0;            // the last agent that asked for this name beside it, by instance,
+    int64_t rival_ms = 0;          // and when it did first
 
     // What a sign of life says beside being one. What contradicts the report is taken for not known.
     void take(const AgentStatus& status);
@@ -42,6 +45,9 @@ class NodeTable {
   // `described`: the cluster file that replicas were placed by; empty: none.
   explicit NodeTable(Cluster described = {}) : described_(std::move(described)) {}
 
+  // Whether the agent that is here under that name may have ended a moment ago, so that this one, which was started in
+  // its place, is to ask again instead of being refused.
+  bool may_succeed(const RegisterAgent& registration, int64_t now_ms);
   // Why that agent cannot take part; nothing if it can, and is here now. The same process may register again.
   std::optional<std::string> admit(const std::string& peer, RegisterAgent registration, int64_t now_ms);
   // A node of which nothing was heard for so long is forgotten; returns their names.

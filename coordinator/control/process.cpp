@@ -8,12 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string_view>
+#include <utility>
 
 extern char** environ;
 
@@ -108,6 +110,26 @@ Result<ChildProcess> start_process(const ChildOptions& options) {
   return ChildProcess{.pid = pid, .error_fd = error_pipe[0]};
 }
 
+std::optional<std::string> LineReader::next() {
+  for (;;) {
+    const size_t end = std::min(text.find('\n'), line_bytes_max);
+    if (end < text.size()) {
+      std::string line = text.substr(0, end);
+      text.erase(0, text[end] == '\n' ? end + 1 : end);
+      return line;
+    }
+    char buffer[4096];
+    const ssize_t bytes = fd < 0 ? -1 : read(fd, buffer, sizeof buffer);
+    if (bytes < 0) return std::nullopt;
+    text.append(buffer, static_cast<size_t>(bytes));
+    if (bytes > 0) continue;
+    close(fd);
+    fd = -1;
+    if (text.empty()) return std::nullopt;
+    return std::exchange(text, {});
+  }
+}
+
 std::vector<pid_t> children(pid_t parent, std::string_view program) {
   constexpr size_t kNameMax = 15;  // the kernel keeps so much of it
   std::vector<pid_t> found;
@@ -152,10 +174,17 @@ Result<std::string> make_private_folder() {
 Status write_private_file(const std::string& path, const std::string& text) {
   const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
   if (fd < 0) return system_error("cannot write " + path);
-  const ssize_t written = write(fd, text.data(), text.size());
-  close(fd);
-  if (written != static_cast<ssize_t>(text.size())) return system_error("cannot write " + path);
-  return {};
+  size_t written = 0;
+  ssize_t bytes = 1;
+  while (written < text.size() && bytes > 0) {
+    bytes = write(fd, text.data() + written, text.size() - written);
+    written += static_cast<size_t>(std::max<ssize_t>(bytes, 0));
+  }
+  Status status;
+  if (written < text.size()) status = system_error("cannot write " + path);
+  if (close(fd) != 0 && status.ok()) status = system_error("cannot write " + path);
+  if (!status.ok()) unlink(path.c_str());
+  return status;
 }
 
 }  // namespace skein

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,16 @@ struct ChildOptions {
 // The child's standard input is /dev/null; no other descriptor of this process is inherited.
 Result<ChildProcess> start_process(const ChildOptions& options);
 
+// What a child writes, by lines. Never waits; the caller closes `fd`.
+struct LineReader {
+  int fd = -1;  // non-blocking; -1: what was written has been taken, and it is closed
+  size_t line_bytes_max = 64 << 10;  // longer ones are cut in two
+  std::string text = {};  // of an unfinished line
+
+  // The next line, if it came whole, or the end came.
+  std::optional<std::string> next();
+};
+
 // The children of a process, ended ones that nobody has waited for included; those whose program has that name, if one
 // is given.
 std::vector<pid_t> children(pid_t parent, std::string_view program = {});
@@ -37,7 +48,7 @@ std::string program_folder();
 // A fresh folder of mode 0700 under $XDG_RUNTIME_DIR or the temporary folder. The caller removes it.
 Result<std::string> make_private_folder();
 
-// Writes a new file of mode 0600.
+// Writes a new file of mode 0600, all of it or none.
 Status write_private_file(const std::string& path, const std::string& text);
 
 }  // namespace skein

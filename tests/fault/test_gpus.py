@@ -9,12 +9,11 @@ import pathlib
 import shutil
 import signal
 import stat
-import subprocess
 import time
 
 import pytest
 
-from gpus import GPUS, SMALL, cuda_build, one_gpu, two_gpus
+from gpus import GPUS, SMALL, cuda_build, one_gpu, two_gpus, with_driver
 from skein_server import BIN, READY_S, ROOT, Reader, Server, Skein, wait_for
 
 BREAKABLE = {"LD_PRELOAD": str(BIN / "libgpu_fault.so")}
@@ -140,29 +139,6 @@ def rank_environments(folder, *values):
     return {"PATH": f"{folder}:{os.environ['PATH']}", "WORKER": str(worker)}
 
 
-# The driver's management library with one GPU, as far as topology/gpus.cpp asks.
-DRIVER = """
-int nvmlInit_v2(void) { return 0; }
-int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned* count) { *count = 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) { *device = &nvmlInit_v2; return 0; }
-int nvmlDeviceGetName(void* device, char* name, unsigned bytes) { name[0] = 'X'; return name[1] = 0; }
-int nvmlDeviceGetMemoryInfo(void* device, unsigned long long* memory) {
-  memory[0] = memory[1] = 80ull << 30;
-  memory[2] = 0;
-  return 0;
-}
-int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) { *major = MAJOR; *minor = 0; return 0; }
-"""
-
-
-def with_driver(folder, major):
-    source, library = folder / "driver.c", folder / "libnvidia-ml.so.1"
-    source.write_text(DRIVER)
-    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJOR={major}", "-o", library, source], check=True)
-    return {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
-
-
 @cuda_build
 def test_an_older_gpu(long_model, tmp_path):
     message = refused(long_model, env=with_driver(tmp_path, 8))
@@ -186,6 +162,20 @@ def test_a_driver_that_cannot_run_cuda(long_model, tmp_path):
 @pytest.mark.skipif(GPUS > 0, reason="has a driver")
 def test_no_driver(long_model):
     assert "no NVIDIA GPU" in refused(long_model)
+
+
+@cuda_build
+def test_a_hidden_gpu_is_not_planned_for(long_model, tmp_path):
+    env = with_driver(tmp_path, 9) | {"CUDA_VISIBLE_DEVICES": "1"}
+    assert "no NVIDIA GPU with a driver was found" in refused(long_model, env=env)
+
+
+@cuda_build
+def test_a_plan_counts_all_gpus(long_model, tmp_path):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("nodes:\n  - {name: here, cores: 1, memory_gib: 8, devices: [{kind: NVIDIA H200}]}\n")
+    env = with_driver(tmp_path, 9, "NVIDIA H200") | {"CUDA_VISIBLE_DEVICES": "0"}
+    assert "CUDA_VISIBLE_DEVICES is set, and a plan counts all GPUs" in refused(long_model, "--cluster", cluster, env=env)
 
 
 @one_gpu

@@ -1,5 +1,8 @@
 """Processes of a running server are killed: who loses what, who goes on, and what comes back."""
 
+import contextlib
+import ctypes
+import os
 import signal
 import time
 
@@ -105,6 +108,38 @@ def test_the_only_replica_is_lost(long_model):
         wait_for(lambda: server.get("/readyz").status == 200, "ready again", READY_S)
         assert server.tokens(**ASKED) == right
         server.assert_idle()
+        server.stop()
+
+
+PTRACE_SEIZE = 0x4206
+WALL = 0x40000000  # __WALL
+
+
+@contextlib.contextmanager
+def kept(process):
+    """Killed meanwhile, it is not gone before this ends: as if the kernel took long to take it down."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    if libc.ptrace(PTRACE_SEIZE, process.pid, 0, 0) != 0:
+        pytest.skip(f"cannot trace a process here: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        os.waitpid(process.pid, WALL)
+
+
+def test_nothing_is_launched_over_what_a_launch_has_left(long_model):
+    """A rank that is being taken down still holds memory, which the next launch would miss."""
+    with Server(long_model, *TWO_OF_TP2[:4]) as server:
+        ranks = ranks_of(server, 1)
+        with kept(ranks[1]):
+            for rank in ranks:
+                rank.kill()
+            waits = "agent: a launch waits for processes of an earlier one to end"
+            assert wait_for(lambda: server.logs(waits), lambda: f"that it waits: {server.err}", READY_S)[0]["processes"] == 1
+            assert server.processes("mpirun") == []
+        wait_for(lambda: server.get("/readyz").status == 200, "a new launch", READY_S)
+        assert server.total("skein_replica_launches_total") == 2 and len(server.logs("replica lost")) == 1
         server.stop()
 
 

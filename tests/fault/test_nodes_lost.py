@@ -91,6 +91,44 @@ def test_a_killed_process_ends_its_replica_alone(cluster, role):
     assert cluster.server.tokens(PROMPT)
 
 
+def test_requests_end_when_a_connection_takes_their_frames_with_it(cluster):
+    before = pids(cluster)
+    readers = [Reader(cluster.server.stream([seed, *PROMPT], max_tokens=2900)) for seed in range(3)]
+    wait_for(lambda: all(len(reader.tokens) > 10 for reader in readers), "the streams' first tokens")
+    coordinator = cluster.processes("coordinator")[0]
+    coordinator.kill(signal.SIGSTOP)
+    try:
+        wait_for(lambda: unread(cluster) > 5000, lambda: f"tokens that nobody has read: {unread(cluster)}")
+        cluster.network.hosts["head"].reset_connections(hosts.PORT)
+    finally:
+        cluster.coordinator.send_signal(signal.SIGCONT)  # nsenter stops with it, and sends the signal on
+    wait_for(lambda: all(reader.ended for reader in readers), lambda: f"the streams' end: {cluster.everything()}")
+    assert all("the connection to it broke" in reader.error["message"] for reader in readers)
+    for reader in readers:
+        reader.close()
+    wait_for(lambda: not cluster.server.held(), lambda: f"nothing held, but {cluster.server.held()}")
+    assert cluster.server.tokens(PROMPT)
+    assert pids(cluster) == before and "replica lost" not in cluster.log
+
+
+def unread(cluster):
+    """Bytes that wait at the coordinator's port."""
+    lines = cluster.network.hosts["head"].run("ss", "--tcp", "--numeric", "--no-header", f"sport = :{hosts.PORT}")
+    return sum(int(line.split()[1]) for line in lines.splitlines() if line.startswith("ESTAB"))
+
+
+@pytest.mark.parametrize("node", ["node-a", "node-d"])
+def test_an_agent_that_is_started_again_at_once(cluster, node):
+    """As systemd does: the coordinator has not missed the one before yet."""
+    before = set(pids(cluster))
+    cluster.processes("agent", node)[0].kill()
+    wait_for(lambda: not cluster.processes("agent", node), "its end")
+    agent = cluster.start_agent(node)
+    wait_for(lambda: "replica lost" in cluster.log, cluster.everything)
+    wait_for(lambda: ready(cluster), cluster.everything, 60)
+    assert agent.poll() is None and cluster.server.tokens(PROMPT) and not before & set(pids(cluster))
+
+
 # With mpirun; with orted.
 @pytest.mark.parametrize("node", ["node-a", "node-c"])
 def test_a_node_that_is_cut_off_comes_back(cluster, node):

@@ -63,7 +63,7 @@ def frames():
         "launch_ended": frame(12, message(f1=1, f2=137, f3="killed")),
         "introduce": frame(13, message(f1=77)),
         "refuse_agent": frame(14, message(f1="another agent is here")),
-        "agent_status": frame(15, message(f1=[3, 4], f2=1 << 34, f3=[5, 6], f4=[0, 1])),
+        "agent_status": frame(15, message(f1=[3, 4], f2=1 << 34, f3=[5, 6], f4=[0, 1], f5=7)),
         "start_daemon": frame(16, message(f1=job, f2="node0", f3="orted", f4=message(f1=[0, 1], f2=1, f3=[1 << 30, 5]))),
         "daemon_started": frame(17, message(f1=1, f2="node0", f3="no")),
         "launch_ready": frame(18, message(f1=1)),

@@ -1,6 +1,7 @@
 """What GPUs this machine has for the build under test."""
 
 import contextlib
+import os
 import subprocess
 
 import pytest
@@ -25,3 +26,32 @@ cuda_build = pytest.mark.skipif(not CUDA_BUILD, reason="needs a build with CUDA"
 one_gpu = pytest.mark.skipif(GPUS < 1, reason="needs a build with CUDA and a GPU")
 two_gpus = pytest.mark.skipif(GPUS < 2, reason="needs a build with CUDA and two GPUs")
 SMALL = ["--device", "cuda", "--max-num-seqs", 8, "--max-num-batched-tokens", 128, "--kv-cache-memory-bytes", 1 << 30]
+
+
+# The driver's management library with one GPU, as far as topology/gpus.cpp asks. It answers nothing while there is a
+# file hangs.
+DRIVER = """
+#include <string.h>
+#include <unistd.h>
+static void wait_there(void) { while (access(FOLDER "/hangs", F_OK) == 0) usleep(10000); }
+int nvmlInit_v2(void) { wait_there(); return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned* count) { wait_there(); *count = 1; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) { *device = &nvmlInit_v2; return 0; }
+int nvmlDeviceGetName(void* device, char* name, unsigned bytes) { strcpy(name, NAME); return 0; }
+int nvmlDeviceGetMemoryInfo(void* device, unsigned long long* memory) {
+  memory[0] = memory[1] = 80ull << 30;
+  memory[2] = 0;
+  return 0;
+}
+int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) { *major = MAJOR; *minor = 0; return 0; }
+"""
+
+
+def with_driver(folder, major, name="X"):
+    """The environment of a program that shall find that driver, made in the folder."""
+    source, library = folder / "driver.c", folder / "libnvidia-ml.so.1"
+    source.write_text(DRIVER)
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJOR={major}", f'-DNAME="{name}"', f'-DFOLDER="{folder}"', "-o",
+                    library, source], check=True)
+    return {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}

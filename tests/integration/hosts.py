@@ -71,6 +71,10 @@ class Host:
         """Lines of ip, on that host's network."""
         _run("nsenter", "--target", self.init, "--net", "ip", "-batch", "-", stdin="\n".join(lines) + "\n")
 
+    def reset_connections(self, port):
+        """Those of its port are gone, and with them what nobody has read yet."""
+        self.run("ss", "--kill", "--tcp", "--numeric", f"sport = :{port}")
+
     def holds(self, process):
         return _namespace(process.pid) == _namespace(self.init)
 
@@ -209,14 +213,14 @@ class Cluster:
                                 "nics: [{name: eth0, network: tcp, gbit_per_s: 10}]}\n" for node in nodes))
         return path
 
-    def start(self, host, *arguments, name=None):
+    def start(self, host, *arguments, name=None, env=None):
         """Runs skein there. What it writes is in output(name)."""
         name = name or f"run-{len(self.launched)}"
         environment = {key: value for key, value in os.environ.items() if key not in ("XDG_RUNTIME_DIR", "TMPDIR")}
         with open(self.scratch / f"{name}.log", "ab") as log:
             process = subprocess.Popen(self.network.hosts[host].inside(BIN / "skein", *arguments),
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       env=environment | {MARK: self.mark})
+                                       env=environment | {MARK: self.mark} | (env or {}))
         self.launched.append(process)
         return process
 
@@ -224,9 +228,9 @@ class Cluster:
         path = self.scratch / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    def start_agent(self, node, *flags):
+    def start_agent(self, node, *flags, env=None):
         return self.start(node, "agent", "--coordinator", f"tcp://{self.network.hosts['head'].address}:{PORT}", "--name",
-                          node, "--key-file", self.scratch / f"keys/{node}.key", *flags, name=node)
+                          node, "--key-file", self.scratch / f"keys/{node}.key", *flags, name=node, env=env)
 
     def start_agents(self, *flags):
         for node in self.nodes:

@@ -77,7 +77,8 @@ class Process:
     def role(self):
         name = os.path.basename(self.arguments[0])
         if name == "skein":
-            return {"agent": "agent", "rsh": "rsh"}.get("".join(self.arguments[1:2]), "coordinator")
+            command = "".join(self.arguments[1:2])
+            return command if command in ("agent", "look", "rsh") else "coordinator"
         return {"skein-worker": "rank", "mpirun": "mpirun"}.get(name, name)
 
     @property

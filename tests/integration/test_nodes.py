@@ -137,7 +137,7 @@ def test_what_cannot_register_is_told_why(running):
     assert "another agent is here as node-a" in ended_with(running, again, "again")
     second = running.start("node-a", "agent", "--coordinator", endpoint, "--name", "node-a", "--key-file",
                            keys / "node-a.key", name="second")
-    assert "another `skein agent` runs on this host" in ended_with(running, second, "second")
+    assert "another `skein agent` of this coordinator runs on this host" in ended_with(running, second, "second")
     posing = running.start("head", "agent", "--coordinator", endpoint, "--name", "node-b", "--key-file",
                            keys / "node-a.key", name="posing")
     assert "the key of node-a cannot register node-b" in ended_with(running, posing, "posing")

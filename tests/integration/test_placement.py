@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import time
 
@@ -17,8 +18,8 @@ def skein(*arguments):
     return subprocess.run([BIN / "skein", *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
-def assert_greedy_tokens(server):
-    for record in expected(MODEL)["prompts"]:
+def assert_greedy_tokens(server, model=MODEL):
+    for record in expected(model)["prompts"]:
         assert server.tokens(record["tokens"]) == record["greedy"]["tokens"]
 
 
@@ -120,6 +121,8 @@ def test_a_plan_file_is_started_as_it_is_or_refused(planned):
     other.write_text(json.dumps(plan | {"models": [plan["models"][0] | {"name": "another"}]}))
     assert "places another, but no replica of" in refused("--plan", other)
     assert "the planner chooses the number of replicas" in refused("--data-parallel-size", "2")
+    assert f"--pipeline-parallel-size is 1, and the plan in {path} has 2: leave the flag out" in \
+        refused("--plan", path, "--pipeline-parallel-size", "1")
     cluster = planned.scratch / "cluster.yaml"
     whole = cluster.read_text()
     cluster.write_text("".join(line for line in whole.splitlines(True) if "node-d" not in line))
@@ -219,6 +222,50 @@ def test_what_can_stay_is_adopted_when_a_node_has_gone_for_good(planned):
         planned.stop_coordinator()
     finally:
         serve.write_text(described)
+
+
+def test_two_models_share_their_nodes():
+    """Each with its coordinator, its plan, and an agent of its own on either node."""
+    if hosts.why_not() is not None:
+        pytest.skip(str(hosts.why_not()))
+    other, nodes = "qwen3_qknorm", ("node-a", "node-b")
+    with hosts.Cluster(nodes, extra="pipeline_parallel_size: 2\n", planned=True) as cluster:
+        configs = [cluster.scratch / "serve.yaml", cluster.scratch / "second.yaml"]
+        keys = cluster.scratch / "second-keys"
+        assert skein("keys", "--out", keys, *nodes).returncode == 0
+        text = configs[0].read_text()
+        for mine, theirs in ((f"/{MODEL}\n", f"/{other}\n"), (f":{hosts.PORT}\n", ":7301\n"), ("port: 8000", "port: 8001"),
+                             (f"{cluster.scratch}/keys", str(keys)), ("1000000", "4000000")):
+            assert mine in text
+            text = text.replace(mine, theirs)
+        configs[1].write_text(text + "ports: 7810-8309\n")
+        plans = [config.with_suffix(".json") for config in configs]
+        for config, plan in zip(configs, plans):
+            made = skein("plan", "--config", config, "--format", "json", "--input-len", 20, "--output-len", 20)
+            assert made.returncode == 0, made.stderr
+            plan.write_text(made.stdout)
+        cluster.serve("--plan", plans[0])
+        cluster.start_agents()
+        cluster.start("head", "serve", "--config", configs[1], "--plan", plans[1], name="second")
+        for node in nodes:
+            cluster.start(node, "agent", "--coordinator", f"tcp://{cluster.network.hosts['head'].address}:7301", "--name", node,
+                          "--key-file", keys / f"{node}.key", name=f"second-{node}")
+        cluster.wait_ready()
+        wait_for(lambda: "skein: ready on" in cluster.output("second"), cluster.everything, 60)
+        for node in nodes:
+            assert len(cluster.processes("rank", node)) == 2
+        second = hosts.HostServer(cluster)
+        second.port = 8001
+        assert_greedy_tokens(cluster.server)
+        assert_greedy_tokens(second, other)
+        # One's end is not the other's.
+        ranks = {process.pid for process in cluster.processes("rank")}
+        for process in cluster.processes("coordinator"):
+            if str(configs[1]) in process.arguments:
+                process.kill(signal.SIGTERM)
+        wait_for(lambda: len(cluster.processes("rank")) == 2, cluster.everything)
+        assert {process.pid for process in cluster.processes("rank")} < ranks
+        assert_greedy_tokens(cluster.server)
 
 
 def test_nobody_to_ask():

@@ -76,9 +76,11 @@ TEST(Wire, AReplicaSaysWhatEachRankHolds) {
   replica.ranks = 2;
   replica.transport = "TCP";
   replica.rank_bytes = {1, 1ull << 40};
+  replica.interruptions = 5;
   const auto frame = decode_frame(encode_frame(replica));
   ASSERT_TRUE(frame.ok()) << frame.status().message();
   EXPECT_EQ(std::get<RegisterReplica>(*frame).rank_bytes, replica.rank_bytes);
+  EXPECT_EQ(std::get<RegisterReplica>(*frame).interruptions, 5u);
   replica.ranks = 3;
   EXPECT_FALSE(decode_frame(encode_frame(replica)).ok());
 }
@@ -101,13 +103,15 @@ TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {
   EXPECT_EQ(back.jobs[0].replica, 2u);
   EXPECT_EQ(back.jobs[0].identity, "id");
 
-  const AgentStatus sign{.launches = {3, 4}, .memory_free = 1ull << 40, .gpu_memory_free = {5, 6}, .held = {0, 7}};
+  const AgentStatus sign{.launches = {3, 4}, .memory_free = 1ull << 40, .gpu_memory_free = {5, 6}, .held = {0, 7},
+                         .driver_silent_s = 8};
   const auto status = decode_frame(encode_frame(sign));
   ASSERT_TRUE(status.ok()) << status.status().message();
   const auto& life = std::get<AgentStatus>(*status);
   EXPECT_EQ(life.launches, (std::vector<uint64_t>{3, 4}));
   EXPECT_EQ(life.memory_free, 1ull << 40);
   EXPECT_EQ(life.gpu_memory_free, (std::vector<uint64_t>{5, 6}));
+  EXPECT_EQ(life.driver_silent_s, 8u);
   EXPECT_EQ(life.held, (std::vector<uint32_t>{0, 7}));
   StartDaemon start;
   start.job.launch = 5;

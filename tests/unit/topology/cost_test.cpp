@@ -155,6 +155,23 @@ TEST(Cost, AGroupSharesTheWorkAndAddsItsSums) {
   EXPECT_NEAR(cost.stage_us(0, kDecode, 1), 2 * (37.952 + 8 + 2 * 5) + 5 + 16.768 + 3, kClose);
 }
 
+// Six heads of queries in two groups over three ranks: the one in the middle reads keys of both.
+TEST(Cost, TheSlowestRankSetsThePaceOfItsGroup) {
+  const DeviceCalibration device = paper_device();
+  LinkCalibration free;
+  free.all_reduce_us = free.point_to_point_us = {.x = {1}, .y = {0}};
+  ModelDescription model = test::paper_model();
+  model.q_heads = 6;
+  model.intermediate = 96;
+  model.vocabulary = 240;
+  const auto shards = plan_shards(model, 3, 1);
+  ASSERT_TRUE(shards.ok());
+  ASSERT_EQ((*shards)[1].kv_heads.size(), 2);
+  const ReplicaCost cost(model, {.layers = std::vector<LayerFormats>(2)}, *shards,
+                         {{.device = &device, .group = {.measured = &free}}});
+  EXPECT_NEAR(cost.stage_us(0, kDecode, 1), 2 * (12.608 + 4.288 + 8.448 + 4.288 + kAttention) + 10.528, kClose);
+}
+
 TEST(Cost, ExchangesThatNobodyMeasured) {
   const Exchange exchange{.path = {.bytes_per_s = 1e9, .latency_us = 2}, .ranks = 4};
   EXPECT_NEAR(all_reduce_us(exchange, 1000), 2 * 3 * (2 + 4) + 1.5, kClose);
@@ -194,7 +211,7 @@ TEST_F(CostOfTwoStages, OneLaneTakesTheSum) {
 }
 
 TEST_F(CostOfTwoStages, OfTwoLanesTheSlowestStageSetsThePace) {
-  EXPECT_NEAR(cost().slowest_us(kDecode, 2), kLast, kClose);
+  EXPECT_NEAR(cost().stages_us(kDecode, 2)[1], kLast, kClose);
   EXPECT_NEAR(cost().step_us(kDecode, 2), 2 * kLast, kClose);
   device_.host_us = 100;
   EXPECT_NEAR(cost().step_us(kDecode, 2), kFirst + kHop + kLast + 100, kClose);
@@ -204,6 +221,68 @@ TEST_F(CostOfTwoStages, OneStageHasItsNextStepQueued) {
   device_.host_us = 1000;
   EXPECT_NEAR(paper_cost({{.device = &device_}}).step_us(kDecode, 1), 1000, kClose);
 }
+
+// What tells the second stage's layer from the first one's.
+struct OtherStage {
+  const char* what;
+  void (*change)(StageSite* site, ModelFormats* formats);
+};
+
+class CostOfUnlikeStages : public ::testing::TestWithParam<OtherStage> {};
+
+TEST_P(CostOfUnlikeStages, TogetherAreThoseOfEachAlone) {
+  const DeviceCalibration device = paper_device();
+  ModelFormats formats{.layers = std::vector<LayerFormats>(2)};
+  StageSite first{.device = &device, .group = {.path = {.bytes_per_s = 1e9, .latency_us = 1}}};
+  StageSite second = first;
+  GetParam().change(&second, &formats);
+  if (second.share < 1) first.share = second.share;
+  const ReplicaCost cost = paper_cost({first, second}, 3, formats);  // parts of two sizes
+  constexpr StepLoad kMixed{.decodes = 2, .context = 10, .prompt_tokens = 100, .prompt_keys = 50};
+  for (const StepLoad& load : {kDecode, kMixed}) {
+    for (const int lanes : {1, 2}) {
+      const std::vector<double> both = cost.stages_us(load, lanes);
+      ASSERT_EQ(both.size(), 2u);
+      EXPECT_EQ(both[0], cost.stage_us(0, load, lanes));
+      EXPECT_EQ(both[1], cost.stage_us(1, load, lanes));
+      EXPECT_EQ(cost.step_us(load, lanes), cost.step_us(load, lanes, both));
+    }
+    EXPECT_EQ(cost.lanes_matter(), cost.stages_us(load, 1) != cost.stages_us(load, 2));
+  }
+}
+
+const DeviceCalibration& slow_device() {
+  static const DeviceCalibration device = [] {
+    DeviceCalibration slow = paper_device();
+    slow.read_bytes_per_s /= 2;
+    slow.flops = 1e9;
+    return slow;
+  }();
+  return device;
+}
+
+const LinkCalibration& slow_link() {
+  static const LinkCalibration link = [] {
+    LinkCalibration slow;
+    slow.all_reduce_us = {.x = {1, 1e9}, .y = {50, 50}};
+    return slow;
+  }();
+  return link;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cost, CostOfUnlikeStages,
+    ::testing::Values(
+        OtherStage{"nothing", [](StageSite*, ModelFormats*) {}},
+        OtherStage{"device", [](StageSite* site, ModelFormats*) { site->device = &slow_device(); }},
+        OtherStage{"cores", [](StageSite* site, ModelFormats*) { site->cores = 2; }},
+        OtherStage{"share", [](StageSite* site, ModelFormats*) { site->share = 0.25; }},
+        OtherStage{"measured", [](StageSite* site, ModelFormats*) { site->group.measured = &slow_link(); }},
+        OtherStage{"rate", [](StageSite* site, ModelFormats*) { site->group.path.bytes_per_s = 1e8; }},
+        OtherStage{"latency", [](StageSite* site, ModelFormats*) { site->group.path.latency_us = 7; }},
+        OtherStage{"ranks", [](StageSite* site, ModelFormats*) { site->group.ranks = 3; }},
+        OtherStage{"formats", [](StageSite*, ModelFormats* formats) { formats->layers[1].gate = Format::kF32; }}),
+    [](const auto& info) { return info.param.what; });
 
 // Weights of 73,728 and 106,496 bytes.
 TEST_F(CostOfTwoStages, StagesOnOneNodesCoresShareItsReads) {

@@ -26,6 +26,24 @@ const Nic& nic(const Node& node, const std::string& name) {
   return found != node.nics.end() ? *found : node.nics.front();
 }
 
+// How a process with that CUDA_VISIBLE_DEVICES sees four GPUs.
+std::vector<std::string> visible(const char* list) {
+  FakeMachine machine;
+  machine.gpus({{.uuid = "GPU-aa1"}, {.uuid = "GPU-ab2"}, {.uuid = "GPU-b3"}, {.uuid = ""}});
+  std::vector<std::string> uuids;
+  for (const Gpu& gpu : visible_gpus(discover_gpus(machine.roots().nvml.c_str()), list)) uuids.push_back(gpu.uuid);
+  return uuids;
+}
+
+TEST(VisibleGpus, AreAsCudaCountsThem) {
+  EXPECT_THAT(visible(nullptr), ElementsAre("GPU-aa1", "GPU-ab2", "GPU-b3", ""));
+  EXPECT_THAT(visible("2,0"), ElementsAre("GPU-b3", "GPU-aa1"));
+  EXPECT_THAT(visible("GPU-ab,GPU-b3"), ElementsAre("GPU-ab2", "GPU-b3"));
+  EXPECT_THAT(visible("1,4,0"), ElementsAre("GPU-ab2")) << "none behind one that is not there";
+  EXPECT_THAT(visible("0,-1,1"), ElementsAre("GPU-aa1"));
+  for (const char* none : {"", "-1", "NoDevFiles", "GPU-c", "1x"}) EXPECT_THAT(visible(none), IsEmpty()) << none;
+}
+
 class HgxBoard : public testing::Test {
  protected:
   HgxBoard() { make_hgx(&machine_); }

@@ -66,6 +66,10 @@ int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) {
 }
 
 #ifndef FAKE_OLD_DRIVER
+int nvmlDeviceGetUUID(void* device, char* uuid, unsigned bytes) {
+  std::snprintf(uuid, bytes, "%s", at(device).uuid);
+  return kSuccess;
+}
 int nvmlDeviceGetPciInfo_v3(void* device, Pci* pci) {
   std::memset(pci, 0, sizeof *pci);
   std::snprintf(pci->bus_id, sizeof pci->bus_id, "%s", at(device).bus_id);

@@ -8,6 +8,7 @@ namespace skein::test {
 struct FakeGpu {
   const char* name = "NVIDIA H200";
   const char* bus_id = "";
+  const char* uuid = "";
   unsigned long long memory = 143771ull << 20;
   unsigned long long memory_free = 143771ull << 19;
   int compute_major = 9;

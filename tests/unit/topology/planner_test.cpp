@@ -249,6 +249,20 @@ TEST_F(PlannerRules, WhatOthersHoldOfAHostsMemoryIsNotPlannedOn) {
   EXPECT_FALSE(plan_placement(request_).ok());
 }
 
+TEST_F(PlannerRules, ACoreOfANodeIsOneModels) {
+  cluster_.kinds = {guessed_cores("a processor")};
+  Node& node = cluster_.nodes.front();
+  node.memory_bytes = 16'384 * kMiB;
+  node.devices.assign(4, Device{.pci = {}});
+  cluster_.nodes.resize(1);
+  request_.models[0].memory = {.block_tokens = 16, .slots = 4, .step_tokens_max = 64};
+  request_.models[0].load.request_rate = 0.01;
+  request_.models.push_back(request_.models[0]);
+  request_.models[1].name = "second";
+  EXPECT_THAT(plan_placement(request_).status().message(),
+              HasSubstr("second: the models placed before it leave no device free; add nodes, or plan it apart from them"));
+}
+
 TEST_F(PlannerRules, SeveralModelsGetWhatTheyNeed) {
   ask_for(3.9);
   request_.models.push_back(request_.models[0]);

@@ -5,6 +5,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
 
 #include "model/mapped_file.h"
 #include "topology/plan_file.h"
@@ -108,6 +112,70 @@ TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
   std::string elsewhere = json_;
   elsewhere.replace(elsewhere.rfind("\"device\":7"), 10, "\"device\":8");
   EXPECT_THAT(parse_plan(elsewhere).status().message(), HasSubstr("device 8 of node"));
+}
+
+TEST_F(PlanFileTest, KeepsWhatItWasPlannedFor) {
+  placement_.request.models[0].load = {.request_rate = 0.1, .input_tokens = 300, .output_tokens = 7};
+  placement_.request.models[0].level = {.ttft_ms = 123.25, .itl_ms = 30};
+  const auto file = parse_plan(to_json(placement_.request, placement_.plan).dump());
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  ASSERT_EQ(file->models.size(), 1u);
+  EXPECT_EQ(file->models[0].name, "llama-3.1-8b");
+  EXPECT_EQ(file->models[0].load.request_rate, 0.1);
+  EXPECT_EQ(file->models[0].load.input_tokens, 300);
+  EXPECT_EQ(file->models[0].load.output_tokens, 7);
+  EXPECT_EQ(file->models[0].level.ttft_ms, 123.25);
+  EXPECT_EQ(file->models[0].level.itl_ms, 30);
+  std::string without = json_;
+  without.replace(without.find("\"ttft_ms\""), 9, "\"ttft\"");
+  EXPECT_THAT(parse_plan(without).status().message(), HasSubstr("the plan lacks a number \"ttft_ms\""));
+}
+
+// What `skein serve --plan` with more flags says; empty: it starts the plan.
+class FlagsBesideAPlan : public PlanFileTest {
+ protected:
+  void SetUp() override {
+    PlanFileTest::SetUp();
+    char folder[] = "/tmp/plan_test_XXXXXX";
+    ASSERT_NE(mkdtemp(folder), nullptr);
+    folder_ = folder;
+    std::ofstream(folder_ + "/plan.json") << json_;
+    std::ofstream(folder_ + "/serve.yaml") << "tensor_parallel_size: 2\nrequest_rate: 3\n";
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string said(std::vector<std::string> flags) {
+    flags.insert(flags.end(), {kSmall, "--cluster", in_clusters("h200-pair"), "--plan", folder_ + "/plan.json"});
+    const auto config = parse_serve_config(flags);
+    Placement placement;
+    const Status status = config.ok() ? make_placement(*config, &placement) : config.status();
+    EXPECT_EQ(placement.plan.replicas.size(), status.ok() ? placement_.plan.replicas.size() : 0);
+    return status.message();
+  }
+
+  std::string folder_;
+};
+
+TEST_F(FlagsBesideAPlan, MustSayWhatItSays) {
+  EXPECT_EQ(said({}), "");
+  EXPECT_EQ(said({"--tensor-parallel-size", "4", "--pipeline-parallel-size=1", "--request-rate", "0", "--input-len", "1024",
+                  "--output-len", "256", "--ttft-ms", "0", "--itl-ms", "0", "--nodes", "h200-2,h200-1"}), "");
+  EXPECT_THAT(said({"--tensor-parallel-size", "2"}),
+              HasSubstr("--tensor-parallel-size is 2, and the plan in " + folder_ + "/plan.json has 4: leave the flag out, or "
+                        "plan again with it"));
+  EXPECT_THAT(said({"--pipeline-parallel-size", "2"}), HasSubstr("--pipeline-parallel-size is 2, and"));
+  EXPECT_THAT(said({"--request-rate", "2.5"}), HasSubstr("--request-rate is 2.5, and"));
+  EXPECT_THAT(said({"--input-len", "100"}), HasSubstr("plan.json has 1024:"));
+  EXPECT_THAT(said({"--output-len", "100"}), HasSubstr("plan.json has 256:"));
+  EXPECT_THAT(said({"--ttft-ms", "5"}), HasSubstr("--ttft-ms is 5, and"));
+  EXPECT_THAT(said({"--itl-ms", "5"}), HasSubstr("--itl-ms is 5, and"));
+  EXPECT_THAT(said({"--nodes", "h200-1"}), HasSubstr("--nodes is h200-1, and the plan in " + folder_ + "/plan.json has a rank on h200-2"));
+  EXPECT_THAT(said({"--itl-ms", "5", "--replan"}), HasSubstr("remove the file, and it is planned anew"));
+}
+
+TEST_F(FlagsBesideAPlan, AreThoseOfTheCommandLine) {
+  EXPECT_EQ(said({"--config", folder_ + "/serve.yaml"}), "");
+  EXPECT_THAT(said({"--config", folder_ + "/serve.yaml", "--itl-ms", "5"}), HasSubstr("--itl-ms is 5, and"));
 }
 
 TEST_F(PlanFileTest, PicturesShowEveryRank) {

@@ -34,6 +34,15 @@ RegisterAgent agent(const std::string& node, std::vector<AgentJob> jobs = {}) {
           .jobs = std::move(jobs)};
 }
 
+GenerationRequest short_request() {
+  GenerationRequest request;
+  request.tokens = {1, 2, 3};
+  request.prompt_tokens = 3;
+  request.choices = 1;
+  request.sampling.max_tokens = 10;
+  return request;
+}
+
 // A replica of two ranks, on nodes a and b; peers have their nodes' names.
 class CoreNodesTest : public ::testing::Test {
  protected:
@@ -117,11 +126,107 @@ TEST_F(CoreNodesTest, ASecondAgentOfANameIsRefusedAndTheFirstStays) {
   agent_says(core, "a", agent("a"), 0);
   RegisterAgent second = agent("a");
   second.instance = 2;
-  const auto refusals = to_agents<RefuseAgent>(agent_says(core, "other", second, 0));
+  EXPECT_TRUE(agent_says(core, "other", second, 0).empty());
+  pass(core, 50, 1000, "b", 0);
+  const auto refusals = to_agents<RefuseAgent>(agent_says(core, "other", second, 1000));
   ASSERT_EQ(refusals.size(), 1u);
   EXPECT_EQ(refusals[0].first, "other");
   EXPECT_NE(refusals[0].second.reason.find("another agent is here as a"), std::string::npos);
   EXPECT_EQ(core.nodes().find("a")->peer, "a");
+}
+
+TEST_F(CoreNodesTest, AnAgentThatIsStartedAgainAtOnceTakesItsPlace) {
+  Core core = make();
+  const uint64_t id = launch(core).launch;
+  leader_registers(core, id, 100);
+  pass(core, 150, 1000, "", id);
+  RegisterAgent next = agent("a");
+  next.instance = 2;
+  Actions actions;
+  for (int64_t now = 1050; now <= 3200; now += 50) {
+    core.agent_frame("next", next, now, &actions);
+    core.agent_frame("b", AgentStatus{{}}, now, &actions);
+    core.tick(now, &actions);
+  }
+  EXPECT_TRUE(to_agents<RefuseAgent>(actions).empty());
+  EXPECT_EQ(core.nodes().find("a")->peer, "next");
+  EXPECT_EQ(of_kind<ReplicaLost>(actions).size(), 1u);
+}
+
+TEST_F(CoreNodesTest, ARegistrationThatWasLostIsAskedForAgain) {
+  Core core = make();
+  const uint64_t id = launch(core).launch;
+  Actions actions;
+  core.replica_frame(id, ReplicaStatus{}, 50, &actions);
+  ASSERT_EQ(of_kind<SendToReplica>(actions).size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<Introduce>(of_kind<SendToReplica>(actions)[0].frame));
+  EXPECT_EQ(of_kind<ReplicaReady>(leader_registers(core, id, 60)).size(), 1u);
+}
+
+TEST_F(CoreNodesTest, WhatABrokenConnectionMayHaveTakenEnds) {
+  Core core = make();
+  const uint64_t id = launch(core).launch;
+  leader_registers(core, id, 50);
+  Actions actions;
+  const uint64_t request = *core.submit(short_request(), &actions);
+  EXPECT_TRUE(leader_registers(core, id, 60).empty()) << "said again, with nothing lost";
+  Actions again;
+  core.replica_frame(id, RegisterReplica{.launch = id, .interruptions = 1}, 70, &again);
+  ASSERT_EQ(of_kind<DeliverFrame>(again).size(), 1u);
+  EXPECT_EQ(of_kind<DeliverFrame>(again)[0].frame.request, request);
+  EXPECT_EQ(of_kind<DeliverFrame>(again)[0].frame.finish, FinishReason::kError);
+  ASSERT_EQ(of_kind<SendToReplica>(again).size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<CancelRequest>(of_kind<SendToReplica>(again)[0].frame));
+  EXPECT_EQ(core.requests(), 0u);
+  EXPECT_EQ(core.replicas()[0].charge, 0);
+  EXPECT_EQ(core.ready(), 1);
+  EXPECT_TRUE(to_agents<EndLaunch>(again).empty());
+  EXPECT_TRUE(core.submit(short_request(), &actions).ok());
+}
+
+TEST_F(CoreNodesTest, AReplicaThatCannotBeReachedGetsNothingUntilItIsHeard) {
+  Core core = make();
+  const uint64_t id = launch(core).launch;
+  leader_registers(core, id, 50);
+  Actions actions;
+  EXPECT_TRUE(core.submit(short_request(), &actions).ok());
+  actions.clear();
+  core.send_failed(id, "no connection", 60, &actions);
+  EXPECT_EQ(of_kind<DeliverFrame>(actions).size(), 1u);
+  EXPECT_TRUE(to_agents<EndLaunch>(actions).empty()) << "its lease is what counts";
+  EXPECT_EQ(core.submit(short_request(), &actions).status().code(), Code::kUnavailable);
+  EXPECT_EQ(core.ready(), 0);
+  core.replica_frame(id, ReplicaStatus{}, 70, &actions);
+  EXPECT_TRUE(core.submit(short_request(), &actions).ok());
+}
+
+TEST_F(CoreNodesTest, WhatIsLeftOfALaunchIsNotWaitedForLongerThanALaunch) {
+  Core before = make();
+  const Launch launched = launch(before);
+  const AgentJob job{.launch = launched.launch, .replica = 0, .identity = launched.identity};
+  Core core = make();
+  agent_says(core, "a", agent("a"), 0);
+  agent_says(core, "b", agent("b", {job}), 0);  // its share; the rest has ended
+  Actions actions;
+  for (int64_t now = 50; now <= 10'200; now += 50) {
+    core.agent_frame("a", AgentStatus{}, now, &actions);
+    core.tick(now, &actions);  // and b is gone
+  }
+  EXPECT_EQ(of_kind<ReplicaLost>(actions).size(), 1u);
+  ASSERT_FALSE(of_kind<StartFailed>(actions).empty());
+  EXPECT_NE(of_kind<StartFailed>(actions)[0].reason.find("the agents of b:"), std::string::npos);
+}
+
+TEST_F(CoreNodesTest, AnAgentThatComesLateHearsThatItsReplicaServes) {
+  Core before = make();
+  const Launch launched = launch(before);
+  const AgentJob job{.launch = launched.launch, .replica = 0, .identity = launched.identity};
+  Core core = make();
+  agent_says(core, "a", agent("a", {job}), 0);
+  leader_registers(core, job.launch, 10);
+  const auto told = to_agents<LaunchReady>(agent_says(core, "b", agent("b", {job}), 20));
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].first, "b");
 }
 
 TEST_F(CoreNodesTest, OrtedsCommandGoesToItsNodeAndTheAnswerBack) {

@@ -181,6 +181,23 @@ TEST_F(CoreTest, BackOffStartsOverAfterAHealthyTime) {
   EXPECT_EQ(of_kind<ReplicaLost>(lost).at(0).retry_in_ms, 500);
 }
 
+TEST_F(CoreTest, AHealthyTimeCountsHoweverItEnded) {
+  CoreConfig config;
+  config.backoff_min_ms = 500;
+  Core core = make(1, config);
+  Actions actions;
+  core.agent_frame(kAgent, LaunchEnded{.launch = 1}, 1000, &actions);
+  core.tick(1500, &actions);
+  register_replica(core, 2, 2000);
+  for (int64_t now = 2050; core.ready() == 1; now += 50) {
+    if (now < 90'000) core.replica_frame(2, ReplicaStatus{}, now, &actions);
+    core.tick(now, &actions);
+  }
+  Actions lost;
+  core.agent_frame(kAgent, LaunchEnded{.launch = 2}, 93'000, &lost);
+  EXPECT_EQ(of_kind<ReplicaLost>(lost).at(0).retry_in_ms, 500) << "ended as it was silent, after 90 s";
+}
+
 TEST_F(CoreTest, FramesOfAnOlderLaunchAreStale) {
   Core core = make(1);
   Actions actions;

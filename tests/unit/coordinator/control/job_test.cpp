@@ -1,9 +1,13 @@
 #include "coordinator/control/job.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 namespace skein {
 namespace {
@@ -31,9 +35,9 @@ std::string reason_of(const std::string& text) {
   EXPECT_EQ(write(ends[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
   close(ends[1]);
   Job job;
-  job.error_fd = ends[0];
-  job.read_errors();
-  EXPECT_EQ(job.error_fd, -1);
+  job.errors.fd = ends[0];
+  job.read_errors(1 << 16);
+  EXPECT_EQ(job.errors.fd, -1);
   return job.end_reason(1);
 }
 
@@ -51,6 +55,49 @@ TEST(JobReason, SaysWhatMpirunMeansByItsEssays) {
             std::string::npos);
 }
 
+TEST(JobErrors, ThatNeverEndKeepNobodyBusy) {
+  Job job;
+  job.errors.fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  job.read_errors(3);
+  EXPECT_GE(job.errors.fd, 0);
+  close(job.errors.fd);
+}
+
+TEST(JobErrors, AreCutInLinesWhateverPiecesTheyComeIn) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_NONBLOCK), 0);
+  LineReader lines{.fd = ends[0], .line_bytes_max = 5};
+  const auto say = [&](std::string_view text) {
+    ASSERT_EQ(write(ends[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  };
+  say("ab");
+  EXPECT_EQ(lines.next(), std::nullopt);
+  say("cde\n\n1234567\nend");
+  for (const char* line : {"abcde", "", "12345", "67"}) EXPECT_EQ(lines.next(), line);
+  EXPECT_EQ(lines.next(), std::nullopt);
+  close(ends[1]);
+  EXPECT_EQ(lines.next(), "end");
+  EXPECT_EQ(lines.next(), std::nullopt);
+  EXPECT_EQ(lines.fd, -1);
+}
+
+TEST(PrivateFile, IsThereAsAWholeOrNotAtAll) {
+  auto folder = make_private_folder();
+  ASSERT_TRUE(folder.ok());
+  const std::string path = *folder + "/spec.json";
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{.rlim_cur = 5, .rlim_max = before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);  // as a full disk: the first write is cut short, the next one fails
+  const Status full = write_private_file(path, "0123456789");
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(full.message(), "cannot write " + path + ": File too large");
+  EXPECT_TRUE(write_private_file(path, "0123456789").ok()) << "nothing is left of the first";
+  EXPECT_FALSE(write_private_file(path, "x").ok()) << "never over another";
+  std::filesystem::remove_all(*folder);
+}
+
 std::string value_behind(const std::vector<std::string>& words, const std::string& key) {
   const auto found = std::ranges::find(words, key);
   return found == words.end() ? "" : *(found + 1);
@@ -59,10 +106,9 @@ std::string value_behind(const std::vector<std::string>& words, const std::strin
 TEST(MpirunArguments, NodesAreAddressesAndLaunchesHavePortsOfTheirOwn) {
   Launch launch{.launch = 7, .ranks = 3, .spec = {}};
   launch.nodes = {{.node = "a", .address = "10.0.0.1", .ranks = 2}, {.node = "b", .address = "10.0.0.2", .ranks = 1}};
-  const MpirunOptions options{.worker = "/opt/skein-worker",
+  const MpirunOptions options{.worker = {"/opt/skein-worker", "/run/x/spec.json"},
                               .rsh = "/opt/skein rsh",
                               .folder = "/run/x",
-                              .spec_path = "/run/x/spec.json",
                               .ports = {.first = 7310, .last = 7809},
                               .networks = "10.0.0.0/24"};
   const auto words = mpirun_arguments(launch, options);

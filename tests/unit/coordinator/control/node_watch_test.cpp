@@ -59,50 +59,126 @@ TEST(LaunchShare, NamesTheGpuThatDoesNotDo) {
               HasSubstr("its GPU 0 has 3.0 GiB free of 80.0 GiB where a rank needs 4.0 GiB"));
 }
 
+constexpr uint64_t kH200Free = 143771ull << 19;
+constexpr double kPatience = 3;  // seconds
+
+// What the child would write of a machine that a test made up.
 class NodeWatchTest : public testing::Test {
  protected:
-  NodeWatchTest() { test::make_hgx(&machine_); }
+  using Clock = NodeWatch::Clock;
+
+  NodeWatchTest() {
+    machine_.gpus(test::hgx_gpus());
+    unsetenv("CUDA_VISIBLE_DEVICES");
+  }
+
+  void look(NodeWatch* watch, Clock::time_point at) {
+    const std::chrono::nanoseconds begun = at.time_since_epoch();
+    const GpuWatch gpus(machine_.roots().nvml.c_str());
+    watch->take(std::string(kLookLine) + to_text(NodeLook{.begun_ns = begun.count(), .gpus = gpus.look()}), at);
+  }
+
+  // Time goes by, as an agent's turns see it.
+  static AgentStatus status_after(NodeWatch* watch, double seconds) {
+    AgentStatus status;
+    for (int turn = 0; turn <= seconds * 10; ++turn) {
+      status = {};
+      watch->tell(kStart + turn * std::chrono::milliseconds(100), &status);
+    }
+    return status;
+  }
+
+  static constexpr Clock::time_point kStart = Clock::time_point(std::chrono::hours(1));
+  const LaunchShare last_gpu_{.devices = {7}, .gpus = true, .device_bytes = {1ull << 30}};
   test::FakeMachine machine_;
+  NodeWatch watch_{"a", "eth0", kPatience};
 };
 
-TEST_F(NodeWatchTest, DescribesItsNodeAndSaysWhatIsFree) {
-  NodeWatch watch(machine_.roots());
-  const Interface ethernet{.name = "eth0", .address = "10.0.0.1", .prefix = 24};
-  const auto report = parse_node_report(watch.describe("a", ethernet), "a");
-  ASSERT_TRUE(report.ok()) << report.status().message();
-  EXPECT_EQ(report->cluster->nodes[0].devices.size(), 8u);
-  AgentStatus status;
-  const NodeWatch::Clock::time_point now = NodeWatch::Clock::now();
-  watch.look(now, &status);
-  EXPECT_GT(status.memory_free, 0u);
-  EXPECT_EQ(status.gpu_memory_free, std::vector<uint64_t>(8, 143771ull << 19));
-}
-
-TEST_F(NodeWatchTest, AsksTheDriverEveryTwoSecondsAtMost) {
-  NodeWatch watch(machine_.roots());
-  AgentStatus status;
-  const NodeWatch::Clock::time_point now = NodeWatch::Clock::now();
-  watch.look(now, &status);
+TEST_F(NodeWatchTest, SaysWhatIsFreeAsOfTheLastLook) {
+  look(&watch_, kStart);
+  EXPECT_EQ(status_after(&watch_, 0).gpu_memory_free, std::vector<uint64_t>(8, kH200Free));
+  EXPECT_GT(status_after(&watch_, 0).memory_free, 0u);
   std::vector<test::FakeGpu> gpus = test::hgx_gpus();
   gpus[3].memory_free = 5;
   machine_.gpus(gpus);
-  watch.look(now + std::chrono::milliseconds(1999), &status);
-  EXPECT_EQ(status.gpu_memory_free[3], 143771ull << 19);
-  watch.look(now + std::chrono::milliseconds(2000), &status);
-  EXPECT_EQ(status.gpu_memory_free[3], 5u);
+  look(&watch_, kStart);
+  EXPECT_EQ(status_after(&watch_, 0).gpu_memory_free[3], 5u);
 }
 
-TEST_F(NodeWatchTest, ChecksAShareAgainstTheGpusOfNow) {
-  const NodeWatch watch(machine_.roots());
-  const LaunchShare share{.devices = {7}, .gpus = true, .device_bytes = {1ull << 30}};
-  EXPECT_TRUE(watch.check(share).ok());
+TEST_F(NodeWatchTest, SaysForHowLongTheDriverHasNotAnswered) {
+  look(&watch_, kStart);
+  EXPECT_EQ(status_after(&watch_, kPatience).driver_silent_s, 0u);
+  look(&watch_, kStart);
+  const AgentStatus silent = status_after(&watch_, 12);
+  EXPECT_EQ(silent.driver_silent_s, 12u);
+  EXPECT_THAT(silent.gpu_memory_free, ElementsAre());
+  EXPECT_GT(silent.memory_free, 0u);
+  const Clock::time_point now = kStart + std::chrono::seconds(12);
+  EXPECT_TRUE(watch_.knows(now, now));
+  EXPECT_THAT(watch_.check(last_gpu_, now).message(), HasSubstr("its GPU driver has not answered for 12 s"));
+  EXPECT_TRUE(watch_.check({.devices = {7}}, now).ok()) << "cores need no driver";
+  look(&watch_, now);
+  EXPECT_EQ(status_after(&watch_, 0).driver_silent_s, 0u);
+  EXPECT_TRUE(watch_.check(last_gpu_, now).ok());
+}
+
+TEST_F(NodeWatchTest, OfANodeWithoutADriverNothingIsExpected) {
+  machine_.gpus({});
+  look(&watch_, kStart);
+  EXPECT_EQ(status_after(&watch_, 12).driver_silent_s, 0u);
+  EXPECT_TRUE(watch_.knows(kStart + std::chrono::seconds(12), kStart));
+  EXPECT_THAT(watch_.check(last_gpu_, kStart).message(), HasSubstr("it has no NVIDIA GPU with a driver"));
+}
+
+TEST_F(NodeWatchTest, KnowsOnceALookBeganAfterItWasAsked) {
+  const Clock::time_point asked = kStart + std::chrono::milliseconds(1);
+  EXPECT_FALSE(watch_.knows(asked, asked));
+  look(&watch_, kStart);
+  EXPECT_FALSE(watch_.knows(asked, asked));
+  look(&watch_, asked);
+  EXPECT_TRUE(watch_.knows(asked, asked));
+}
+
+TEST_F(NodeWatchTest, ChecksAShareAgainstTheGpusOfTheLastLook) {
+  look(&watch_, kStart);
+  EXPECT_TRUE(watch_.check(last_gpu_, kStart).ok());
   std::vector<test::FakeGpu> gpus = test::hgx_gpus();
   gpus[7].memory_free = 5;
   machine_.gpus(gpus);
-  EXPECT_EQ(watch.check(share).code(), Code::kResourceExhausted);
+  look(&watch_, kStart);
+  EXPECT_EQ(watch_.check(last_gpu_, kStart).code(), Code::kResourceExhausted);
   gpus[7].compute_major = 10;
   machine_.gpus(gpus);
-  EXPECT_EQ(watch.check(share).code(), Code::kUnsupported);
+  look(&watch_, kStart);
+  EXPECT_EQ(watch_.check(last_gpu_, kStart).code(), Code::kUnsupported);
+}
+
+TEST_F(NodeWatchTest, StartsNothingOnceAGpuIsLost) {
+  look(&watch_, kStart);
+  std::vector<test::FakeGpu> gpus = test::hgx_gpus();
+  gpus.erase(gpus.begin() + 2);
+  machine_.gpus(gpus);
+  look(&watch_, kStart);
+  EXPECT_THAT(watch_.check({.devices = {0}, .gpus = true}, kStart).message(),
+              HasSubstr("its driver shows 7 GPUs where it showed 8"));
+}
+
+TEST_F(NodeWatchTest, StartsNothingWherePlacesWouldCountOtherGpus) {
+  look(&watch_, kStart);
+  setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7", 1);
+  EXPECT_THAT(watch_.check(last_gpu_, kStart).message(), HasSubstr("its agent has CUDA_VISIBLE_DEVICES set"));
+  EXPECT_TRUE(watch_.check({.devices = {7}}, kStart).ok()) << "cores are counted as they are";
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_TRUE(watch_.check(last_gpu_, kStart).ok());
+}
+
+TEST_F(NodeWatchTest, TakesNothingForALookThatIsNone) {
+  for (const char* line : {"look", "look {}", "look {\"begun_ns\":-1,\"gpus\":[]}", "look {\"begun_ns\":1,\"gpus\":[{}]}",
+                           R"(look {"begun_ns":1,"gpus":[{"name":"x","total":1,"free":2,"major":9,"minor":0}]})",
+                           "a library's words"}) {
+    watch_.take(line, kStart);
+    EXPECT_FALSE(watch_.knows(Clock::time_point(), kStart)) << line;
+  }
 }
 
 }  // namespace

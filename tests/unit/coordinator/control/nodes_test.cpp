@@ -97,7 +97,7 @@ TEST(Nodes, AreShownToOperators) {
   ASSERT_FALSE(nodes.admit("p", agent("a", report("a")), 0));
   nodes.find("a")->take(status(70 * kGib, 7 * kGib));
   ASSERT_TRUE(nodes.admit("q", agent("b", report("a")), 0));
-  const Json json = nodes.to_json();
+  Json json = nodes.to_json();
   EXPECT_EQ(json.find("findings")->dump(), R"(["a: its fan is loud"])");
   EXPECT_EQ(json.find("nodes")->dump(),
             R"([{"name":"a","address":"10.0.0.1","network":"10.0.0.0/24","launches":[9],"devices_held":[1],"devices":2,)"
@@ -106,6 +106,10 @@ TEST(Nodes, AreShownToOperators) {
   EXPECT_EQ(json.find("refused")->as_array().size(), 1u);
   EXPECT_EQ(json.find("cluster")->find("nodes")->as_array().size(), 1u);
   EXPECT_EQ(NodeTable().to_json().find("cluster"), nullptr);
+  nodes.find("a")->take({.launches = {}, .driver_silent_s = 34});
+  json = nodes.to_json();
+  EXPECT_THAT(json.find("findings")->dump(), HasSubstr("a: its GPU driver has not answered for 34 s"));
+  EXPECT_EQ(json.find("nodes")->as_array()[0].find("driver_silent_seconds")->as_int(), 34);
 }
 
 }  // namespace
