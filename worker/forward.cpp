@@ -96,7 +96,7 @@ Status Forward::allocate_logits(int rows, DeviceArena* arena) {
 }
 
 std::vector<PreparedProduct> Forward::products(int tokens) const {
-  constexpr size_t kLayers = 4;  // so that the weights of even the smallest product exceed a cache
+  constexpr size_t kLayers = 8;  // so that weights come from memory but where a shard is small
   const Tensor& numbers = weights_.layers.front().gate_up.parts[0].weight;  // as good as activations
   std::vector<PreparedProduct> products;
   const auto add = [&](const Linear& linear, const Tensor& out, const Tensor& gated = {}) {

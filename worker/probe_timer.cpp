@@ -33,6 +33,12 @@ Result<double> ProbeTimer::chain_us(int calls, int replays, const std::function<
 }
 
 Result<double> ProbeTimer::time_us(const std::function<void()>& body) {
+  Result<double> us = quartile_us(body);
+  ops_.forget_recorded(device_);
+  return us;
+}
+
+Result<double> ProbeTimer::quartile_us(const std::function<void()>& body) {
   body();
   RETURN_IF_ERROR(ops_.synchronize(device_));
   mpi_.barrier();
@@ -60,7 +66,6 @@ Result<double> ProbeTimer::time_us(const std::function<void()>& body) {
     ASSIGN_OR_RETURN(const double three, chain_us(calls, 3, body));
     times.push_back(std::max(three - one, 0.0) / (2 * calls));
   }
-  ops_.forget_recorded(device_);
   std::ranges::sort(times);
   return times[times.size() / 4];
 }

@@ -17,6 +17,7 @@ class ProbeTimer {
   Result<double> time_us(const std::function<void()>& body);
 
  private:
+  Result<double> quartile_us(const std::function<void()>& body);
   Result<double> chain_us(int calls, int replays, const std::function<void()>& body);
   double slowest(double us);
 

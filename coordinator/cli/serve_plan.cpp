@@ -11,6 +11,7 @@
 
 #include "coordinator/cli/plan_text.h"
 #include "coordinator/control/nodes.h"
+#include "topology/calibration.h"
 #include "topology/contradictions.h"
 #include "topology/shapes.h"
 
@@ -245,6 +246,21 @@ Result<std::vector<Site>> placed_sites(const ServePlan& plan) {
   return sites;
 }
 
+// What CUDA, its libraries and recorded steps take of each GPU: the most that was measured for this program's calibration.
+int64_t gpu_runtime_bytes(const ReplicaShape& shape) {
+  const Calibration measured = shipped_calibration();
+  double device = 0;
+  double group = 0;
+  for (const DeviceCalibration& each : measured.devices) {
+    device = std::max(device, each.context_bytes + (shape.pipeline_parallel_size == 1 ? each.graph_bytes : 0));
+  }
+  for (const LinkCalibration& each : measured.links) {
+    if (shape.tensor_parallel_size > 1) group = std::max(group, each.library_bytes);
+    if (shape.pipeline_parallel_size > 1) group = std::max(group, each.stage_bytes);
+  }
+  return static_cast<int64_t>(device + group);
+}
+
 Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   const ServeConfig& config = plan.config;
   const ReplicaShape& shape = site.shape;
@@ -272,6 +288,7 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
                         .kv_bytes_per_rank = config.kv_cache_memory_bytes,
                         .memory_bytes = site.memory_bytes,
                         .memory_by_rank = site.memory_by_rank};
+  if (gpu) request.runtime_bytes = gpu_runtime_bytes(shape);
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
 

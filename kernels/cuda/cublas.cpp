@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/product_timings.h"
+#include "kernels/cuda/tensor_map.h"
 
 namespace skein::cuda {
 namespace {
@@ -24,10 +25,6 @@ constexpr int kProposals = 8;
 
 Status failure(cublasStatus_t status, const std::string& what) {
   return Status(Code::kInternal, what + ": " + cublasLtGetStatusString(status), Scope::kReplica);
-}
-
-bool aligned(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_stride % 8 == 0;
 }
 
 // A product as the library sees it: columns first, so out^T (outputs, tokens) = weight (transposed) x^T.
@@ -172,7 +169,7 @@ Result<std::unique_ptr<CublasLt>> CublasLt::open() {
 }
 
 bool CublasLt::multiply(CudaDevice& device, const LinearArgs& args) {
-  if (!aligned(args.x) || !aligned(args.weight)) return false;
+  if (!copy_engine_reads(args.x) || !copy_engine_reads(args.weight)) return false;
   const ProductShape shape = shape_of(args.x, args.weight, args.out.format == Format::kF32);
   const Problem problem(args, args.x.rows);
   auto found = state_->chosen.find(shape);
@@ -197,7 +194,7 @@ Status CublasLt::tune(CudaDevice& device, std::span<const LinearArgs> products, 
   CHECK(!device.recording());
   std::map<ProductShape, std::vector<LinearArgs>> by_shape;
   for (const LinearArgs& args : products) {
-    if (!aligned(args.x) || !aligned(args.weight)) continue;
+    if (!copy_engine_reads(args.x) || !copy_engine_reads(args.weight)) continue;
     std::vector<LinearArgs>& alike = by_shape[shape_of(args.x, args.weight, args.out.format == Format::kF32)];
     alike.push_back(args);
     CHECK_EQ(args.x.rows, alike[0].x.rows);

@@ -56,6 +56,7 @@ LinearWay fastest_of(CudaDevice& device, std::span<const PreparedProduct> alike,
   for (const auto& [way, name] : kWays) {
     if (way != LinearWay::kVector && linear_way_fits(way, x, alike[0].linear.weight, gated)) ways.push_back(way);
   }
+  if (ways.size() == 1) return ways[0];
   const std::vector<double> times = product_times_us(device, x.rows, ways.size(), [&](size_t way, size_t i) {
     run(device, ways[way], alike[i % alike.size()], gated);
     return true;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/wgmma.cuh"
@@ -30,6 +31,17 @@ __device__ __forceinline__ uint64_t operand(uint32_t low) {
 }
 
 __device__ __forceinline__ float gated(float gate, float up) { return __fdividef(gate, 1 + __expf(-gate)) * up; }
+
+// The warp is done with a stage of the ring: tells every block of the cluster whose loads fill it again.
+template <int kShare>
+__device__ __forceinline__ void release(uint64_t* empty) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if constexpr (kShare == 1) {
+    if (lane == 0) barrier_arrive(empty);
+  } else {
+    if (lane < kShare) arrive_at_rank(shared_address_of(empty, static_cast<uint32_t>(lane)));
+  }
+}
 
 // Eight outputs from `row` on of eight tokens from `token` on, by a warp: this thread has output t / 4 of tokens
 // 2 (t % 4) and + 1.
@@ -90,11 +102,6 @@ __device__ __forceinline__ void store_sums(const LinearOut& out, const float (&s
 }
 
 // --- On the host ---
-
-// Whether the copy engine can read it: rows of whole 16-byte chunks at 16-byte addresses.
-inline bool copy_engine_reads(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.row_stride % 8 == 0;
-}
 
 inline LinearOut linear_out(const Tensor& out, const float* bias) {
   return {.rows = static_cast<int>(out.columns),

@@ -205,17 +205,6 @@ __device__ void hand_over(const float (&sums)[S::kTokens / 2], float* parts) {
   }
 }
 
-// The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
-template <typename S>
-__device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if constexpr (S::kShare == 1) {
-    if (lane == 0) barrier_arrive(&ring.empty[stage]);
-  } else {
-    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], lane));
-  }
-}
-
 // Each warpgroup multiplies half of a stage's columns: 64 rows, of which the tile may have fewer.
 template <typename S>
 __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
@@ -260,7 +249,7 @@ __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (before >= 0) release(ring, before);
+      if (before >= 0) release<S::kShare>(&ring.empty[before]);
       before = stage;
       if (++stage == args.stages) {
         stage = 0;
@@ -268,7 +257,7 @@ __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
       }
     }
     wgmma_wait<0>();
-    release(ring, before);
+    release<S::kShare>(&ring.empty[before]);
 #pragma unroll
     for (int i = 0; i < S::kChains; ++i) hold(sums[i]);
 #pragma unroll
@@ -313,7 +302,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // Boxes of `depth` column tiles, each a tile of its own in shared memory.
-CUtensorMap map_of(const Tensor& matrix, int box_rows, int depth) {
+CUtensorMap map_of_column_tiles(const Tensor& matrix, int box_rows, int depth) {
   return tensor_map({.data = matrix.data,
                      .dimensions = 3,
                      .sizes = {kTileColumns, static_cast<uint64_t>(matrix.rows),
@@ -323,7 +312,7 @@ CUtensorMap map_of(const Tensor& matrix, int box_rows, int depth) {
 }
 
 // The same of pairs: a column tile's gate rows, then its up rows.
-CUtensorMap map_of_pairs(const Tensor& matrix, int box_pairs, int depth) {
+CUtensorMap map_of_gates_and_ups(const Tensor& matrix, int box_pairs, int depth) {
   const auto pairs = static_cast<uint64_t>(matrix.rows / 2);
   const uint64_t row_bytes = static_cast<uint64_t>(matrix.row_stride) * 2;
   return tensor_map({.data = matrix.data,
@@ -352,8 +341,8 @@ void launch_narrow(CudaDevice& device, const Tensor& weight, const Tensor& x, co
           .threads = dim3(kThreads),
           .shared_bytes = shared_bytes,
           .cluster = S::kShare},
-         S::kGated ? map_of_pairs(weight, plan.tile_rows, S::kDepth) : map_of(weight, plan.tile_rows, S::kDepth),
-         S::kShare == 1 ? map_of(x, S::kTokens, S::kDepth) : map_of(x, S::kTokens / S::kShare, 1), args);
+         S::kGated ? map_of_gates_and_ups(weight, plan.tile_rows, S::kDepth) : map_of_column_tiles(weight, plan.tile_rows, S::kDepth),
+         S::kShare == 1 ? map_of_column_tiles(x, S::kTokens, S::kDepth) : map_of_column_tiles(x, S::kTokens / S::kShare, 1), args);
 }
 
 template <bool kGated>

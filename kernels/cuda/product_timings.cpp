@@ -84,8 +84,8 @@ std::vector<double> product_times_us(CudaDevice& device, int64_t tokens, size_t 
     runs.push_back(body(way, 0));  // loads code, which a recording must not
     if (!runs[way] || !device.synchronize().ok()) continue;
     device.record(way);
-    for (size_t i = 0; i < calls; ++i) body(way, i);
-    if (!device.end_record().ok()) runs[way] = false;
+    for (size_t i = 0; i < calls; ++i) runs[way] = body(way, i) && runs[way];
+    if (!device.end_record().ok()) runs[way] = false;  // and so is the device
   }
   std::vector<std::vector<float>> times(count);
   for (int round = 0; round < kRounds; ++round) {

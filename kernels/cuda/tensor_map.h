@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/ops.h"
+
 namespace skein::cuda {
 
 // A bf16 array of up to four dimensions for the copy engine, innermost dimension first. Boxes have 128-byte rows with
@@ -17,5 +19,10 @@ struct TensorMapShape {
   bool read_once = false;    // a miss fetches no more than was asked for; it fetches 256 bytes otherwise
 };
 CUtensorMap tensor_map(const TensorMapShape& shape);
+
+// Whether the copy engine, and cuBLASLt, can read a matrix: rows of whole 16-byte chunks at 16-byte addresses.
+inline bool copy_engine_reads(const Tensor& matrix) {
+  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.row_stride % 8 == 0;
+}
 
 }  // namespace skein::cuda

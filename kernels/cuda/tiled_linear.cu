@@ -79,7 +79,7 @@ __device__ __forceinline__ Tile tile_at(const TiledArgs& args, int index) {
   const int cluster = index / S::kShare;
   const int band = cluster / (kBand * args.row_clusters);
   const int within = cluster - band * kBand * args.row_clusters;
-  const int width = min(kBand, args.token_tiles - band * kBand);
+  const int width = max(1, min(kBand, args.token_tiles - band * kBand));  // there may be no such tile
   return {.row = within / width * S::kShare + index % S::kShare, .token = band * kBand + within % width};
 }
 
@@ -213,19 +213,7 @@ struct Producer {
   }
 };
 
-// The warp is done with a stage of the ring; so are, one by one, all that its next filling concerns.
-template <typename S>
-__device__ __forceinline__ void release(const Ring<S>& ring, int stage) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if constexpr (S::kShare == 1) {
-    if (lane == 0) barrier_arrive(&ring.empty[stage]);
-  } else {
-    if (lane < S::kShare) arrive_at_rank(shared_address_of(&ring.empty[stage], static_cast<uint32_t>(lane)));
-  }
-}
-
-// Adds what the other split's block stored of a warpgroup's rows, in the order of columns. False, and the sums are
-// stored, if this block is the first of the two.
+// A warpgroup's sums of both splits, if this block is the second of the two to come here. Each stores its own first.
 template <typename S>
 __device__ __forceinline__ bool combine(const Ring<S>& ring, const TiledArgs& args, int split, int tile, int group,
                                         float (&sums)[S::kSums]) {
@@ -239,10 +227,10 @@ __device__ __forceinline__ bool combine(const Ring<S>& ring, const TiledArgs& ar
     __stcg(part(split, four),
            make_float4(sums[4 * four], sums[4 * four + 1], sums[4 * four + 2], sums[4 * four + 3]));
   }
-  __threadfence();
   named_barrier_sync(1 + group, 128);
   if (thread == 0) {
     uint32_t* arrived = args.arrived + at;
+    __threadfence();  // for all of the warpgroup
     ring.last[group] = atomicAdd(arrived, 1) == S::kSplits - 1;
     if (ring.last[group]) *arrived = 0;
     __threadfence();
@@ -254,7 +242,7 @@ __device__ __forceinline__ bool combine(const Ring<S>& ring, const TiledArgs& ar
     const float4 other = __ldcg(part(1 - split, four));
     const float values[4] = {other.x, other.y, other.z, other.w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[4 * four + i] += values[i];  // two summands: in any order the same
+    for (int i = 0; i < 4; ++i) sums[4 * four + i] += values[i];  // of two summands either may come first
   }
   return true;
 }
@@ -301,7 +289,7 @@ __device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (before >= 0) release(ring, before);
+      if (before >= 0) release<S::kShare>(&ring.empty[before]);
       before = stage;
       if (++stage == args.stages) {
         stage = 0;
@@ -309,7 +297,7 @@ __device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
       }
     }
     wgmma_wait<0>();
-    release(ring, before);
+    release<S::kShare>(&ring.empty[before]);
     hold(sums);
     const Tile at = tile_at<S>(args, tile);
     if constexpr (S::kSplits > 1) {
@@ -322,7 +310,7 @@ __device__ void consume(const Ring<S>& ring, const TiledArgs& args) {
 template <typename S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     tiled_kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap x_map,
-                     const TiledArgs args) {
+                 const TiledArgs args) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const Ring<S> ring(shared, args);
   if (threadIdx.x == S::kConsumers) {
@@ -395,7 +383,7 @@ void launch_tiled(CudaDevice& device, const Tensor& weight, const Tensor& x, con
 
 template <bool kGated>
 void run_tiled(CudaDevice& device, const Tensor& out, const Tensor& weight, const Tensor& x, const float* bias,
-                   const TiledPlan& plan) {
+               const TiledPlan& plan) {
   const int64_t rows = kGated ? weight.rows / 2 : weight.rows;
   CHECK(kGated ? tiled_gated_fits(x, weight) : tiled_linear_fits(x, weight));
   CHECK_EQ(out.rows, x.rows);

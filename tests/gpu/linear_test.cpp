@@ -259,7 +259,7 @@ cuda::TiledPlan small_tiles(const Product& p, int tokens, int tile_rows, int spl
 }
 
 // Every height of a tile; one to many tiles of a cluster; columns that fill no tile, blocks with unequal parts of them.
-TEST(SplitLinear, EveryPlan) {
+TEST(TiledLinear, EveryStreamingPlan) {
   for (const int64_t inputs : {328, 1096}) {
     const Product p(128, 1000, inputs, 19);
     const Product pairs(128, 2 * 504, inputs, 20);
@@ -394,29 +394,47 @@ TEST(LinearChoice, TunesOnceAndIgnoresWhatItCannotRead) {
   EXPECT_FALSE(tune({&product, 1}, "/nowhere/at/all").ok());
 }
 
-// Who was chosen is asked no more than it can do: fewer tokens of the bucket, rows that it cannot read.
-TEST(LinearChoice, EveryWayThatIsThere) {
-  const Product p(200, 2 * 336, 328, 22);
-  for (const int64_t tokens : {17, 40, 100, 200}) {
+TEST(LinearChoice, EveryWayWhereItFits) {
+  using enum cuda::LinearWay;
+  const Product p(200, 2 * 336, 320, 22);
+  const std::pair<int64_t, std::vector<cuda::LinearWay>> cases[] = {
+      {1, {kVector, kNarrow, kInvariant, kStreaming, kSplit, kLibrary}},
+      {17, {kNarrow, kInvariant, kStreaming, kSplit, kLibrary}},
+      {40, {kInvariant, kStreaming, kSplit, kLibrary}},
+      {128, {kInvariant, kStreaming, kSplit, kLibrary}},
+      {200, {kInvariant, kLibrary}}};
+  for (const auto& [tokens, ways] : cases) {
     GpuMemory gate_up(gpu(), tokens * p.outputs * 2);
-    for (const cuda::LinearWay way : {cuda::LinearWay::kVector, cuda::LinearWay::kNarrow, cuda::LinearWay::kInvariant,
-                                      cuda::LinearWay::kStreaming, cuda::LinearWay::kSplit, cuda::LinearWay::kLibrary}) {
-      const auto what = [&] { return std::to_string(static_cast<int>(way)) + ": " + std::to_string(tokens); };
-      if (cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), false)) {
-        Output out(Format::kF32, tokens, p.outputs);
-        cuda::run_linear(gpu(), way, {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights()});
-        expect_close(out.values(), linear_expected(p, tokens, false), tolerance(Format::kF32), what());
-      }
-      if (cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), true)) {
-        Output out(Format::kBF16, tokens, p.outputs / 2);
-        cuda::run_gated_linear(gpu(), way, {.out = out.tensor(),
-                                            .gate_up = matrix(gate_up.as(), Format::kBF16, tokens, p.outputs),
-                                            .x = p.x_of(tokens),
-                                            .weight = p.weights(),
-                                            .bias = p.bias.as<float>()});
-        expect_close(out.values(), gated_expected(p, tokens, true), 5e-3, "gated " + what());
-      }
+    for (const cuda::LinearWay way : {kVector, kNarrow, kInvariant, kStreaming, kSplit, kLibrary}) {
+      const std::string what = "way " + std::to_string(static_cast<int>(way)) + ", " + std::to_string(tokens) + " tokens";
+      const bool fits = std::ranges::count(ways, way) != 0;
+      ASSERT_EQ(cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), false), fits) << what;
+      ASSERT_EQ(cuda::linear_way_fits(way, p.x_of(tokens), p.weights(), true), fits) << what;
+      if (!fits) continue;
+      Output out(Format::kF32, tokens, p.outputs);
+      cuda::run_linear(gpu(), way, {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights()});
+      expect_close(out.values(), linear_expected(p, tokens, false), tolerance(Format::kF32), what);
+      Output gated(Format::kBF16, tokens, p.outputs / 2);
+      cuda::run_gated_linear(gpu(), way, {.out = gated.tensor(),
+                                          .gate_up = matrix(gate_up.as(), Format::kBF16, tokens, p.outputs),
+                                          .x = p.x_of(tokens),
+                                          .weight = p.weights(),
+                                          .bias = p.bias.as<float>()});
+      expect_close(gated.values(), gated_expected(p, tokens, true), 5e-3, "gated, " + what);
     }
+  }
+}
+
+// What was found for the most tokens of a bucket serves the others, but rows that it cannot read.
+TEST(LinearChoice, ServesWhatItCannotReadOtherwise) {
+  const Product p(64, 2 * 336, 320, 23);
+  const Product odd(64, 2 * 336, 320, 24, 3);
+  Output out(Format::kBF16, 64, p.outputs);
+  const PreparedProduct product = {.linear = {.out = out.tensor(), .x = p.x_of(64), .weight = p.weights()}, .gated = {}};
+  ASSERT_TRUE(tune({&product, 1}, "").ok());
+  for (const int64_t tokens : {49, 64}) {
+    check_linear(p, tokens, Format::kBF16, true);
+    check_linear(odd, tokens, Format::kBF16, true);
   }
 }
 
