@@ -246,7 +246,8 @@ Result<std::vector<Site>> placed_sites(const ServePlan& plan) {
   return sites;
 }
 
-// What CUDA, its libraries and recorded steps take of each GPU: the most that was measured for this program's calibration.
+// What CUDA, its libraries and recorded steps take of each GPU: the most that was measured for this program's
+// calibration.
 int64_t gpu_runtime_bytes(const ReplicaShape& shape) {
   const Calibration measured = shipped_calibration();
   double device = 0;

@@ -168,6 +168,8 @@ Result<std::unique_ptr<CublasLt>> CublasLt::open() {
   return std::unique_ptr<CublasLt>(new CublasLt(std::move(state)));
 }
 
+size_t CublasLt::version() { return cublasLtGetVersion(); }
+
 bool CublasLt::multiply(CudaDevice& device, const LinearArgs& args) {
   if (!copy_engine_reads(args.x) || !copy_engine_reads(args.weight)) return false;
   const ProductShape shape = shape_of(args.x, args.weight, args.out.format == Format::kF32);

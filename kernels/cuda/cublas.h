@@ -16,6 +16,7 @@ class CublasLt {
  public:
   // For the current device. Its working memory is its own: a launch after it may use the device's while it ends.
   static Result<std::unique_ptr<CublasLt>> open();
+  static size_t version();
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
 

@@ -341,8 +341,9 @@ void launch_narrow(CudaDevice& device, const Tensor& weight, const Tensor& x, co
           .threads = dim3(kThreads),
           .shared_bytes = shared_bytes,
           .cluster = S::kShare},
-         S::kGated ? map_of_gates_and_ups(weight, plan.tile_rows, S::kDepth) : map_of_column_tiles(weight, plan.tile_rows, S::kDepth),
-         S::kShare == 1 ? map_of_column_tiles(x, S::kTokens, S::kDepth) : map_of_column_tiles(x, S::kTokens / S::kShare, 1), args);
+         S::kGated ? map_of_gates_and_ups(weight, plan.tile_rows, S::kDepth)
+                   : map_of_column_tiles(weight, plan.tile_rows, S::kDepth),
+         map_of_column_tiles(x, S::kTokens / S::kShare, S::kShare == 1 ? S::kDepth : 1), args);
 }
 
 template <bool kGated>

@@ -1,6 +1,5 @@
 #include "kernels/cuda/product_timings.h"
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -9,6 +8,8 @@
 #include <limits>
 #include <ranges>
 #include <utility>
+
+#include "kernels/cuda/cublas.h"
 
 namespace skein::cuda {
 namespace {
@@ -26,7 +27,7 @@ std::string current_machine() {
   cudaGetDevice(&index);
   cudaDriverGetVersion(&driver);
   cudaGetDeviceProperties(&properties, index);
-  return std::string(properties.name) + "\t" + std::to_string(driver) + "\t" + std::to_string(cublasLtGetVersion());
+  return std::string(properties.name) + "\t" + std::to_string(driver) + "\t" + std::to_string(CublasLt::version());
 }
 
 int64_t bucket(int64_t tokens) {

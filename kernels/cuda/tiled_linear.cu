@@ -365,7 +365,8 @@ void launch_tiled(CudaDevice& device, const Tensor& weight, const Tensor& x, con
   }
   args.stages = std::clamp((kSharedBytesMax - kHeaderBytes) / stage_bytes, 2, kStagesMax);
   // A product reads 64 rows of a tile that may have fewer: what follows must be there, not mean anything.
-  const int overhang = std::max(0, (kGroupRows * S::kGroups - plan.tile_rows) * kTileRowBytes - args.stages * S::kXBytes);
+  const int beyond = (kGroupRows * S::kGroups - plan.tile_rows) * kTileRowBytes;
+  const int overhang = std::max(0, beyond - args.stages * S::kXBytes);
   const auto shared_bytes = static_cast<size_t>(kHeaderBytes + args.stages * stage_bytes + overhang);
   // Worth its while if a block makes several tiles; the first filling must not reach the last.
   const int64_t own = ceil_div(args.stages, args.steps) * int64_t{plan.blocks};

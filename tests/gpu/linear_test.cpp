@@ -273,7 +273,10 @@ TEST(TiledLinear, EveryStreamingPlan) {
                                    " tokens of a tile, " + std::to_string(splits) + " splits, ";
           Output out(format, tokens, p.outputs);
           cuda::tiled_linear(gpu(),
-                             {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights(), .bias = p.bias.as<float>()},
+                             {.out = out.tensor(),
+                              .x = p.x_of(tokens),
+                              .weight = p.weights(),
+                              .bias = p.bias.as<float>()},
                              small_tiles(p, tile_tokens, tile_rows, splits, clusters_max));
           expect_close(out.values(), linear_expected(p, tokens, true), tolerance(format),
                        what + name_of(p, tokens, format, true));
@@ -372,7 +375,8 @@ TEST(LinearChoice, TunesOnceAndIgnoresWhatItCannotRead) {
   }
   const Product p(96, 256, 128, 15);
   Output out(Format::kBF16, 96, 256);
-  const PreparedProduct product = {.linear = {.out = out.tensor(), .x = p.x_of(96), .weight = p.weights()}, .gated = {}};
+  const PreparedProduct product = {
+      .linear = {.out = out.tensor(), .x = p.x_of(96), .weight = p.weights()}, .gated = {}};
   const PreparedProduct alike[] = {product, product};
   ASSERT_TRUE(tune(alike, path).ok());
   const std::string once = read_file(path);
@@ -430,7 +434,8 @@ TEST(LinearChoice, ServesWhatItCannotReadOtherwise) {
   const Product p(64, 2 * 336, 320, 23);
   const Product odd(64, 2 * 336, 320, 24, 3);
   Output out(Format::kBF16, 64, p.outputs);
-  const PreparedProduct product = {.linear = {.out = out.tensor(), .x = p.x_of(64), .weight = p.weights()}, .gated = {}};
+  const PreparedProduct product = {
+      .linear = {.out = out.tensor(), .x = p.x_of(64), .weight = p.weights()}, .gated = {}};
   ASSERT_TRUE(tune({&product, 1}, "").ok());
   for (const int64_t tokens : {49, 64}) {
     check_linear(p, tokens, Format::kBF16, true);
