@@ -101,6 +101,36 @@ void measure_products() {
   the_ceilings.bf16_flops_per_s = 2.0 * kSize * kSize * kSize / us * 1e6;
 }
 
+struct Gap {
+  std::string name;
+  std::string what;
+};
+std::vector<Gap> gaps;  // over 5 %
+
+// Of the longest line "beginning of the name<TAB>cause" that fits.
+std::string cause_of(const std::string& name, const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  size_t longest = 0;
+  std::string cause = "cause not known";
+  while (std::getline(file, line)) {
+    const size_t tab = line.find('\t');
+    if (tab == std::string::npos || tab < longest || !name.starts_with(line.substr(0, tab))) continue;
+    longest = tab;
+    cause = line.substr(tab + 1);
+  }
+  return cause;
+}
+
+void list_gaps() {
+  if (gaps.empty()) return;
+  std::printf("gaps over 5 %%\n");
+  for (const Gap& gap : gaps) {
+    std::printf("  %-50s %s: %s\n", gap.name.c_str(), gap.what.c_str(),
+                cause_of(gap.name, "tests/bench/gpu/causes.tsv").c_str());
+  }
+}
+
 // Lines "name<TAB>microseconds<TAB>whose"; the machine's name is part of `whose`.
 void read_peers(const std::string& path) {
   std::ifstream file(path);
@@ -180,6 +210,14 @@ void report(const Line& line) {
   const auto peer = peers.find(line.name);
   if (peer != peers.end()) std::printf("  %s %.2f us", peer->second.second.c_str(), peer->second.first);
   std::printf("\n");
+  char what[64];
+  if (peer != peers.end() && line.us > 1.05 * peer->second.first) {
+    std::snprintf(what, sizeof what, "%.0f %% slower than the peer", 100 * (line.us / peer->second.first - 1));
+    gaps.push_back({line.name, what});
+  } else if (floor_us < 0.95 * line.us && !line.name.starts_with(" ")) {
+    std::snprintf(what, sizeof what, "%.0f %% of the floor", 100 * floor_us / line.us);
+    gaps.push_back({line.name, what});
+  }
   std::fflush(stdout);
 }
 
@@ -204,6 +242,7 @@ int open_bench(int argc, char** argv) {
   std::printf("# %s, commit %s; ceilings measured now: read %.0f GB/s, bf16 products %.0f TFLOP/s\n", properties.name,
               commit.c_str(), the_ceilings.read_bytes_per_s / 1e9, the_ceilings.bf16_flops_per_s / 1e12);
   std::atexit([] {
+    list_gaps();
     for (void* memory : allocations) gpu().release(memory);
     the_gpu.reset();
   });

@@ -44,6 +44,8 @@ struct Line {
   double flops = 0;
 };
 // Prints a line: time, rates, share of the ceilings' floor (bytes, then FLOPs, one after the other), the peer's time.
+// When the program ends, it lists lines that miss the floor or the peer by more than 5 %, with the cause as
+// tests/bench/gpu/causes.tsv has it by the beginning of the name. Names that begin with a blank are not looked at.
 void report(const Line& line);
 
 // Opens the GPU, measures the ceilings, prints the machine; 77 where there is no GPU. Options: --commit TEXT,
