@@ -9,8 +9,9 @@
 
 namespace skein {
 
-// Tokens of prompts in a step for which a pipeline's lane runs ahead of the others, on GPUs: from about so many on
-// their products gain little from more. On cores lanes fill evenly.
+// Tokens of a step for which a pipeline's lane runs ahead of the others, on GPUs: from about so many on their products
+// gain little from more, and just behind so many they need another turn of the multiprocessors. On cores lanes fill
+// evenly.
 inline constexpr int kGpuStepTokensEnough = 2048;
 
 // Where a rank runs.

@@ -11,7 +11,7 @@
 // - It plans when the first prompt is there, without waiting for others.
 // - A lane's step takes its decodes first, then chunks of prompts in the order of admission, step_tokens_max tokens in
 //   all. It admits as long as no lane has fewer sequences than its own, and on GPUs beyond that until the step has
-//   kGpuStepTokensEnough tokens, as far as the other lanes can catch up with what waits.
+//   kGpuStepTokensEnough tokens (the last prompt is cut there), as far as the other lanes can catch up with what waits.
 // - With one stage two steps are in flight. With several it is one a lane, and the lane's next one is planned when its
 //   tokens have come back.
 
@@ -84,11 +84,14 @@ class BurstRun {
       if (sequences_[at].scheduled >= load_.input_tokens) add_decode(at, &step);
     }
     for (const size_t at : lane.running) {
-      if (sequences_[at].scheduled < load_.input_tokens) add_chunk(at, &step);
+      if (sequences_[at].scheduled < load_.input_tokens) add_chunk(at, step.room, &step);
     }
-    while (step.room > 0 && admitted_ < arrived_ && may_admit(lane, limits_.step_tokens_max - step.room)) {
+    while (step.room > 0 && admitted_ < arrived_) {
+      const size_t lead = lead_of(lane);
+      const int tokens = limits_.step_tokens_max - step.room;
+      if (!may_admit(lead, tokens)) break;
       lane.running.push_back(admitted_);
-      add_chunk(admitted_++, &step);
+      add_chunk(admitted_++, lead > 0 ? kGpuStepTokensEnough - tokens : step.room, &step);
     }
     if (step.room == limits_.step_tokens_max) return false;
     if (step.load.decodes > 0) step.load.context /= step.load.decodes;
@@ -99,9 +102,12 @@ class BurstRun {
     return true;
   }
 
-  bool may_admit(const Lane& lane, int step_tokens) const {
+  size_t lead_of(const Lane& lane) const {
     const auto load = [](const Lane& any) { return any.running.size(); };
-    const size_t lead = load(lane) - load(std::ranges::min(lanes_, {}, load));
+    return load(lane) - load(std::ranges::min(lanes_, {}, load));
+  }
+
+  bool may_admit(size_t lead, int step_tokens) const {
     return lead == 0 || (cost_.on_gpus() && step_tokens < kGpuStepTokensEnough && arrived_ - admitted_ > lead);
   }
 
@@ -116,9 +122,9 @@ class BurstRun {
     step->flight.sampled.push_back(at);
   }
 
-  void add_chunk(size_t at, Step* step) {
+  void add_chunk(size_t at, int most, Step* step) {
     Sequence& sequence = sequences_[at];
-    const int tokens = std::min(step->room, load_.input_tokens - sequence.scheduled);
+    const int tokens = std::min({step->room, most, load_.input_tokens - sequence.scheduled});
     step->load.prompt_tokens += tokens;
     step->load.prompt_keys += tokens * (sequence.scheduled + 0.5 * (tokens + 1));
     sequence.scheduled += tokens;

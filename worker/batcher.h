@@ -15,7 +15,7 @@ namespace skein {
 struct BatcherConfig {
   int slots = 64;               // sequences that can run at once (max_num_seqs)
   int step_tokens_max = 512;    // token budget of a step (max_num_batched_tokens)
-  int step_tokens_enough = 0;   // of a lane's prompts, for which it runs ahead of the others; 0: it never does
+  int step_tokens_enough = 0;   // up to which a lane's step runs ahead of the others; 0: it never does
   int sequence_tokens_max = 0;  // prompt + generated, per sequence (max_model_len)
   int vocabulary = 0;           // token ids are below
   int lanes = 1;                // pipeline stages

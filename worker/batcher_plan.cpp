@@ -84,15 +84,18 @@ bool Batcher::State::plan_lane(int index, StepPlan* plan, PlannedStep* step) {
   int room = config.step_tokens_max;
   plan_single_tokens(index, room, *plan, *step);
   for (size_t i = 0; i < lane.running.size() && room > 0; ++i) {
-    plan_chunk(*lane.running[i], room, *plan, *step);
+    plan_chunk(*lane.running[i], room, room, *plan, *step);
   }
-  while (room > 0 && admit(index, config.step_tokens_max - room, *plan)) {
+  while (room > 0) {
+    const bool leads = lane.running.size() > lanes[static_cast<size_t>(emptiest_lane())].running.size();
+    const int tokens = config.step_tokens_max - room;
+    if (!admit(index, tokens, *plan)) break;
     Sequence& admitted = *lane.running.back();
     if (at_fork(admitted)) fork(admitted, *plan, *step);
     if (needs_one(admitted)) {
       add_row(admitted, 1, room, *plan, *step);
     } else {
-      plan_chunk(admitted, room, *plan, *step);
+      plan_chunk(admitted, leads ? std::min(room, config.step_tokens_enough - tokens) : room, room, *plan, *step);
     }
   }
   CHECK(!plan->rows.empty() || (plan->admissions.empty() && plan->assignments.empty()));
@@ -120,10 +123,10 @@ void Batcher::State::plan_single_tokens(int index, int& room, StepPlan& plan, Pl
   }
 }
 
-void Batcher::State::plan_chunk(Sequence& sequence, int& room, StepPlan& plan, PlannedStep& step) {
+void Batcher::State::plan_chunk(Sequence& sequence, int most, int& room, StepPlan& plan, PlannedStep& step) {
   const int missing = goal(sequence) - sequence.scheduled;
   if (missing <= 1) return;  // nothing to do, or a single token that has had its turn
-  add_row(sequence, std::min(missing, room), room, plan, step);
+  add_row(sequence, std::min(missing, most), room, plan, step);
 }
 
 void Batcher::State::add_row(Sequence& sequence, int tokens, int& room, StepPlan& plan,

@@ -85,7 +85,7 @@ struct Batcher::State {
   // batcher_plan.cpp: one step of one lane. Room is how many tokens the step may still take.
   bool plan_lane(int lane, StepPlan* plan, PlannedStep* step);
   void plan_single_tokens(int lane, int& room, StepPlan& plan, PlannedStep& step);
-  void plan_chunk(Sequence& sequence, int& room, StepPlan& plan, PlannedStep& step);
+  void plan_chunk(Sequence& sequence, int most, int& room, StepPlan& plan, PlannedStep& step);
   void add_row(Sequence& sequence, int tokens, int& room, StepPlan& plan, PlannedStep& step);
   bool make_room(Sequence& sequence, int tokens);
   bool admit(int lane, int step_tokens, StepPlan& plan);

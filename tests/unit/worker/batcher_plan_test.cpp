@@ -212,6 +212,19 @@ TEST_F(BatcherPlan, ALaneTakesManyShortPromptsAtOnceAndLeavesTheOtherItsPart) {
   EXPECT_EQ(second.admissions.size(), 4u);
 }
 
+TEST_F(BatcherPlan, ALaneThatRunsAheadFillsItsStepAndNoMore) {
+  config_.lanes = 2;
+  config_.slots = 8;
+  config_.step_tokens_max = 64;
+  config_.step_tokens_enough = 16;
+  make();
+  for (uint64_t id = 1; id <= 8; ++id) submit(request(id, 6));
+  const StepPlan first = plan();
+  ASSERT_EQ(first.rows.size(), 3u);
+  EXPECT_EQ(first.rows[2].tokens, 16 - 2 * 6) << "the rest of the prompt is for the next step";
+  EXPECT_EQ(plan().rows.size(), 4u) << "the other lane catches up, then fills its step likewise";
+}
+
 TEST_F(BatcherPlan, ALaneRunsAheadOnlyIfTheOtherWillHaveBlocks) {
   config_.lanes = 2;
   config_.slots = 8;
