@@ -129,7 +129,9 @@ class Agent {
   void watch_node(Clock::time_point now) {
     std::optional<std::string> description = watch_->turn(now);
     if (!description) return;
-    registration_.topology = std::move(*description);
+    // A coordinator that is started again finds the plan that these jobs are of.
+    registration_.topology =
+        jobs_.empty() ? std::move(*description) : with_free_of(registration_.topology, *description, config_.name);
     introduce();
   }
 
