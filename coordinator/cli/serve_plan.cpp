@@ -341,7 +341,8 @@ Result<std::string> device_of_places(const ServeConfig& config, const Cluster& n
 Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes) {
   ServePlan plan;
   plan.config = config;
-  plan.machine = discover_machine();
+  // With `listen` ranks run elsewhere, and a driver that hangs here must not hold up a coordinator.
+  plan.machine = config.clustered() ? discover_machine(nullptr) : discover_machine();
   if (config.placed()) {
     const auto placement = std::make_shared<Placement>();
     if (nodes != nullptr) placement->cluster = *nodes;
