@@ -62,7 +62,7 @@ Result<std::string> placed_device(const ServeConfig& config, const Placement& pl
 Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
   const int index = find_node(nodes, place.node);
   if (index >= 0) return &nodes.nodes[static_cast<size_t>(index)];
-  return unavailable("a rank goes to " + place.node + ", of which nothing is known: start `skein agent` there, or " + kSayDevice);
+  return unavailable("a rank goes to " + place.node + ", which no agent has described: start `skein agent` there, see why the one that is there cannot, or " + kSayDevice);
 }
 
 // "cpu" or "cuda".

@@ -47,8 +47,8 @@ class NodeWatch {
   pid_t pid() const { return child_; }
   void ended();  // the child, and the caller has waited for it
 
-  // Fills in what is free as of the last look, which is at most `driver_seconds` old, or for how long the driver has not
-  // answered.
+  // Fills in what is free as of the last look, which is at most `driver_seconds` old, or for how long the driver has
+  // not answered.
   void tell(Clock::time_point now, AgentStatus* status);
   // Asks for a look that begins now; knows(): it has come, or the driver does not answer.
   void ask() const;
