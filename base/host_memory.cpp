@@ -31,7 +31,8 @@ int64_t sum_of(const std::string& path, std::string_view first_key, std::string_
 void tighten(HostMemory* memory, std::optional<int64_t> limit, std::optional<int64_t> usage, int64_t kept_files) {
   if (!limit || !usage) return;
   memory->total = std::min(memory->total, *limit);
-  memory->available = std::min(memory->available, std::clamp<int64_t>(*limit - *usage + kept_files, 0, *limit));
+  const int64_t needed = *usage - std::min(kept_files, *usage);
+  memory->available = std::min(memory->available, std::clamp<int64_t>(*limit - needed, 0, *limit));
 }
 
 // This process's group below the version 2 hierarchy: "/system.slice/skein-agent.service".

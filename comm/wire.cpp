@@ -104,6 +104,7 @@ void fill(const ReplicaStatus& from, wire::Frame* frame) {
   to->set_starved_seconds(from.starved_seconds);
   to_wire(from.decode_work, to->mutable_decode_work());
   to_wire(from.prefill_work, to->mutable_prefill_work());
+  to->set_interruptions(from.interruptions);
 }
 
 Result<Frame> read(const wire::ReplicaStatus& from) {
@@ -117,7 +118,8 @@ Result<Frame> read(const wire::ReplicaStatus& from) {
                              .steps = from.steps(),
                              .starved_seconds = from.starved_seconds(),
                              .decode_work = from_wire(from.decode_work()),
-                             .prefill_work = from_wire(from.prefill_work())});
+                             .prefill_work = from_wire(from.prefill_work()),
+                             .interruptions = from.interruptions()});
 }
 
 void fill(const TokenFrame& from, wire::Frame* frame) {

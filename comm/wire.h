@@ -59,6 +59,7 @@ struct ReplicaStatus {
   double starved_seconds = 0;  // the device had nothing to do although sequences ran; at most
   StepWork decode_work = {};   // of steps without prompts
   StepWork prefill_work = {};  // of the others
+  uint64_t interruptions = 0;  // as in RegisterReplica, but of now
 };
 
 struct CancelRequest {

@@ -90,6 +90,8 @@ class Nvml {
       gpu.name = name;
       gpu.memory_total = static_cast<int64_t>(memory.total);
       gpu.memory_free = static_cast<int64_t>(memory.free);
+      char uuid[kNameBytes] = "";
+      if (uuid_ != nullptr && uuid_(device, uuid, kNameBytes) == kNvmlSuccess) gpu.uuid = uuid;
       if (links) ask_links(device, &gpu);
       gpus.push_back(std::move(gpu));
       devices.push_back(device);
@@ -111,8 +113,6 @@ class Nvml {
 
   // What an older driver or a virtual machine does not tell stays unknown.
   void ask_links(NvmlDevice device, Gpu* gpu) const {
-    char uuid[kNameBytes] = "";
-    if (uuid_ != nullptr && uuid_(device, uuid, kNameBytes) == kNvmlSuccess) gpu->uuid = uuid;
     NvmlPci pci{};
     if (pci_ != nullptr && pci_(device, &pci) == kNvmlSuccess) gpu->pci = sysfs_address(pci.bus_id);
     for (unsigned link = 0; nvlink_state_ != nullptr && link < kNvlinksMax; ++link) {

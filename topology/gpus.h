@@ -36,7 +36,7 @@ class GpuWatch {
  public:
   explicit GpuWatch(const char* library = "libnvidia-ml.so.1");
   ~GpuWatch();
-  // As discover_gpus() counts them, with name, memory and compute capability alone.
+  // As discover_gpus() counts them, with name, UUID, memory and compute capability alone.
   std::vector<Gpu> look() const;
 
  private:

@@ -42,7 +42,7 @@ Machine discover_machine(const char* nvml) {
           .memory_bytes = memory.available,
           .memory_total_bytes = memory.total,
           .processor = processor_name(),
-          .gpus = discover_gpus(nvml)};
+          .gpus = nvml == nullptr ? std::vector<Gpu>() : discover_gpus(nvml)};
 }
 
 }  // namespace skein

@@ -17,6 +17,7 @@ struct Machine {
   std::vector<Gpu> gpus;
 };
 
+// Its GPUs as discover_gpus() has them. Null: they are not looked at, and nothing here waits for a driver.
 Machine discover_machine(const char* nvml = "libnvidia-ml.so.1");
 
 }  // namespace skein

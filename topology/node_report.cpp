@@ -130,6 +130,20 @@ Result<NodeReport> parse_node_report(std::string_view text, const std::string& n
   return report;
 }
 
+std::string with_free_of(const std::string& before, const std::string& now, const std::string& name) {
+  const Result<NodeReport> first = parse_node_report(before, name);
+  Result<NodeReport> next = parse_node_report(now, name);
+  if (!first.ok() || !next.ok() || !first->cluster || !next->cluster) return now;
+  const Node& then = first->cluster->nodes.front();
+  Node& node = next->cluster->nodes.front();
+  node.memory_free = then.memory_free;
+  for (Device& device : node.devices) {
+    const auto same = std::ranges::find(then.devices, device.pci, &Device::pci);
+    if (same != then.devices.end()) device.memory_free = same->memory_free;
+  }
+  return to_text(*next);
+}
+
 Result<Cluster> join_nodes(const std::vector<ReportedNode>& nodes) {
   if (nodes.empty()) return unavailable("no agent has described its node");
   Cluster joined;

@@ -30,6 +30,10 @@ std::string to_text(const NodeReport& report);
 // kInvalidArgument: no report, one that is too large, or of another node than `name`.
 Result<NodeReport> parse_node_report(std::string_view text, const std::string& name);
 
+// What a node said `now`, with what was free `before` ranks came that hold some of it: to a plan their devices are
+// theirs. Both are texts of reports.
+std::string with_free_of(const std::string& before, const std::string& now, const std::string& name);
+
 // What changes while a node runs.
 struct NodeUse {
   int64_t memory_free = 0;               // of the host; 0: not known

@@ -201,8 +201,7 @@ struct Leader::State {
         abandon("a step has not ended within the step-timeout: a rank or its device is stuck; this replica ends");
       }
       if (now >= next_status) {
-        // Dropped where there is no room: so many frames are sign enough.
-        (void)socket->send("", status());
+        tell_status();
         next_status = now + kStatusPeriod;
       }
       // Sending may have consumed the socket's edge: look once more before sleeping.
@@ -284,11 +283,14 @@ struct Leader::State {
     log_warning("the connection to the coordinator broke; what it asked for is dropped");
     if (!events.try_push(CancelAll{})) abandon("the replica's queue is full");
     ++registration.interruptions;
-    introduce();
+    tell_status();  // before what the cancellations give
   }
 
   // Where there is no room, or it is lost, the coordinator asks.
   void introduce() { (void)socket->send("", registration); }
+
+  // Dropped where there is no room: so many frames are sign enough, and the next one says the same and more.
+  void tell_status() { (void)socket->send("", status()); }
 
   ReplicaStatus status() {
     std::lock_guard lock(stats_mutex);
@@ -302,7 +304,8 @@ struct Leader::State {
             .steps = work.decode().steps + work.prefill().steps,
             .starved_seconds = static_cast<double>(starved_ns) * 1e-9,
             .decode_work = work.decode(),
-            .prefill_work = work.prefill()};
+            .prefill_work = work.prefill(),
+            .interruptions = registration.interruptions};
   }
 };
 

@@ -63,7 +63,7 @@ Result<std::string> placed_device(const ServeConfig& config, const Placement& pl
 Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
   const int index = find_node(nodes, place.node);
   if (index >= 0) return &nodes.nodes[static_cast<size_t>(index)];
-  return unavailable("a rank goes to " + place.node + ", of which nothing is known: start `skein agent` there, or " + kSayDevice);
+  return unavailable("a rank goes to " + place.node + ", which no agent has described: start `skein agent` there, see why the one that is there cannot, or " + kSayDevice);
 }
 
 // "cpu" or "cuda".
@@ -359,7 +359,8 @@ Result<std::string> device_of_places(const ServeConfig& config, const Cluster& n
 Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes) {
   ServePlan plan;
   plan.config = config;
-  plan.machine = discover_machine();
+  // With `listen` ranks run elsewhere, and a driver that hangs here must not hold up a coordinator.
+  plan.machine = config.clustered() ? discover_machine(nullptr) : discover_machine();
   if (config.placed()) {
     const auto placement = std::make_shared<Placement>();
     if (nodes != nullptr) placement->cluster = *nodes;

@@ -38,6 +38,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr auto kKillAfter = std::chrono::milliseconds(1500);
 constexpr auto kStrayPatience = std::chrono::seconds(10);  // what a signal has not ended by then, it does not end
+constexpr auto kRshPatience = std::chrono::seconds(60);   // until another node's agent has answered
 constexpr auto kComplainPeriod = std::chrono::seconds(30);
 constexpr int kLinesPerTurn = 256;     // of a job
 constexpr int kPipeLinesMax = 64 << 10;  // that a pipe holds
@@ -87,6 +88,7 @@ class Agent {
     int fd = -1;
     uint64_t launch = 0;
     std::string node;
+    Clock::time_point since;
   };
 
   struct Waiting {  // to be started
@@ -119,6 +121,7 @@ class Agent {
     }
     if (watch_ != nullptr) watch_node(now);
     start_waiting(now);
+    give_up_asking(now);
     if (now >= next_sign_) {
       send(status());
       watch_lease(now);
@@ -129,7 +132,9 @@ class Agent {
   void watch_node(Clock::time_point now) {
     std::optional<std::string> description = watch_->turn(now);
     if (!description) return;
-    registration_.topology = std::move(*description);
+    // A coordinator that is started again finds the plan that these jobs are of.
+    registration_.topology =
+        jobs_.empty() ? std::move(*description) : with_free_of(registration_.topology, *description, config_.name);
     introduce();
   }
 
@@ -375,7 +380,7 @@ class Agent {
         RshListener::answer(request->fd, "the launch has no node at " + request->host);
         continue;
       }
-      asked_.push_back({.fd = request->fd, .launch = launch, .node = node->node});
+      asked_.push_back({.fd = request->fd, .launch = launch, .node = node->node, .since = Clock::now()});
       send(StartDaemon{.job = job.id,
                        .node = node->node,
                        .command = std::move(request->command),
@@ -393,6 +398,13 @@ class Agent {
     if (job != jobs_.end() && !started.error.empty() && job->second.reason.empty()) {
       job->second.reason = "cannot start on " + started.node + ": " + started.error;
     }
+  }
+
+  // Frames may be lost between agents and coordinator, and mpirun waits for its rsh without end.
+  void give_up_asking(Clock::time_point now) {
+    if (asked_.empty() || now - asked_.front().since <= kRshPatience) return;
+    const Asked late = asked_.front();
+    answer_rsh({late.launch, late.node, "its agent has not answered for " + std::to_string(kRshPatience.count()) + " s"});
   }
 
   void end_job(Job& job, int signal_number) {
@@ -482,7 +494,9 @@ Status claim_host(const std::string& coordinator_key) {
   name.copy(address.sun_path + 1, name.size());
   const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return {};
+  const int error = errno;
   close(fd);
+  if (error != EADDRINUSE) return unavailable(std::string("cannot claim this host: ") + std::strerror(error));
   return unavailable("another `skein agent` of this coordinator runs on this host, and one serves all its devices: end it first");
 }
 

@@ -74,7 +74,6 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
   replica->lease.heard(now_ms);
   replica->cut_off = false;
   if (auto* registration = std::get_if<RegisterReplica>(&frame)) {
-    if (replica->state == ReplicaState::kReady) registered_again(*replica, *registration, actions);
     if (replica->state != ReplicaState::kLaunching) return;
     replica->state = ReplicaState::kReady;
     replica->since_ms = now_ms;
@@ -86,15 +85,16 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
   } else if (const auto* status = std::get_if<ReplicaStatus>(&frame)) {
     replica->status = *status;
+    count_interruptions(*replica, status->interruptions, actions);
   } else if (auto* tokens = std::get_if<TokenFrame>(&frame)) {
     take(std::move(*tokens), *replica, actions);
   }
 }
 
 // Its leader's connection may have broken meanwhile, and taken requests and tokens with it.
-void Core::registered_again(Replica& replica, const RegisterReplica& registration, Actions* actions) {
-  if (registration.interruptions == replica.registration.interruptions) return;
-  replica.registration.interruptions = registration.interruptions;
+void Core::count_interruptions(Replica& replica, uint64_t interruptions, Actions* actions) {
+  if (interruptions == replica.registration.interruptions) return;
+  replica.registration.interruptions = interruptions;
   for (const auto& [id, request] : requests_) {
     if (request.replica != replica.spec.replica) continue;
     actions->push_back(SendToReplica{replica.launch, CancelRequest{id, request.epoch}});

@@ -146,7 +146,7 @@ class Core {
   void leave_service(Replica& replica, ReplicaState state, int64_t now_ms);
   void end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
   void lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
-  void registered_again(Replica& replica, const RegisterReplica& registration, Actions* actions);
+  void count_interruptions(Replica& replica, uint64_t interruptions, Actions* actions);
   int fail_requests(Replica& replica, const std::string& reason, Actions* actions);
   void forget(std::unordered_map<uint64_t, Request>::iterator request);
 

@@ -26,12 +26,15 @@ Result<Gpu> parse_gpu(const Json& json) {
   int64_t major = 0;
   int64_t minor = 0;
   const Json* name = json.find("name");
-  if (name == nullptr || !name->is_string() || !take_integer(json, "total", 0, INT64_MAX, &gpu.memory_total) ||
+  const Json* uuid = json.find("uuid");
+  if (name == nullptr || !name->is_string() || uuid == nullptr || !uuid->is_string() ||
+      !take_integer(json, "total", 0, INT64_MAX, &gpu.memory_total) ||
       !take_integer(json, "free", 0, gpu.memory_total, &gpu.memory_free) ||
       !take_integer(json, "major", 0, 1000, &major) || !take_integer(json, "minor", 0, 1000, &minor)) {
     return corrupt("a look at a GPU is incomplete");
   }
   gpu.name = name->as_string();
+  gpu.uuid = uuid->as_string();
   gpu.compute_major = static_cast<int>(major);
   gpu.compute_minor = static_cast<int>(minor);
   return gpu;
@@ -55,6 +58,7 @@ std::string to_text(const NodeLook& look) {
   Json gpus = Json::array();
   for (const Gpu& gpu : look.gpus) {
     gpus.push_back(Json::Object{{"name", gpu.name},
+                                {"uuid", gpu.uuid},
                                 {"total", gpu.memory_total},
                                 {"free", gpu.memory_free},
                                 {"major", gpu.compute_major},

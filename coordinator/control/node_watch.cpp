@@ -17,12 +17,19 @@ namespace skein {
 namespace {
 
 constexpr auto kRestartPeriod = std::chrono::seconds(1);
+constexpr auto kRestartPeriodMax = std::chrono::seconds(30);  // while the system has no process or descriptor left
 constexpr int kStartPatience = 4;
 constexpr int kPollMs = 100;
 constexpr size_t kLineBytesMax = kNodeReportBytesMax + 64;  // a report, and the word before it
 
 int64_t nanoseconds(NodeWatch::Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+std::vector<std::string> uuids_of(const NodeLook& look) {
+  std::vector<std::string> uuids;
+  for (const Gpu& gpu : look.gpus) uuids.push_back(gpu.uuid);
+  return uuids;
 }
 
 }  // namespace
@@ -78,13 +85,17 @@ NodeWatch::NodeWatch(std::string name, std::string interface, double driver_seco
 
 void NodeWatch::start(Clock::time_point now) {
   started_ = now;
-  described_gpus_.reset();
+  looked_ = false;
   const Result<ChildProcess> child = start_process(
       {.arguments = {program_folder() + "/skein", "look", name_, interface_}, .environment = {}, .capture_error = true});
   if (!child.ok()) {
-    log_warning("agent: cannot look at the node", {{"cause", child.status().message()}});
+    if (restart_period_ == kRestartPeriod) {
+      log_warning("agent: cannot look at the node", {{"cause", child.status().message()}});
+    }
+    restart_period_ = std::min<Clock::duration>(2 * restart_period_, kRestartPeriodMax);
     return;
   }
+  restart_period_ = kRestartPeriod;
   child_ = child->pid;
   lines_.fd = child->error_fd;
 }
@@ -94,6 +105,7 @@ void NodeWatch::ended() {
   while (const std::optional<std::string> line = lines_.next()) take(*line, Clock::now());
   if (lines_.fd >= 0) close(lines_.fd);
   lines_.fd = -1;
+  lines_.text.clear();  // half a line is none, and another child's does not go on with it
 }
 
 std::string NodeWatch::describe() {
@@ -116,9 +128,9 @@ std::optional<std::string> NodeWatch::turn(Clock::time_point now) {
   const uint32_t silent = silent_seconds(now);
   if (silent > 0 && !std::exchange(complained_, true)) log_warning("agent: " + silent_driver(silent));
   // To start, a driver that keeps its GPUs asleep takes seconds for each of them: killed too soon, it never would.
-  const Clock::duration patience = described_gpus_ ? patience_ : kStartPatience * patience_;
+  const Clock::duration patience = looked_ ? patience_ : kStartPatience * patience_;
   if (silent > 0 && child_ > 0 && now - started_ > patience) kill(child_, SIGKILL);
-  if (child_ < 0 && now - started_ > kRestartPeriod) start(now);
+  if (child_ < 0 && now - started_ > restart_period_) start(now);
   return std::exchange(description_, std::nullopt);
 }
 
@@ -129,7 +141,8 @@ void NodeWatch::take(std::string_view line, Clock::time_point now) {
     Result<NodeLook> look = parse_node_look(line.substr(kLookLine.size()));
     if (!look.ok()) return log_warning("agent: a look is dropped", {{"cause", look.status().message()}});
     look_ = std::move(*look);
-    if (!described_gpus_) described_gpus_ = look_->gpus.size();
+    looked_ = true;
+    if (gpus_.empty()) gpus_ = uuids_of(*look_);
   } else {
     return log_warning("agent: a look at the node says", {{"words", line}});
   }
@@ -137,10 +150,10 @@ void NodeWatch::take(std::string_view line, Clock::time_point now) {
   if (std::exchange(complained_, false)) log_info("agent: the GPU driver answers again");
 }
 
-// 0: it answers, or there is none.
+// 0: it answers, or there is none, for no look has shown a GPU.
 uint32_t NodeWatch::silent_seconds(Clock::time_point now) {
   const std::chrono::milliseconds silent(answers_.silent_ms(milliseconds(now)));
-  if (silent <= patience_ || (look_ && look_->gpus.empty())) return 0;
+  if (silent <= patience_ || (look_ && gpus_.empty())) return 0;
   return static_cast<uint32_t>(std::chrono::ceil<std::chrono::seconds>(silent).count());
 }
 
@@ -152,11 +165,11 @@ void NodeWatch::tell(Clock::time_point now, AgentStatus* status) {
 }
 
 void NodeWatch::ask() const {
-  if (child_ > 0 && described_gpus_) kill(child_, kLookSignal);  // before its first look it does not wait for one
+  if (child_ > 0 && looked_) kill(child_, kLookSignal);  // before its first look it does not wait for one
 }
 
 bool NodeWatch::knows(Clock::time_point asked, Clock::time_point now) {
-  return silent_seconds(now) > 0 || (look_ && (look_->begun_ns >= nanoseconds(asked) || look_->gpus.empty()));
+  return silent_seconds(now) > 0 || (look_ && (look_->begun_ns >= nanoseconds(asked) || gpus_.empty()));
 }
 
 Status NodeWatch::check(const LaunchShare& share, Clock::time_point now) {
@@ -165,10 +178,13 @@ Status NodeWatch::check(const LaunchShare& share, Clock::time_point now) {
     return unsupported("its agent has CUDA_VISIBLE_DEVICES set, and places count all GPUs of the node: unset it");
   }
   if (const uint32_t silent = silent_seconds(now); silent > 0) return unavailable(silent_driver(silent));
-  if (look_ && described_gpus_ && described_gpus_ != look_->gpus.size()) {
+  if (look_ && look_->gpus.size() != gpus_.size()) {
     return unavailable("its driver shows " + std::to_string(look_->gpus.size()) + " GPUs where it showed " +
-                       std::to_string(*described_gpus_) +
-                       ": one is lost, and others may be counted otherwise; restart the node, or its agent");
+                       std::to_string(gpus_.size()) +
+                       ": one is lost or has come back, and others may be counted otherwise; restart the node, or its agent");
+  }
+  if (look_ && uuids_of(*look_) != gpus_) {
+    return unavailable("its driver counts other GPUs, or in another order, than it did: restart the node, or its agent");
   }
   return check_share(share, look_ ? look_->gpus : std::vector<Gpu>());
 }

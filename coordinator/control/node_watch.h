@@ -47,7 +47,8 @@ class NodeWatch {
   pid_t pid() const { return child_; }
   void ended();  // the child, and the caller has waited for it
 
-  // Fills in what is free, as of at most two seconds ago, or for how long the driver has not answered.
+  // Fills in what is free as of the last look, which is at most `driver_seconds` old, or for how long the driver has
+  // not answered.
   void tell(Clock::time_point now, AgentStatus* status);
   // Asks for a look that begins now; knows(): it has come, or the driver does not answer.
   void ask() const;
@@ -72,7 +73,9 @@ class NodeWatch {
   bool complained_ = false;
   std::optional<std::string> description_;  // not taken yet
   std::optional<NodeLook> look_;            // the last
-  std::optional<size_t> described_gpus_;
+  bool looked_ = false;                     // the child
+  std::vector<std::string> gpus_;           // UUIDs, as the first look that showed any counted them
+  Clock::duration restart_period_ = std::chrono::seconds(1);  // longer after one that could not be started
 };
 
 }  // namespace skein

@@ -75,8 +75,9 @@ void NodeTable::Node::take(const AgentStatus& status) {
 bool NodeTable::may_succeed(const RegisterAgent& registration, int64_t now_ms) {
   Node* here = find(registration.node);
   if (here == nullptr || here->registration.instance == registration.instance) return false;
-  if (std::exchange(here->rival, registration.instance) != registration.instance) here->rival_ms = now_ms;
-  return now_ms - here->rival_ms < kRivalMs || here->lease.silent_ms(now_ms) > kRivalSignMs;
+  const std::optional<int64_t> last_ms = std::exchange(here->rival_ms, now_ms);
+  if (!last_ms || now_ms - *last_ms > kRivalMs) here->rivals_ms = now_ms;
+  return now_ms - here->rivals_ms < kRivalMs || here->lease.silent_ms(now_ms) > kRivalSignMs;
 }
 
 std::optional<std::string> NodeTable::admit(const std::string& peer, RegisterAgent registration, int64_t now_ms) {

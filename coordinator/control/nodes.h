@@ -35,8 +35,8 @@ class NodeTable {
     std::vector<std::string> contradictions;  // between the report and the cluster file
     NodeUse use;
     uint32_t driver_silent_s = 0;  // AgentStatus
-    uint64_t rival = 0;            // the last agent that asked for this name beside it, by instance,
-    int64_t rival_ms = 0;          // and when it did first
+    int64_t rivals_ms = 0;         // since when others ask for this name again and again,
+    std::optional<int64_t> rival_ms;  // and when one did last
 
     // What a sign of life says beside being one. What contradicts the report is taken for not known.
     void take(const AgentStatus& status);

@@ -81,13 +81,20 @@ Result<ChildProcess> start_process(const ChildOptions& options) {
   std::vector<std::string> environment = merged_environment(options.environment);
   const std::vector<char*> argument_pointers = pointers(arguments);
   const std::vector<char*> environment_pointers = pointers(environment);
-  int status_pipe[2];
+  int status_pipe[2] = {-1, -1};
   int error_pipe[2] = {-1, -1};
-  if (pipe2(status_pipe, O_CLOEXEC) != 0) return system_error("cannot make a pipe");
-  if (options.capture_error && pipe2(error_pipe, O_CLOEXEC) != 0) return system_error("cannot make a pipe");
+  const auto failed_to = [&](const std::string& what) {
+    Status status = system_error("cannot " + what);
+    for (const int fd : {status_pipe[0], status_pipe[1], error_pipe[0], error_pipe[1]}) {
+      if (fd >= 0) close(fd);
+    }
+    return status;
+  };
+  if (pipe2(status_pipe, O_CLOEXEC) != 0) return failed_to("make a pipe");
+  if (options.capture_error && pipe2(error_pipe, O_CLOEXEC) != 0) return failed_to("make a pipe");
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid < 0) return system_error("cannot start a process");
+  if (pid < 0) return failed_to("start a process");
   if (pid == 0) {
     become({.arguments = argument_pointers.data(),
             .environment = environment_pointers.data(),

@@ -23,8 +23,10 @@ def cluster():
 
 
 def start_agent(cluster):
-    cluster.start_agent("node-a", "--driver-timeout", str(PATIENCE_S),
-                        env=with_driver(cluster.scratch, 9, "NVIDIA H200"))
+    """The environment in which it is."""
+    env = with_driver(cluster.scratch, 9, "NVIDIA H200")
+    cluster.start_agent("node-a", "--driver-timeout", str(PATIENCE_S), env=env)
+    return env
 
 
 def told(cluster):
@@ -70,8 +72,7 @@ def test_a_driver_that_stops_answering_stops_nothing_else(cluster):
 def test_a_node_whose_driver_hangs_from_the_start_is_described_later(cluster):
     hangs = cluster.scratch / "hangs"
     hangs.touch()
-    start_agent(cluster)
-    cluster.serve()
+    cluster.serve(env=start_agent(cluster))  # whose own driver it does not ask
     cluster.wait_ready()
     node, findings = told(cluster)
     assert "devices" not in node and any("node-a: its hardware cannot be described: " + SILENT in finding

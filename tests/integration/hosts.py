@@ -236,11 +236,11 @@ class Cluster:
         for node in self.nodes:
             self.start_agent(node, *flags)
 
-    def serve(self, *flags):
+    def serve(self, *flags, env=None):
         self.count += 1
         self.log_name = f"serve-{self.count}"
         self.coordinator = self.start("head", "serve", "--config", self.scratch / "serve.yaml", *flags,
-                                      name=self.log_name)
+                                      name=self.log_name, env=env)
         return self.coordinator
 
     @property

@@ -54,7 +54,8 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   const ReplicaStatus status{.launch = 1, .running = 2, .waiting = 3, .preemptions = 4, .prefix_queries = 5,
                              .prefix_hits = 6, .kv_usage = 0.7, .steps = 8, .starved_seconds = 0.9,
                              .decode_work = {.steps = 1, .seconds = 0.2, .lanes = 3, .decodes = 4, .decode_keys = 5},
-                             .prefill_work = {.steps = 6, .prompt_tokens = 7, .prompt_keys = 8, .prompt_rows = 9}};
+                             .prefill_work = {.steps = 6, .prompt_tokens = 7, .prompt_keys = 8, .prompt_rows = 9},
+                             .interruptions = 10};
   const auto frame = decode_frame(encode_frame(status));
   ASSERT_TRUE(frame.ok());
   const auto& back = std::get<ReplicaStatus>(*frame);
@@ -69,6 +70,7 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   EXPECT_EQ(back.starved_seconds, 0.9);
   EXPECT_EQ(back.decode_work, status.decode_work);
   EXPECT_EQ(back.prefill_work, status.prefill_work);
+  EXPECT_EQ(back.interruptions, 10u);
 }
 
 TEST(Wire, AReplicaSaysWhatEachRankHolds) {

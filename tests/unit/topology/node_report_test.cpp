@@ -52,6 +52,24 @@ TEST_F(ReportOfHgx, HasTheInterfaceThatOthersReachItBy) {
   EXPECT_DOUBLE_EQ(faster.cluster->nodes.front().nics.back().bytes_per_s, 25e9);
 }
 
+TEST_F(ReportOfHgx, DescribedAgainUnderRanksHasWhatWasFreeBefore) {
+  const std::string before = to_text(report("a"));
+  std::vector<FakeGpu> gpus = hgx_gpus();
+  gpus[1].memory_free = 5;
+  gpus.erase(gpus.begin());
+  machine_.gpus(gpus);
+  const std::string now = to_text(report("a"));
+  const Result<NodeReport> told = parse_node_report(with_free_of(before, now, "a"), "a");
+  ASSERT_TRUE(told.ok() && told->cluster);
+  const Node& node = told->cluster->nodes.front();
+  const Node first = parse_node_report(before, "a")->cluster->nodes.front();
+  ASSERT_EQ(node.devices.size(), 7u) << "its hardware is that of now";
+  EXPECT_EQ(node.devices[0].pci, first.devices[1].pci);
+  EXPECT_EQ(node.devices[0].memory_free, first.devices[1].memory_free);
+  EXPECT_EQ(node.memory_free, first.memory_free);
+  EXPECT_EQ(with_free_of(to_text(NodeReport{}), now, "a"), now) << "nothing was known";
+}
+
 TEST_F(ReportOfHgx, OfAnotherNodeOrOfSeveralIsRefused) {
   const std::string text = to_text(report("node-a"));
   EXPECT_EQ(parse_node_report(text, "node-b").status().message(), "it describes the node \"node-a\"");

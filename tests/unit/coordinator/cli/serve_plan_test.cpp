@@ -53,7 +53,7 @@ TEST_F(DeviceOfPlaces, MustBeOne) {
 
 TEST_F(DeviceOfPlaces, IsNotGuessed) {
   EXPECT_THAT(device({{"h200-01", 0}, {"elsewhere", 0}}).status().message(),
-              HasSubstr("a rank goes to elsewhere, of which nothing is known: start `skein agent` there"));
+              HasSubstr("a rank goes to elsewhere, which no agent has described: start `skein agent` there"));
 }
 
 #ifdef SKEIN_CUDA

@@ -171,7 +171,8 @@ TEST_F(CoreNodesTest, WhatABrokenConnectionMayHaveTakenEnds) {
   const uint64_t request = *core.submit(short_request(), &actions);
   EXPECT_TRUE(leader_registers(core, id, 60).empty()) << "said again, with nothing lost";
   Actions again;
-  core.replica_frame(id, RegisterReplica{.launch = id, .interruptions = 1}, 70, &again);
+  core.replica_frame(id, ReplicaStatus{.launch = id, .interruptions = 1}, 70, &again);
+  core.replica_frame(id, ReplicaStatus{.launch = id, .interruptions = 1}, 80, &again);
   ASSERT_EQ(of_kind<DeliverFrame>(again).size(), 1u);
   EXPECT_EQ(of_kind<DeliverFrame>(again)[0].frame.request, request);
   EXPECT_EQ(of_kind<DeliverFrame>(again)[0].frame.finish, FinishReason::kError);

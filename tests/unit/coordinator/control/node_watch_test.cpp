@@ -163,6 +163,39 @@ TEST_F(NodeWatchTest, StartsNothingOnceAGpuIsLost) {
               HasSubstr("its driver shows 7 GPUs where it showed 8"));
 }
 
+TEST_F(NodeWatchTest, RemembersALostGpuWhenItsChildIsReplaced) {
+  look(&watch_, kStart);
+  std::vector<test::FakeGpu> gpus = test::hgx_gpus();
+  gpus.erase(gpus.begin() + 2);
+  machine_.gpus(gpus);
+  watch_.ended();
+  watch_.turn(kStart);  // starts another
+  look(&watch_, kStart);
+  EXPECT_THAT(watch_.check({.devices = {0}, .gpus = true}, kStart).message(),
+              HasSubstr("its driver shows 7 GPUs where it showed 8"));
+}
+
+TEST_F(NodeWatchTest, StartsNothingOnceGpusAreCountedOtherwise) {
+  std::vector<test::FakeGpu> gpus = test::hgx_gpus();
+  for (size_t i = 0; i < gpus.size(); ++i) gpus[i].uuid = i == 0 ? "GPU-a" : "GPU-b";
+  machine_.gpus(gpus);
+  look(&watch_, kStart);
+  EXPECT_TRUE(watch_.check(last_gpu_, kStart).ok());
+  std::swap(gpus[0], gpus[1]);
+  machine_.gpus(gpus);
+  look(&watch_, kStart);
+  EXPECT_THAT(watch_.check(last_gpu_, kStart).message(), HasSubstr("in another order"));
+}
+
+TEST_F(NodeWatchTest, OneEmptyLookDoesNotMakeANodeOneWithoutADriver) {
+  look(&watch_, kStart);
+  machine_.gpus({});
+  look(&watch_, kStart);
+  EXPECT_THAT(watch_.check(last_gpu_, kStart).message(), HasSubstr("its driver shows 0 GPUs where it showed 8"));
+  EXPECT_FALSE(watch_.knows(kStart + std::chrono::milliseconds(1), kStart)) << "it is asked again";
+  EXPECT_EQ(status_after(&watch_, 12).driver_silent_s, 12u);
+}
+
 TEST_F(NodeWatchTest, StartsNothingWherePlacesWouldCountOtherGpus) {
   look(&watch_, kStart);
   setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7", 1);

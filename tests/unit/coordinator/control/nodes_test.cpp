@@ -46,6 +46,21 @@ TEST(Nodes, AReportThatIsOfAnotherNodeOrCannotBeReadIsRefusedWithTheReason) {
   EXPECT_EQ(nodes.refusal("b"), "");
 }
 
+TEST(Nodes, RivalsThatComeInTurnsAreRefusedAllTheSame) {
+  NodeTable nodes;
+  ASSERT_FALSE(nodes.admit("p", agent("a", report("a")), 0));
+  RegisterAgent rival = agent("a", report("a"));
+  for (int64_t now = 100; now < 1100; now += 250) {
+    nodes.find("a")->lease.heard(now);
+    rival.instance = static_cast<uint64_t>(2 + now % 500 / 250);
+    EXPECT_TRUE(nodes.may_succeed(rival, now)) << "the one that is here may be gone";
+  }
+  nodes.find("a")->lease.heard(1100);
+  EXPECT_FALSE(nodes.may_succeed(rival, 1100));
+  nodes.find("a")->lease.heard(5000);
+  EXPECT_TRUE(nodes.may_succeed(rival, 5000)) << "after a while it may again";
+}
+
 TEST(Nodes, AReportIsHeldAgainstTheDescription) {
   auto described = parse_node_report(report("a"), "a");
   ASSERT_TRUE(described.ok());
