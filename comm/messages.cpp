@@ -153,9 +153,6 @@ struct MessageSocket::State {
   void listen_with(const ListenKeys& keys) {
     authenticator = std::make_unique<Authenticator>(context, keys.allowed);
     set(socket, ZMQ_CURVE_SERVER, 1);
-    // A peer that gave its connection up comes again by its name, while what it said on the old one is still unread.
-    // With keys it knows that this is lost, and says so: Events::broken.
-    set(socket, ZMQ_ROUTER_HANDOVER, 1);
     set_key(ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
   }
 

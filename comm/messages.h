@@ -37,7 +37,6 @@ class MessageSocket {
 
   // ROUTER with ROUTER_MANDATORY, bound to `endpoint`: ipc:// in a private folder, or tcp:// at one address. With keys
   // all of it is encrypted (CURVE), and only peers of the allow-list get a connection; a thread more answers for that.
-  // The last to come by a name then has it (ROUTER_HANDOVER), and what was said by it before and not read is lost.
   static Result<std::unique_ptr<MessageSocket>> bind(const std::string& endpoint,
                                                      const std::optional<ListenKeys>& keys = std::nullopt);
   // DEALER that names itself `identity`. Connects when it can, and again when the connection breaks.

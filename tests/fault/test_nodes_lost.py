@@ -93,6 +93,7 @@ def test_a_killed_process_ends_its_replica_alone(cluster, role):
 
 def test_requests_end_when_a_connection_takes_their_frames_with_it(cluster):
     before = pids(cluster)
+    said = len(cluster.log)  # what this coordinator found when it started is not meant
     readers = [Reader(cluster.server.stream([seed, *PROMPT], max_tokens=2900)) for seed in range(3)]
     wait_for(lambda: all(len(reader.tokens) > 10 for reader in readers), "the streams' first tokens")
     coordinator = cluster.processes("coordinator")[0]
@@ -108,7 +109,7 @@ def test_requests_end_when_a_connection_takes_their_frames_with_it(cluster):
         reader.close()
     wait_for(lambda: not cluster.server.held(), lambda: f"nothing held, but {cluster.server.held()}")
     assert cluster.server.tokens(PROMPT)
-    assert pids(cluster) == before and "replica lost" not in cluster.log
+    assert pids(cluster) == before and "replica lost" not in cluster.log[said:]
 
 
 def unread(cluster):
@@ -117,43 +118,15 @@ def unread(cluster):
     return sum(int(line.split()[1]) for line in lines.splitlines() if line.startswith("ESTAB"))
 
 
-def test_a_coordinator_that_stood_still_is_reached_by_all_again(cluster):
-    """Its peers gave their connections up meanwhile. What they said on them is unread, and they come by the names of
-    before."""
-    def connections(state):
-        return cluster.network.hosts["head"].run("ss", "--tcp", "--numeric", "--no-header", "state", state,
-                                                 f"sport = :{hosts.PORT}").count("\n")
-
-    before = pids(cluster)
-    reader = Reader(cluster.server.stream(PROMPT, max_tokens=2900))
-    wait_for(lambda: len(reader.tokens) > 10, "the stream's first tokens")
-    peers = connections("established")
-    cluster.processes("coordinator")[0].kill(signal.SIGSTOP)
-    try:
-        wait_for(lambda: connections("close-wait") >= peers and connections("established") >= peers,
-                 lambda: f"{peers} that came again, but of the old {connections('close-wait')} are closed")
-    finally:
-        cluster.coordinator.send_signal(signal.SIGCONT)
-    wait_for(lambda: reader.ended, lambda: f"the stream's end: {cluster.everything()}")
-    reader.close()
-    wait_for(lambda: ready(cluster), cluster.everything)
-    assert cluster.server.tokens(PROMPT)
-    assert pids(cluster) == before and "replica lost" not in cluster.log
-    # Agents, too: a launch takes all of them.
-    cluster.processes("rank")[0].kill()
-    wait_for(lambda: not set(before) & set(pids(cluster)), lambda: f"the launch's end: {cluster.jobs()}")
-    wait_for(lambda: ready(cluster), cluster.everything, 60)
-    assert "was silent" not in cluster.log and cluster.server.tokens(PROMPT)
-
-
 @pytest.mark.parametrize("node", ["node-a", "node-d"])
 def test_an_agent_that_is_started_again_at_once(cluster, node):
     """As systemd does: the coordinator has not missed the one before yet."""
     before = set(pids(cluster))
+    said = len(cluster.log)
     cluster.processes("agent", node)[0].kill()
     wait_for(lambda: not cluster.processes("agent", node), "its end")
     agent = cluster.start_agent(node)
-    wait_for(lambda: "replica lost" in cluster.log, cluster.everything)
+    wait_for(lambda: "replica lost" in cluster.log[said:], cluster.everything)
     wait_for(lambda: ready(cluster), cluster.everything, 60)
     assert agent.poll() is None and cluster.server.tokens(PROMPT) and not before & set(pids(cluster))
 

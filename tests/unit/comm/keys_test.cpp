@@ -90,32 +90,5 @@ TEST(CurveSocket, LetsInKnownKeysAloneAndNamesThem) {
   EXPECT_FALSE((*listener)->receive().has_value());
 }
 
-TEST(CurveSocket, ReachesAPeerThatCameAgainWhileWhatItSaidBeforeIsUnread) {
-  const KeyPair server = make_key_pair();
-  const KeyPair known = make_key_pair();
-  const auto port = listen_at("127.0.0.1", {});
-  ASSERT_TRUE(port.ok());
-  close(port->fd);
-  const std::string endpoint = "tcp://127.0.0.1:" + std::to_string(port->port);
-  const auto router = MessageSocket::bind(endpoint, ListenKeys{server, {{known.public_key, "node-a"}}});
-  ASSERT_TRUE(router.ok()) << router.status().message();
-  const ConnectKeys keys{known, server.public_key};
-  {
-    const auto before = MessageSocket::connect(endpoint, "replica-1", keys);
-    for (int frame = 0; frame < 200; ++frame) ASSERT_TRUE((*before)->send("", Lease{}).ok());
-    ASSERT_TRUE(until([&] { return (*router)->receive().has_value(); }));
-  }
-  const auto again = MessageSocket::connect(endpoint, "replica-1", keys);
-  ASSERT_TRUE((*again)->send("", Stop{}).ok());
-  EXPECT_TRUE(until([&] {
-    (void)(*router)->send("replica-1", Lease{});
-    return (*again)->receive().has_value();
-  }));
-  EXPECT_TRUE(until([&] {
-    const std::optional<MessageSocket::Received> received = (*router)->receive();
-    return received && received->peer == "replica-1" && std::holds_alternative<Stop>(*received->frame);
-  }));
-}
-
 }  // namespace
 }  // namespace skein
