@@ -17,7 +17,7 @@ namespace skein::cuda {
 // - plan_streaming(): up to 128 tokens, in tiles of many outputs, since a multiprocessor can take in little more than
 //   its share of what memory gives, and activations that come again with every tile are part of that. A product of few
 //   outputs has such tiles for all multiprocessors if two of them take half of the columns each; the second to end
-//   adds up both.
+//   adds up both. A token's bits are then not those of other cuts.
 
 // Whether the copy engine can read the operands: rows of whole 16-byte chunks at 16-byte addresses. The answer must
 // depend on nothing that changes with the number of tokens.
