@@ -33,7 +33,7 @@ bool speaks(const Nic& nic, NetworkKind network) {
 
 bool apart(int numa, int other) { return numa >= 0 && other >= 0 && numa != other; }
 
-// 3: named as nearest; 2: same socket; 1: not known; 0: across sockets.
+// As Path::nearness.
 int nearness(const Nic& nic, const Device& device, int index) {
   if (std::ranges::find(nic.devices, index) != nic.devices.end()) return 3;
   if (apart(nic.numa, device.numa)) return 0;
@@ -117,7 +117,8 @@ std::optional<Path> path_between(const Cluster& cluster, DeviceId from, DeviceId
               .bytes_per_s = std::min(end_rate(cluster, x, near), end_rate(cluster, y, far)),
               .latency_us = measured ? fabric.latency_us : kNetworkLatency[static_cast<size_t>(network)],
               .same_rail = near.rail == far.rail,
-              .same_rack = a.rack == b.rack};
+              .same_rack = a.rack == b.rack,
+              .nearness = std::min(nearness(near, x, from.device), nearness(far, y, to.device))};
     if (!path.same_rack || !path.same_rail) {  // over the spine
       path.latency_us += fabric.rack_latency_us > 0 ? fabric.rack_latency_us : kRackLatency;
       path.bytes_per_s /= fabric.oversubscription;

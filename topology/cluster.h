@@ -104,7 +104,14 @@ struct Path {
   double latency_us = 0;
   bool same_rail = true;
   bool same_rack = true;
+  int nearness = 3;  // of devices and NICs at the end where they are farther apart: 3: named as nearest; 2: on one socket;
+                     // 1: not known; 0: across sockets
 };
+
+// Whether it takes as long on both.
+inline bool as_fast(const Path& a, const Path& b) {
+  return a.link == b.link && a.bytes_per_s == b.bytes_per_s && a.latency_us == b.latency_us;
+}
 
 // nullopt: nothing joins them. A few loads where assign_nics() has run; else the NICs of both nodes are searched.
 std::optional<Path> path_between(const Cluster& cluster, DeviceId from, DeviceId to);

@@ -66,7 +66,9 @@ int devices_needed(const Search& search, ShapeBook& book, const Domain& like) {
       if (search.goal.tp != 0 && search.goal.tp != tp) continue;
       const int stages = devices / tp;
       if (stages > book.layers() || (search.goal.pp != 0 && search.goal.pp != stages)) continue;
-      if (book.find({like}, tp, {{.domain = 0, .stages = stages}}) != nullptr) return devices;
+      const StageWays ways{.group = like.inside, .next = like.inside};
+      const auto many = static_cast<size_t>(stages);
+      if (book.find(std::vector(many, &like), tp, std::vector(many, ways)) != nullptr) return devices;
     }
   }
   return 0;

@@ -5,12 +5,14 @@
 #include <set>
 
 #include "base/check.h"
+#include "topology/rank_order.h"
 
 namespace skein {
 namespace {
 
 constexpr int64_t kStatesMax = 7000;        // of a cell: four nodes of eight devices
 constexpr int64_t kLeftOverStatesMax = 2000;
+constexpr int64_t kAlikeStatesMax = 2000;   // with domains cut into parts
 constexpr int kStagesMax = 64;
 constexpr double kNoise = 1e-9;  // relative; less is no improvement
 constexpr int kAnyOrderStagesMax = 6;
@@ -85,8 +87,31 @@ struct Packer::Table {
   }
 };
 
+// What a replica takes from a domain, of each of its parts.
+struct Packer::Lot {
+  struct Part {
+    int domain;  // index into the cell
+    int devices;
+  };
+  std::vector<Part> parts;
+  int devices = 0;
+};
+
+// A replica in the making.
+struct Packer::Draft {
+  const Cell& cell;
+  int tp;
+  std::vector<Lot> lots;
+  std::vector<int> left;  // stages of each lot that have no place in the pipeline yet
+  Column* best;
+};
+
 Packer::Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains)
-    : cluster_(cluster), book_(book), domains_(std::move(domains)) {}
+    : cluster_(cluster), book_(book), domains_(std::move(domains)) {
+  auto parts = cut_into_alike(cluster, domains_, kAlikeStatesMax);
+  alike_ = parts.has_value();
+  if (alike_) domains_ = std::move(*parts);
+}
 
 Packing Packer::best(const PackingGoal& goal) {
   switch (goal.objective) {
@@ -127,27 +152,7 @@ const Packer::Front& Packer::solve(const Cell& cell, const PackingGoal& goal) {
   return at->second;
 }
 
-// Domains of a cell that may change places: what they are, and their ways to all others.
-std::vector<std::string> Packer::likenesses(const Cell& cell) const {
-  std::vector<std::string> texts;
-  for (const int index : cell) {
-    const Domain& domain = domains_[static_cast<size_t>(index)];
-    std::vector<std::string> ways;
-    for (const int other_index : cell) {
-      if (other_index == index) continue;
-      const Domain& other = domains_[static_cast<size_t>(other_index)];
-      const auto path = path_between(cluster_, {domain.node, domain.devices[0]}, {other.node, other.devices[0]});
-      ways.push_back(path ? path_key(*path) : "none");
-    }
-    std::ranges::sort(ways);
-    std::string& text = texts.emplace_back(domain.key);
-    for (const std::string& way : ways) text += "<" + way;
-  }
-  return texts;
-}
-
 Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
-  likeness_ = likenesses(cell);
   std::vector<int> sizes;
   for (const int domain : cell) sizes.push_back(domains_[static_cast<size_t>(domain)].size());
   Table table(sizes);
@@ -174,94 +179,182 @@ Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
 
 // The best replica that takes just `demand`, if any does better than nothing.
 void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best) {
+  std::map<int, Lot> lots;
   int tp_max = INT32_MAX;
   int devices = 0;
-  int common = 0;  // a degree divides what every domain gives
   for (size_t d = 0; d < cell.size(); ++d) {
     if (demand[d] == 0) continue;
-    tp_max = std::min(tp_max, domains_[static_cast<size_t>(cell[d])].group_max);
-    common = std::gcd(common, demand[d]);
+    const Domain& domain = domains_[static_cast<size_t>(cell[d])];
+    Lot& lot = lots[domain.whole];
+    lot.parts.push_back({.domain = static_cast<int>(d), .devices = demand[d]});
+    lot.devices += demand[d];
+    tp_max = std::min(tp_max, domain.group_max);
     devices += demand[d];
   }
-  for (int tp = 1; tp <= std::min(tp_max, common); ++tp) {
-    const int stages = devices / tp;
-    if (common % tp != 0 || stages > std::min(kStagesMax, book_.layers())) continue;
-    if ((goal.tp != 0 && goal.tp != tp) || (goal.pp != 0 && goal.pp != stages)) continue;
-    std::vector<StageRun> left;
-    for (size_t d = 0; d < cell.size(); ++d) {
-      if (demand[d] > 0) left.push_back({.domain = static_cast<int>(d), .stages = demand[d] / tp});
-    }
+  int common = 0;  // a degree divides what every domain gives
+  for (const auto& [whole, lot] : lots) common = std::gcd(common, lot.devices);
+  Draft draft{.cell = cell, .tp = 1, .lots = {}, .left = {}, .best = best};
+  for (auto& [whole, lot] : lots) draft.lots.push_back(std::move(lot));
+  for (draft.tp = 1; draft.tp <= std::min(tp_max, common); ++draft.tp) {
+    const int stages = devices / draft.tp;
+    if (common % draft.tp != 0 || stages > std::min(kStagesMax, book_.layers())) continue;
+    if ((goal.tp != 0 && goal.tp != draft.tp) || (goal.pp != 0 && goal.pp != stages)) continue;
+    draft.left.clear();
+    for (const Lot& lot : draft.lots) draft.left.push_back(lot.devices / draft.tp);
     std::vector<StageRun> runs;
-    try_orders(cell, tp, &runs, left, best);
+    try_orders(&draft, &runs);
   }
 }
 
 // The stages of a node are neighbours, as mpirun deals ranks out node by node, and those of a domain, as anything else
-// crosses more often; of domains that nothing tells apart the first goes first. Any order counts where kinds differ, as
+// crosses more often; of lots that nothing tells apart the first goes first. Any order counts where kinds differ, as
 // the first and the last stage have more to hold, and where a network may be faster than the way between two devices of
 // a node.
-void Packer::try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left,
-                        Column* best) {
-  if (std::ranges::all_of(left, [](const StageRun& run) { return run.stages == 0; })) {
-    return try_runs(cell, tp, *runs, best);
-  }
-  const bool any_order = any_order_counts(cell, left);
-  const auto node_of = [&](const StageRun& run) {
-    return domains_[static_cast<size_t>(cell[static_cast<size_t>(run.domain)])].node;
+void Packer::try_orders(Draft* draft, std::vector<StageRun>* runs) {
+  std::vector<int>& left = draft->left;
+  if (std::ranges::all_of(left, [](int stages) { return stages == 0; })) return try_runs(draft, *runs);
+  const bool any_order = any_order_counts(*draft);
+  const auto node_of = [&](size_t lot) {
+    return domains_[static_cast<size_t>(draft->cell[static_cast<size_t>(draft->lots[lot].parts[0].domain)])].node;
   };
-  std::set<std::string> tried;
-  for (size_t i = 0; i < left.size(); ++i) {
-    const int domain = left[i].domain;
-    if (left[i].stages == 0) continue;
-    const bool again = !runs->empty() && runs->back().domain == domain;
-    const bool used = std::ranges::find(*runs, domain, &StageRun::domain) != runs->end();
-    const int node = node_of(left[i]);
-    const bool stays = !runs->empty() && node_of(runs->back()) == node;
-    if (!stays && std::ranges::find(*runs, node, node_of) != runs->end()) continue;
-    const std::string likeness =
-        likeness_[static_cast<size_t>(domain)] + std::to_string(left[i].stages) + (stays ? " here" : "");
-    if (!used && !tried.insert(likeness).second) continue;
-    std::vector<StageRun> rest = left;
-    const int stages = any_order ? 1 : left[i].stages;
-    rest[i].stages -= stages;
+  const auto node_of_run = [&](const StageRun& run) { return node_of(static_cast<size_t>(run.domain)); };
+  std::set<std::vector<int>> tried;
+  for (size_t lot = 0; lot < left.size(); ++lot) {
+    if (left[lot] == 0) continue;
+    const bool again = !runs->empty() && runs->back().domain == static_cast<int>(lot);
+    const bool used = std::ranges::find(*runs, static_cast<int>(lot), &StageRun::domain) != runs->end();
+    const bool stays = !runs->empty() && node_of_run(runs->back()) == node_of(lot);
+    if (!stays && std::ranges::find(*runs, node_of(lot), node_of_run) != runs->end()) continue;
+    if (!used && left.size() > 1 && !tried.insert(likeness(*draft, *runs, lot)).second) continue;
+    const int stages = any_order ? 1 : left[lot];
+    left[lot] -= stages;
     const std::vector<StageRun> before = *runs;
     if (again) {
       runs->back().stages += stages;
     } else {
-      runs->push_back({.domain = domain, .stages = stages});
+      runs->push_back({.domain = static_cast<int>(lot), .stages = stages});
     }
-    try_orders(cell, tp, runs, rest, best);
+    try_orders(draft, runs);
     *runs = before;
+    left[lot] += stages;
   }
 }
 
-bool Packer::any_order_counts(const Cell& cell, const std::vector<StageRun>& runs) const {
+// Equal for lots that may change places as the next run: what they are, and their ways to those before and to the rest.
+std::vector<int> Packer::likeness(const Draft& draft, const std::vector<StageRun>& runs, size_t lot) {
+  const Domain& domain = domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(draft.lots[lot].parts[0].domain)])];
+  std::vector<int> text = {keys_.try_emplace(domain.key, static_cast<int>(keys_.size())).first->second, draft.left[lot],
+                           way_between(draft, lot, lot)};
+  for (const StageRun& run : runs) text.push_back(way_between(draft, lot, static_cast<size_t>(run.domain)));
+  const auto rest = static_cast<ptrdiff_t>(text.size());
+  for (size_t other = 0; other < draft.left.size(); ++other) {
+    if (other != lot && draft.left[other] > 0) text.push_back(way_between(draft, lot, other));
+  }
+  std::sort(text.begin() + rest, text.end());
+  return text;
+}
+
+// A number that is equal where nothing tells the ways apart.
+int Packer::way_between(const Draft& draft, size_t lot, size_t other) {
+  std::vector<int> text;
+  for (const Lot::Part& from : draft.lots[lot].parts) {
+    for (const Lot::Part& to : draft.lots[other].parts) {
+      const Domain& a = domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(from.domain)])];
+      const Domain& b = domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(to.domain)])];
+      const std::optional<Path> path = &a == &b ? a.inside : path_between(cluster_, {a.node, a.devices[0]}, {b.node, b.devices[0]});
+      const std::tuple what = path ? std::tuple(path->link, path->bytes_per_s, path->latency_us)
+                                   : std::tuple(LinkKind::kSelf, -1.0, -1.0);
+      if (alike_) text.insert(text.end(), {from.devices, to.devices});
+      text.push_back(a.node == b.node ? 1 : 0);
+      text.push_back(paths_.try_emplace(what, static_cast<int>(paths_.size())).first->second);
+    }
+  }
+  return ways_.try_emplace(std::move(text), static_cast<int>(ways_.size())).first->second;
+}
+
+bool Packer::any_order_counts(const Draft& draft) const {
   int stages = 0;
   bool counts = false;
-  const auto domain_of = [&](const StageRun& run) -> const Domain& {
-    return domains_[static_cast<size_t>(cell[static_cast<size_t>(run.domain)])];
+  const auto domain_of = [&](size_t lot) -> const Domain& {
+    return domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(draft.lots[lot].parts[0].domain)])];
   };
-  for (const StageRun& run : runs) {
-    stages += run.stages;
-    const Domain& domain = domain_of(run);
-    const bool near = domain.size() == 1 || domain.inside.link == LinkKind::kNvlink;
-    counts = counts || !near || domain.key != domain_of(runs.front()).key;
+  for (size_t lot = 0; lot < draft.left.size(); ++lot) {
+    if (draft.left[lot] == 0) continue;
+    stages += draft.left[lot];
+    counts = counts || !domain_of(lot).joined || domain_of(lot).site != domain_of(0).site;
   }
   return counts && stages <= kAnyOrderStagesMax;
 }
 
-void Packer::try_runs(const Cell& cell, int tp, const std::vector<StageRun>& runs, Column* best) {
-  std::vector<Domain> domains;
-  std::vector<StageRun> in_order = runs;
-  for (size_t i = 0; i < in_order.size(); ++i) {
-    domains.push_back(domains_[static_cast<size_t>(cell[static_cast<size_t>(in_order[i].domain)])]);
-    in_order[i].domain = static_cast<int>(i);
+void Packer::try_runs(Draft* draft, const std::vector<StageRun>& runs) {
+  std::vector<size_t> lots;  // by stage
+  for (const StageRun& run : runs) lots.insert(lots.end(), static_cast<size_t>(run.stages), static_cast<size_t>(run.domain));
+  const bool choice = std::ranges::any_of(draft->lots, [](const Lot& lot) { return lot.parts.size() > 1; });
+  if (choice && lots.size() <= kAnyOrderStagesMax) {
+    std::vector<int> parts;
+    return try_parts(draft, lots, &parts);
   }
-  const Shape* shape = book_.find(domains, tp, in_order);
-  if (shape == nullptr || !better(shape->best.request_rate, best->rate)) return;
+  std::vector<std::vector<DeviceId>> pools;
+  for (const Lot& lot : draft->lots) {
+    std::vector<DeviceId>& pool = pools.emplace_back();
+    for (const Lot::Part& part : lot.parts) {
+      const Domain& domain = domains_[static_cast<size_t>(draft->cell[static_cast<size_t>(part.domain)])];
+      const int devices = alike_ ? part.devices : domain.size();
+      for (int i = 0; i < devices; ++i) pool.push_back({domain.node, domain.devices[static_cast<size_t>(i)]});
+    }
+    std::ranges::sort(pool);
+  }
+  try_ranks(draft, take_ranks(cluster_, &pools, draft->tp, runs));
+}
+
+// Every way to deal the parts' devices out to stages. `parts`: of the ranks so far.
+void Packer::try_parts(Draft* draft, const std::vector<size_t>& lots, std::vector<int>* parts) {
+  const auto tp = static_cast<size_t>(draft->tp);
+  if (parts->size() == lots.size() * tp) {
+    std::map<int, size_t> given;
+    std::vector<DeviceId> devices;
+    std::vector<DeviceId> before;
+    for (size_t stage = 0; stage < lots.size(); ++stage) {
+      std::vector<DeviceId> ranks;
+      for (size_t rank = stage * tp; rank < (stage + 1) * tp; ++rank) {
+        const int part = (*parts)[rank];
+        const Domain& domain = domains_[static_cast<size_t>(draft->cell[static_cast<size_t>(part)])];
+        ranks.push_back({domain.node, domain.devices[given[part]++]});
+      }
+      if (stage > 0) order_ranks(cluster_, before, &ranks);
+      devices.insert(devices.end(), ranks.begin(), ranks.end());
+      before = std::move(ranks);
+    }
+    return try_ranks(draft, devices);
+  }
+  // Within a stage in ascending order: each set once.
+  const int least = parts->size() % tp == 0 ? 0 : parts->back();
+  for (const Lot::Part& part : draft->lots[lots[parts->size() / tp]].parts) {
+    if (part.domain < least || std::ranges::count(*parts, part.domain) == part.devices) continue;
+    parts->push_back(part.domain);
+    try_parts(draft, lots, parts);
+    parts->pop_back();
+  }
+}
+
+void Packer::try_ranks(Draft* draft, const std::vector<DeviceId>& devices) {
+  std::vector<int> of_rank;  // index into the cell
+  std::vector<const Domain*> stages;
+  for (const DeviceId& id : devices) {
+    const auto at = std::ranges::find_if(draft->cell, [&](int index) {
+      const Domain& domain = domains_[static_cast<size_t>(index)];
+      return domain.node == id.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
+    });
+    if (of_rank.size() % static_cast<size_t>(draft->tp) == 0) stages.push_back(&domains_[static_cast<size_t>(*at)]);
+    of_rank.push_back(static_cast<int>(at - draft->cell.begin()));
+  }
+  const auto ways = ways_of(cluster_, draft->tp, devices);
+  if (!ways) return;
+  const Shape* shape = book_.find(stages, draft->tp, *ways);
+  if (shape == nullptr || !better(shape->best.request_rate, draft->best->rate)) return;
   if (latency_max_ms_ > 0 && shape->lone.latency_ms(book_.demand().load) > latency_max_ms_) return;
-  best->rate = shape->best.request_rate;
-  best->replica = {.shape = shape, .runs = runs};
+  draft->best->rate = shape->best.request_rate;
+  draft->best->replica = {.shape = shape, .domains = std::move(of_rank)};
 }
 
 std::vector<Packer::Cell> Packer::cells_of(const PackingGoal& goal) {
@@ -307,7 +400,7 @@ void Packer::cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& g
 
 void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const {
   for (Packed replica : choice.replicas) {
-    for (StageRun& run : replica.runs) run.domain = cell[static_cast<size_t>(run.domain)];
+    for (int& domain : replica.domains) domain = cell[static_cast<size_t>(domain)];
     packing->replicas.push_back(std::move(replica));
   }
   packing->request_rate += choice.rate;
@@ -315,7 +408,7 @@ void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const
 }
 
 Packing Packer::most(const PackingGoal& goal) {
-  Packing packing{.domains = domains_, .replicas = {}};
+  Packing packing{.domains = domains_, .replicas = {}, .alike = alike_};
   for (const Cell& cell : cells_of(goal)) add(cell, solve(cell, goal).back(), &packing);
   pack_left_over(goal, &packing);
   return packing;
@@ -325,7 +418,7 @@ void Packer::pack_left_over(const PackingGoal& goal, Packing* packing) {
   std::vector<int> free;
   for (const Domain& domain : domains_) free.push_back(domain.size());
   for (const Packed& replica : packing->replicas) {
-    for (const StageRun& run : replica.runs) free[static_cast<size_t>(run.domain)] -= run.stages * replica.shape->tp;
+    for (const int domain : replica.domains) --free[static_cast<size_t>(domain)];
   }
   std::vector<Domain> whole = domains_;
   Cell left;
@@ -391,7 +484,7 @@ Packing Packer::fewest(const PackingGoal& goal) {
   }
   size_t k = 0;
   while (better(goal.request_rate, rates[k])) ++k;
-  Packing packing{.domains = domains_, .replicas = {}};
+  Packing packing{.domains = domains_, .replicas = {}, .alike = alike_};
   for (size_t i = cells.size(); i-- > 0;) {
     const Choice& choice = (*fronts[i])[chosen[i][k]];
     add(cells[i], choice, &packing);

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "topology/shapes.h"
@@ -13,7 +14,7 @@ namespace skein {
 // A replica and the domains that it takes devices from.
 struct Packed {
   const Shape* shape = nullptr;  // of the book that it was packed with
-  std::vector<StageRun> runs;    // by index into Packing::domains
+  std::vector<int> domains;      // by world rank: index into Packing::domains
 };
 
 struct Packing {
@@ -21,6 +22,7 @@ struct Packing {
   std::vector<Packed> replicas;
   double request_rate = 0;
   int devices = 0;
+  bool alike = false;  // nothing tells the devices of a domain apart
 };
 
 struct PackingGoal {
@@ -35,7 +37,9 @@ struct PackingGoal {
 // devices s, and states are visited in an order in which all parts of a state come before it. A replica enters only if
 // smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
 // nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
-// programming over devices used; what the cells leave over is put together into cells of its own.
+// programming over devices used; what the cells leave over is put together into cells of its own. Where there are few
+// states even so, domains are cut into parts whose devices are all alike, and stages take any of each; else a replica's
+// figures are those of the devices that it would get if it came first.
 class Packer {
  public:
   Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains);
@@ -52,6 +56,8 @@ class Packer {
   using Cell = std::vector<int>;      // indices into domains
   struct Column;
   struct Table;
+  struct Lot;
+  struct Draft;
 
   Packing most(const PackingGoal& goal);
   Packing fewest(const PackingGoal& goal);
@@ -62,22 +68,27 @@ class Packer {
   const Front& solve(const Cell& cell, const PackingGoal& goal);
   Front solve_anew(const Cell& cell, const PackingGoal& goal);
   void try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best);
-  void try_orders(const Cell& cell, int tp, std::vector<StageRun>* runs, const std::vector<StageRun>& left,
-                  Column* best);
-  void try_runs(const Cell& cell, int tp, const std::vector<StageRun>& runs, Column* best);
-  bool any_order_counts(const Cell& cell, const std::vector<StageRun>& runs) const;
+  void try_orders(Draft* draft, std::vector<StageRun>* runs);
+  std::vector<int> likeness(const Draft& draft, const std::vector<StageRun>& runs, size_t lot);
+  int way_between(const Draft& draft, size_t lot, size_t other);
+  void try_runs(Draft* draft, const std::vector<StageRun>& runs);
+  void try_parts(Draft* draft, const std::vector<size_t>& lots, std::vector<int>* parts);
+  void try_ranks(Draft* draft, const std::vector<DeviceId>& devices);
+  bool any_order_counts(const Draft& draft) const;
   static void drop_spare_cells(int devices, std::vector<Cell>* cells, std::vector<const Front*>* fronts);
   void pack_left_over(const PackingGoal& goal, Packing* packing);
   void add(const Cell& cell, const Choice& choice, Packing* packing) const;
   std::string signature(const Cell& cell) const;
-  std::vector<std::string> likenesses(const Cell& cell) const;
   int64_t states(const Cell& cell) const;
 
   const Cluster& cluster_;
   ShapeBook& book_;
   std::vector<Domain> domains_;
   double latency_max_ms_ = 0;  // of a lone request; 0: any
-  std::vector<std::string> likeness_;  // of the cell that is being solved
+  bool alike_ = false;  // as Packing::alike
+  std::map<std::string, int> keys_;       // numbers of domains' keys, of the ways between two lots, of paths
+  std::map<std::vector<int>, int> ways_;
+  std::map<std::tuple<LinkKind, double, double>, int> paths_;
   std::map<std::string, Front> fronts_;
 };
 

@@ -101,27 +101,19 @@ std::vector<DeviceId> left_over(const PlanRequest& request, const std::vector<Pl
   return free;
 }
 
-// A replica that is already there, as the book sees it; nullptr: its level does not hold any more.
-const Shape* shape_of(const std::vector<Domain>& all, ShapeBook& book, const PlacedReplica& replica) {
-  std::vector<Domain> domains;
-  std::vector<StageRun> runs;
-  for (const Domain& domain : all) {
-    const auto in_domain = [&](const DeviceId& id) {
-      return id.node == domain.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
-    };
-    const auto ranks = static_cast<int>(std::ranges::count_if(replica.devices, in_domain));
-    if (ranks == 0) continue;
-    runs.push_back({.domain = static_cast<int>(domains.size()), .stages = ranks / replica.tensor_parallel_size});
-    domains.push_back(domain);
+// A replica on those devices, as the book sees it; nullptr: its level does not hold there.
+const Shape* shape_of(const Cluster& cluster, const std::vector<Domain>& domains, ShapeBook& book, int tp,
+                      const std::vector<DeviceId>& devices) {
+  std::vector<const Domain*> stages;
+  for (size_t rank = 0; rank < devices.size(); rank += static_cast<size_t>(tp)) {
+    const auto at = std::ranges::find_if(domains, [&](const Domain& domain) {
+      return domain.node == devices[rank].node && std::ranges::find(domain.devices, devices[rank].device) != domain.devices.end();
+    });
+    if (at == domains.end()) return nullptr;
+    stages.push_back(&*at);
   }
-  // In the order of its stages.
-  std::ranges::sort(runs, {}, [&](const StageRun& run) {
-    const Domain& domain = domains[static_cast<size_t>(run.domain)];
-    return std::ranges::find_if(replica.devices, [&](const DeviceId& id) {
-             return id.node == domain.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
-           }) - replica.devices.begin();
-  });
-  return book.find(domains, replica.tensor_parallel_size, runs);
+  const auto ways = ways_of(cluster, tp, devices);
+  return ways ? book.find(stages, tp, *ways) : nullptr;
 }
 
 // One model onto what `taken` leaves. Its replicas are appended to the plan.
@@ -139,9 +131,14 @@ Status place_model(const PlanRequest& request, int model, const PackingGoal& goa
     const Packing packing = packer.best(goal);
     if (packing.replicas.empty()) continue;
     if (packing.request_rate * (1 + kNoise) < goal.request_rate) return too_little(search, packing);
-    std::vector<const Shape*> shapes;
-    for (const Packed& replica : packing.replicas) shapes.push_back(replica.shape);
     const std::vector<std::vector<DeviceId>> seats = seat(*request.cluster, packing);
+    std::vector<const Shape*> shapes;
+    for (size_t i = 0; i < seats.size(); ++i) {
+      // Replicas that compete for the devices beside a NIC may get others than they were packed for.
+      const Shape* packed = packing.replicas[i].shape;
+      const Shape* seated = shape_of(*request.cluster, packing.domains, book, packed->tp, seats[i]);
+      shapes.push_back(seated != nullptr ? seated : packed);
+    }
     std::vector<PlacedReplica> replicas;
     for (size_t i = 0; i < seats.size(); ++i) replicas.push_back(placed(request, *shapes[i], model, seats[i]));
     std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
@@ -214,7 +211,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
   std::vector<PlacedReplica> stay(kept);
   for (PlacedReplica& replica : stay) {
     const auto model = static_cast<size_t>(replica.model);
-    const Shape* shape = shape_of(domains, books[model], replica);
+    const Shape* shape = shape_of(*request.cluster, domains, books[model], replica.tensor_parallel_size, replica.devices);
     if (shape == nullptr) continue;
     shapes[model].push_back(shape);
     // Plan files keep no figures. Those of other layers than the planner's own are close.
@@ -241,7 +238,8 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
       if (!placed_rest.ok() && (goal.request_rate > 0 || there == 0)) return std::nullopt;
     }
     for (size_t i = before; i < plan.replicas.size(); ++i) {
-      shapes[at].push_back(shape_of(domains, books[at], plan.replicas[i]));
+      const PlacedReplica& replica = plan.replicas[i];
+      shapes[at].push_back(shape_of(*request.cluster, domains, books[at], replica.tensor_parallel_size, replica.devices));
     }
     std::erase(shapes[at], nullptr);
     plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load, request.objective);

@@ -5,17 +5,10 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "topology/rank_order.h"
 
 namespace skein {
 namespace {
-
-// The rail of the NIC next to a device; -1: none.
-int rail_of(const Node& node, int device) {
-  for (const Nic& nic : node.nics) {
-    if (nic.up && nic.rail >= 0 && std::ranges::find(nic.devices, device) != nic.devices.end()) return nic.rail;
-  }
-  return -1;
-}
 
 int index_of(std::map<std::string, int>* indices, const std::string& text) {
   return indices->try_emplace(text, static_cast<int>(indices->size())).first->second;
@@ -32,17 +25,21 @@ class Spread {
       places_.push_back({.node = static_cast<size_t>(domain.node),
                          // Without racks every node is one.
                          .rack = static_cast<size_t>(index_of(&racks, node.rack.empty() ? "node " + node.name : node.rack)),
-                         .kind = index_of(&kinds, domain.key),
+                         .kind = index_of(&kinds, domain.site + ";" + path_key(domain.inside)),
                          .free = domain.size()});
     }
     in_rack_.assign(racks.size(), 0);
   }
 
-  void take(int domain, int devices) {
-    Place& place = places_[static_cast<size_t>(domain)];
-    place.free -= devices;
-    ++on_node_[place.node];
-    ++in_rack_[place.rack];
+  // By world rank.
+  void take(const std::vector<int>& domains) {
+    for (size_t rank = 0; rank < domains.size(); ++rank) {
+      Place& place = places_[static_cast<size_t>(domains[rank])];
+      --place.free;
+      if (rank > 0 && domains[rank] == domains[rank - 1]) continue;
+      ++on_node_[place.node];
+      ++in_rack_[place.rack];
+    }
   }
 
   // A domain like `domain` with that many free devices; -1: none is left.
@@ -73,7 +70,9 @@ class Spread {
   std::vector<int> in_rack_;
 };
 
-bool spans(const Packed& replica) { return replica.runs.size() > 1; }
+bool spans(const Packed& replica) {
+  return std::ranges::any_of(replica.domains, [&](int domain) { return domain != replica.domains[0]; });
+}
 
 // Spanning replicas first, then large ones: what is left is easiest to fill.
 std::vector<size_t> seating_order(const Packing& packing) {
@@ -99,42 +98,31 @@ std::vector<Packed> spread_out(const Cluster& cluster, const Packing& packing, c
   for (const size_t i : order) {
     Packed& replica = replicas[i];
     if (!spans(replica)) {
-      const int domain = spread.least_used(replica.runs[0].domain, replica.shape->devices());
+      const int domain = spread.least_used(replica.domains[0], replica.shape->devices());
       if (domain < 0) return packing.replicas;
-      replica.runs[0].domain = domain;
+      std::ranges::fill(replica.domains, domain);
     }
-    for (const StageRun& run : replica.runs) spread.take(run.domain, run.stages * replica.shape->tp);
+    spread.take(replica.domains);
   }
   return replicas;
 }
 
-// Free devices of a domain.
-struct Pool {
-  const Node* node;
-  int node_index;
-  std::vector<int> devices;
-
-  // One of that rail if there is one, else the first.
-  DeviceId take(int rail) {
-    CHECK(!devices.empty());
-    auto at = std::ranges::find_if(devices, [&](int device) { return rail >= 0 && rail_of(*node, device) == rail; });
-    if (at == devices.end()) at = devices.begin();
-    const DeviceId id{.node = node_index, .device = *at};
-    devices.erase(at);
-    return id;
+// Stages in one domain after each other.
+std::vector<StageRun> runs_of(const Packed& replica) {
+  std::vector<StageRun> runs;
+  for (size_t rank = 0; rank < replica.domains.size(); rank += static_cast<size_t>(replica.shape->tp)) {
+    const int domain = replica.domains[rank];
+    if (runs.empty() || runs.back().domain != domain) runs.push_back({.domain = domain, .stages = 0});
+    ++runs.back().stages;
   }
-};
+  return runs;
+}
 
-std::vector<Pool> pools_of(const Cluster& cluster, const std::vector<Domain>& domains) {
-  std::vector<Pool> pools;
-  for (const Domain& domain : domains) {
-    const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
-    Pool pool{.node = &node, .node_index = domain.node, .devices = domain.devices};
-    const auto socket = [&](int device) { return node.devices[static_cast<size_t>(device)].numa; };
-    std::ranges::stable_sort(pool.devices, {}, socket);
-    pools.push_back(std::move(pool));
-  }
-  return pools;
+DeviceId take_first(std::vector<DeviceId>* pool) {
+  CHECK(!pool->empty());
+  const DeviceId first = pool->front();
+  pool->erase(pool->begin());
+  return first;
 }
 
 }  // namespace
@@ -142,21 +130,18 @@ std::vector<Pool> pools_of(const Cluster& cluster, const std::vector<Domain>& do
 std::vector<std::vector<DeviceId>> seat(const Cluster& cluster, const Packing& packing) {
   const std::vector<size_t> order = seating_order(packing);
   const std::vector<Packed> replicas = spread_out(cluster, packing, order);
-  std::vector<Pool> pools = pools_of(cluster, packing.domains);
+  std::vector<std::vector<DeviceId>> pools;
+  for (const Domain& domain : packing.domains) {
+    std::vector<DeviceId>& pool = pools.emplace_back();
+    for (const int device : domain.devices) pool.push_back({.node = domain.node, .device = device});
+  }
   std::vector<std::vector<DeviceId>> seats(replicas.size());
   for (const size_t i : order) {
-    const auto tp = static_cast<size_t>(replicas[i].shape->tp);
-    std::vector<DeviceId>& devices = seats[i];
-    for (const StageRun& run : replicas[i].runs) {
-      for (size_t rank = 0; rank < static_cast<size_t>(run.stages) * tp; ++rank) {
-        int rail = -1;
-        if (devices.size() >= tp) {
-          const DeviceId before = devices[devices.size() - tp];  // the same rank of the stage before
-          rail = rail_of(cluster.nodes[static_cast<size_t>(before.node)], before.device);
-        }
-        devices.push_back(pools[static_cast<size_t>(run.domain)].take(rail));
-      }
+    if (!packing.alike) {
+      seats[i] = take_ranks(cluster, &pools, replicas[i].shape->tp, runs_of(replicas[i]));
+      continue;
     }
+    for (const int domain : replicas[i].domains) seats[i].push_back(take_first(&pools[static_cast<size_t>(domain)]));
   }
   return seats;
 }

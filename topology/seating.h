@@ -5,7 +5,7 @@
 namespace skein {
 
 // The devices of each replica, by world rank, in the packing's order. Replicas that could as well run in another domain
-// are spread over racks, then nodes. Stages on different nodes get devices of the same rails where they can.
+// are spread over racks, then nodes. Those of several domains come first, and get the devices next to NICs.
 std::vector<std::vector<DeviceId>> seat(const Cluster& cluster, const Packing& packing);
 
 }  // namespace skein

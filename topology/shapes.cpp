@@ -73,14 +73,41 @@ std::vector<int> split_by_memory(int layers, const std::vector<int64_t>& memory)
   return split;
 }
 
-Path worst_path(const Cluster& cluster, const Domain& domain) {
-  Path worst;
-  for (const int device : domain.devices) {
-    const auto path = path_between(cluster, {domain.node, domain.devices[0]}, {domain.node, device});
-    if (!path || path->link == LinkKind::kSelf) continue;
-    if (worst.link == LinkKind::kSelf || path->bytes_per_s < worst.bytes_per_s) worst = *path;
+// All that may tell devices of a node from each other: their sockets and NVLinks, and the NICs that are up.
+std::string layout_of(const Cluster& cluster, const Domain& domain) {
+  const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
+  std::string text;
+  const auto add = [&](auto number) { text.append(reinterpret_cast<const char*>(&number), sizeof number); };
+  for (const int index : domain.devices) {
+    const Device& device = node.devices[static_cast<size_t>(index)];
+    add(index);
+    add(device.numa);
+    add(device.nvlinks_up);
   }
-  return worst;
+  for (const Nic& nic : node.nics) {
+    if (!nic.up) continue;
+    add(nic.network);
+    add(nic.bytes_per_s);
+    add(nic.numa);
+    add(nic.rail);
+    for (const int device : nic.devices) add(device);
+    add(-1);
+  }
+  return text;
+}
+
+bool joined(const Cluster& cluster, const Domain& domain) {
+  const auto& devices = cluster.nodes[static_cast<size_t>(domain.node)].devices;
+  return domain.size() == 1 || devices[static_cast<size_t>(domain.devices[0])].nvlink_domain >= 0;
+}
+
+// What a message over both at once waits for. One that leads to itself counts for nothing.
+Path slower(const Path& a, const Path& b) {
+  if (a.link == LinkKind::kSelf) return b;
+  if (b.link == LinkKind::kSelf) return a;
+  Path slow = b.bytes_per_s < a.bytes_per_s ? b : a;
+  slow.latency_us = std::max(a.latency_us, b.latency_us);
+  return slow;
 }
 
 void share_cores(int ranks, size_t cores, Domain* domain) {
@@ -186,15 +213,50 @@ std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<Dev
     if (!request.nodes.empty() && std::ranges::find(request.nodes, node.name) == request.nodes.end()) continue;
     add_domains(request, static_cast<int>(n), taken_of[n], relaxed, &domains);
   }
-  for (Domain& domain : domains) {
+  for (size_t i = 0; i < domains.size(); ++i) {
+    Domain& domain = domains[i];
     const bool gpu = cluster.kinds[static_cast<size_t>(domain.kind)].gpu;
     const size_t cores = cluster.nodes[static_cast<size_t>(domain.node)].devices.size();
+    domain.whole = static_cast<int>(i);
     domain.inside = worst_path(cluster, domain);
-    domain.key = std::to_string(domain.kind) + "," + std::to_string(domain.memory) + "," +
-                 std::to_string(gpu ? 0 : cores) + "," + std::to_string(domain.group_max > 1) + "," +
-                 path_key(domain.inside);
+    domain.joined = joined(cluster, domain);
+    domain.site = std::to_string(domain.kind) + "," + std::to_string(domain.memory) + "," + std::to_string(gpu ? 0 : cores);
+    domain.key = domain.site + "," + std::to_string(domain.group_max > 1) + "," + layout_of(cluster, domain);
   }
   return domains;
+}
+
+Path worst_path(const Cluster& cluster, const Domain& domain) {
+  Path worst;
+  for (const int from : domain.devices) {
+    for (const int to : domain.devices) {
+      if (from >= to) continue;
+      const auto path = path_between(cluster, {domain.node, from}, {domain.node, to});
+      if (path) worst = slower(worst, *path);
+    }
+  }
+  return worst;
+}
+
+std::optional<std::vector<StageWays>> ways_of(const Cluster& cluster, int tp, const std::vector<DeviceId>& devices) {
+  const auto ranks = static_cast<size_t>(tp);
+  std::vector<StageWays> ways(devices.size() / ranks);
+  for (size_t stage = 0; stage < ways.size(); ++stage) {
+    const DeviceId* here = &devices[stage * ranks];
+    for (size_t a = 0; a < ranks; ++a) {
+      for (size_t b = a + 1; b < ranks; ++b) {
+        const auto path = path_between(cluster, here[a], here[b]);
+        if (!path) return std::nullopt;
+        ways[stage].group = slower(ways[stage].group, *path);
+      }
+      if (stage + 1 == ways.size()) continue;
+      const auto path = path_between(cluster, here[a], here[a + ranks]);
+      if (!path) return std::nullopt;
+      ways[stage].next = slower(ways[stage].next, *path);
+    }
+  }
+  if (ways.size() > 1) ways.back().next = ways[ways.size() - 2].next;
+  return ways;
 }
 
 // What a shape is worked out from, by stage.
@@ -219,22 +281,22 @@ std::vector<double> ShapeBook::latencies() const {
   return {latencies.begin(), latencies.end()};
 }
 
-const Shape* ShapeBook::find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs) {
-  std::string key = std::to_string(tp);
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
-    if (i > 0) {
-      const Domain& before = domains[static_cast<size_t>(runs[i - 1].domain)];
-      const auto path =
-          path_between(*request_.cluster, {before.node, before.devices[0]}, {domain.node, domain.devices[0]});
-      if (!path) return nullptr;
-      key += "<" + path_key(*path);
-    }
-    key += ";" + domain.key + "," + std::to_string(runs[i].stages);
+int ShapeBook::number_of(const Path& path) {
+  const std::tuple what = {path.link, path.bytes_per_s, path.latency_us};
+  return paths_.try_emplace(what, static_cast<int>(paths_.size())).first->second;
+}
+
+const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways) {
+  std::vector<int> key = {tp};
+  for (size_t stage = 0; stage < stages.size(); ++stage) {
+    const bool again = stage > 0 && stages[stage] == stages[stage - 1];
+    key.push_back(again ? key[key.size() - 3] : number_of(stages[stage]->site));
+    key.push_back(number_of(ways[stage].group));
+    key.push_back(number_of(ways[stage].next));
   }
-  const auto [at, fresh] = shapes_.try_emplace(key);
+  const auto [at, fresh] = shapes_.try_emplace(std::move(key));
   if (fresh) {
-    const std::optional<Sites> sites = sites_of(domains, tp, runs);
+    const std::optional<Sites> sites = sites_of(stages, tp, ways);
     if (sites) at->second = work_out(tp, *sites);
   }
   return at->second ? &*at->second : nullptr;
@@ -246,68 +308,53 @@ const DeviceCalibration* ShapeBook::device_of(int kind) {
   return at->second ? &*at->second : nullptr;
 }
 
-std::optional<StageSite> ShapeBook::site_on(const Device& device, const CoreParts& parts, int tp, const Path& inside,
-                                            const Path& next) {
+std::optional<StageSite> ShapeBook::site_on(const Device& device, const CoreParts& parts, int tp, const StageWays& ways) {
   const DeviceCalibration* measured = device_of(device.kind);
   if (measured == nullptr) return std::nullopt;
   const Calibration& calibration = *request_.calibration;
   const DeviceKind& kind = kind_of(*request_.cluster, device);
   const int cores = std::max(1, parts.cores / parts.ranks);
-  return StageSite{
-      .device = measured,
-      .gpu = kind.gpu,
-      .cores = kind.gpu ? 1.0 : static_cast<double>(cores),
-      .share = kind.gpu ? 1.0 : 1.0 / parts.ranks,
-      .group = {.measured = find_link(calibration, inside.link, kind.name, tp), .path = inside, .ranks = tp},
-      .next = {.measured = find_link(calibration, next.link, kind.name, 2), .path = next, .ranks = 2}};
+  const auto exchange = [&](const Path& path, int ranks) {
+    return Exchange{.measured = find_link(calibration, path.link, kind.name, ranks), .path = path, .ranks = ranks};
+  };
+  return StageSite{.device = measured,
+                   .gpu = kind.gpu,
+                   .cores = kind.gpu ? 1.0 : static_cast<double>(cores),
+                   .share = kind.gpu ? 1.0 : 1.0 / parts.ranks,
+                   .group = exchange(ways.group, tp),
+                   .next = exchange(ways.next, 2)};
 }
 
-std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<Domain>& domains, int tp,
-                                                    const std::vector<StageRun>& runs) {
-  const Cluster& cluster = *request_.cluster;
+std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<const Domain*>& stages, int tp,
+                                                    const std::vector<StageWays>& ways) {
   Sites sites;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
-    const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
+  for (size_t stage = 0; stage < stages.size(); ++stage) {
+    const Domain& domain = *stages[stage];
+    const Node& node = request_.cluster->nodes[static_cast<size_t>(domain.node)];
+    const CoreParts parts{.cores = static_cast<int>(node.devices.size()),
+                          .ranks = ranks_of_cores(request_, node.devices.size())};
     const Device& device = node.devices[static_cast<size_t>(domain.devices[0])];
-    const int cores = static_cast<int>(node.devices.size());
-    const CoreParts parts{.cores = cores, .ranks = ranks_of_cores(request_, node.devices.size())};
-    for (int stage = 0; stage < runs[i].stages; ++stage) {
-      Path next = domain.inside;
-      if (stage + 1 == runs[i].stages && i + 1 < runs.size()) {
-        const Domain& after = domains[static_cast<size_t>(runs[i + 1].domain)];
-        next = *path_between(cluster, {domain.node, domain.devices[0]}, {after.node, after.devices[0]});
-      }
-      const std::optional<StageSite> site = site_on(device, parts, tp, domain.inside, next);
-      if (!site) return std::nullopt;
-      sites.stages.push_back(*site);
-      sites.memory.push_back(domain.memory);
-    }
+    const std::optional<StageSite> site = site_on(device, parts, tp, ways[stage]);
+    if (!site) return std::nullopt;
+    sites.stages.push_back(*site);
+    sites.memory.push_back(domain.memory);
   }
   return sites;
 }
 
 std::optional<ReplicaCost> ShapeBook::cost_of(const PlacedReplica& replica) {
   const Cluster& cluster = *request_.cluster;
-  const auto tp = static_cast<size_t>(replica.tensor_parallel_size);
+  const std::optional<std::vector<StageWays>> ways = ways_of(cluster, replica.tensor_parallel_size, replica.devices);
+  if (!ways) return std::nullopt;
   std::vector<StageSite> sites;
   std::vector<int> layers;
   for (size_t stage = 0; stage < replica.stages.size(); ++stage) {
-    const DeviceId first = replica.devices[stage * tp];
-    Path inside;
-    for (size_t rank = 1; rank < tp; ++rank) {
-      const auto path = path_between(cluster, first, replica.devices[stage * tp + rank]);
-      if (!path) return std::nullopt;
-      if (rank == 1 || path->bytes_per_s < inside.bytes_per_s) inside = *path;
-    }
-    std::optional<Path> next = inside;
-    if (stage + 1 < replica.stages.size()) next = path_between(cluster, first, replica.devices[(stage + 1) * tp]);
-    if (!next) return std::nullopt;
+    const DeviceId first = replica.devices[stage * static_cast<size_t>(replica.tensor_parallel_size)];
     const Node& node = cluster.nodes[static_cast<size_t>(first.node)];
     const CoreParts parts{.cores = static_cast<int>(node.devices.size()),
                           .ranks = static_cast<int>(std::ranges::count(replica.devices, first.node, &DeviceId::node))};
-    const std::optional<StageSite> site = site_on(node.devices[static_cast<size_t>(first.device)], parts,
-                                                  replica.tensor_parallel_size, inside, *next);
+    const std::optional<StageSite> site =
+        site_on(node.devices[static_cast<size_t>(first.device)], parts, replica.tensor_parallel_size, (*ways)[stage]);
     if (!site) return std::nullopt;
     sites.push_back(*site);
     layers.push_back(replica.stages[stage].layers);

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "topology/planner.h"
@@ -19,6 +20,9 @@ struct Domain {
   int group_max = 1;         // tensor-parallel ranks
   int64_t memory = 0;        // that a rank may fill
   Path inside = {};          // the slowest among them
+  bool joined = true;        // all over NVLink, or alone
+  int whole = 0;             // index of the domain that this is a part of: a stage's ranks may come from all its parts
+  std::string site = {};     // equal where a rank does the same
   std::string key = {};      // equal for domains that nothing but their links to others tells apart
   int size() const { return static_cast<int>(devices.size()); }
 };
@@ -39,11 +43,22 @@ struct Relaxed {
 // The free devices of the nodes that may be used.
 std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<DeviceId>& taken, const Relaxed& relaxed);
 
+Path worst_path(const Cluster& cluster, const Domain& domain);
+
 // Stages in one domain, next to each other in the pipeline.
 struct StageRun {
   int domain = 0;  // index into the domains at hand
   int stages = 0;
 };
+
+// The slowest ways that a stage's ranks have to each other, and to the same ranks of the next stage.
+struct StageWays {
+  Path group = {};  // of one rank: to itself
+  Path next = {};   // of the last stage: as to it
+};
+
+// By stage, of devices in the order of their ranks. nullopt: nothing joins two of them.
+std::optional<std::vector<StageWays>> ways_of(const Cluster& cluster, int tp, const std::vector<DeviceId>& devices);
 
 // A replica's shape on certain kinds of devices and links, and what it does.
 struct Shape {
@@ -63,8 +78,9 @@ class ShapeBook {
  public:
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed);
 
-  // nullptr: the model does not fit, or its service level does not hold even for a lone request.
-  const Shape* find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
+  // By stage, where and over what. nullptr: the model does not fit, or its service level does not hold even for a lone
+  // request.
+  const Shape* find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways);
 
   // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
   std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
@@ -80,9 +96,8 @@ class ShapeBook {
     int cores = 1;
     int ranks = 1;  // that share them evenly
   };
-  std::optional<StageSite> site_on(const Device& device, const CoreParts& parts, int tp, const Path& inside,
-                                   const Path& next);
-  std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
+  std::optional<StageSite> site_on(const Device& device, const CoreParts& parts, int tp, const StageWays& ways);
+  std::optional<Sites> sites_of(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways);
   std::optional<Shape> work_out(int tp, const Sites& sites);
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
@@ -95,7 +110,12 @@ class ShapeBook {
   const ModelFormats formats_;
   std::map<int, std::optional<DeviceCalibration>> devices_;  // by kind
   std::map<std::array<int64_t, 7>, RankMemory> memories_;  // of ranks, by what theirs depends on
-  std::map<std::string, std::optional<Shape>> shapes_;
+  int number_of(const std::string& site) { return sites_.try_emplace(site, sites_.size()).first->second; }
+  int number_of(const Path& path);
+
+  std::map<std::string, int> sites_;
+  std::map<std::tuple<LinkKind, double, double>, int> paths_;
+  std::map<std::vector<int>, std::optional<Shape>> shapes_;  // by degree and by what each stage's site and ways are
 };
 
 // Whether there is a backend for it: GPUs that are not known may be of the right generation.

@@ -7,6 +7,7 @@
 
 #include "tests/unit/topology/planner_fixture.h"
 #include "topology/device_kinds.h"
+#include "topology/shapes.h"
 
 namespace skein {
 namespace {
@@ -104,6 +105,71 @@ TEST_F(PlannerRules, StagesOnDifferentNodesShareRails) {
   ASSERT_NE(ranks[0].node, ranks[2].node);
   EXPECT_NE(ranks[0].device, ranks[2].device) << "rails cross between the nodes";
   EXPECT_NE(ranks[1].device, ranks[3].device);
+}
+
+// Nodes whose only NIC is on the last GPU's socket.
+std::vector<Node> nodes_with_a_port_beside_the_last(int nodes, int devices) {
+  std::vector<Node> made;
+  for (int n = 0; n < nodes; ++n) {
+    Node& node = made.emplace_back(test::gpu_node("n" + std::to_string(n), devices));
+    node.nics[0].devices = {devices - 1};
+    node.nics[0].numa = 1;
+    node.devices.back().numa = 1;
+  }
+  return made;
+}
+
+// Devices that hand over to another node, and those that take it up.
+std::set<int> at_hops(const PlacementPlan& plan) {
+  std::set<int> devices;
+  for (const PlacedReplica& replica : plan.replicas) {
+    const auto tp = static_cast<size_t>(replica.tensor_parallel_size);
+    for (size_t rank = 0; rank + tp < replica.devices.size(); ++rank) {
+      const DeviceId& from = replica.devices[rank];
+      const DeviceId& to = replica.devices[rank + tp];
+      if (from.node != to.node) devices.insert({from.device, to.device});
+    }
+  }
+  return devices;
+}
+
+TEST_F(PlannerRules, NetworkHopsGoThroughTheDevicesBesideNics) {
+  cluster_.kinds = {test::gpu_kind("kind", 250 * kMiB, 3e12)};
+  cluster_.nodes = nodes_with_a_port_beside_the_last(2, 2);
+  request_.models[0].load = {.input_tokens = 64, .output_tokens = 16};
+  request_.models[0].pipeline_parallel_size = 3;
+  EXPECT_EQ(at_hops(plan()), std::set<int>{1});
+  // Too many states for each device to have a place of its own in them.
+  const auto deep = test::dummy_model(8);
+  request_.models[0].checkpoint = deep.get();
+  cluster_.kinds = {test::gpu_kind("kind", 400 * kMiB, 3e12)};
+  cluster_.nodes = nodes_with_a_port_beside_the_last(8, 3);
+  request_.models[0].pipeline_parallel_size = 5;
+  const PlacementPlan many = plan();
+  EXPECT_EQ(many.replicas.size(), 4u);
+  EXPECT_EQ(at_hops(many), std::set<int>{2});
+}
+
+TEST_F(PlannerRules, AStageHandsOverByTheWayBetweenItsDevices) {
+  Node node = test::gpu_node("node", 4, 0, false);
+  node.devices[0].numa = node.devices[2].numa = 1;
+  cluster_.kinds = {test::gpu_kind("kind", 250 * kMiB, 3e12)};
+  cluster_.nodes = {node};
+  request_.models[0].load = {.input_tokens = 64, .output_tokens = 16};
+  request_.models[0].pipeline_parallel_size = 4;
+  const PlacementPlan placed = plan();
+  ASSERT_EQ(placed.replicas.size(), 1u);
+  const std::vector<PlannedStage>& stages = placed.replicas[0].stages;
+  EXPECT_EQ(stages[0].to_next, LinkKind::kPcie);
+  EXPECT_EQ(stages[1].to_next, LinkKind::kSocket);
+  EXPECT_EQ(stages[2].to_next, LinkKind::kPcie);
+  // What steps are held against has the same ways.
+  ShapeBook book(request_, 0, {});
+  const auto cost = book.cost_of(placed.replicas[0]);
+  ASSERT_TRUE(cost.has_value());
+  EXPECT_LT(cost->hop_us(0, {.decodes = 1}), cost->hop_us(1, {.decodes = 1}));
+  const ReplicaLimits limits{.sequences_max = 32, .step_tokens_max = 512, .kv_tokens = 1 << 20};
+  EXPECT_DOUBLE_EQ(operate(*cost, request_.models[0].load, limits, 1).itl_ms, placed.replicas[0].lone.itl_ms);
 }
 
 TEST_F(PlannerRules, FewerLayersWhereTheLogitsAreAndOnWeakerGpus) {
