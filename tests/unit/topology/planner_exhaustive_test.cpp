@@ -130,6 +130,16 @@ class Exhaustive {
     return path_between(cluster_, devices_[static_cast<size_t>(a)], devices_[static_cast<size_t>(b)]);
   }
 
+  // Messages over several ways at once: all are waited for.
+  static void wait_for(const Path& path, Path* all) {
+    const bool first = all->link == LinkKind::kSelf;
+    if (first || path.bytes_per_s < all->bytes_per_s) {
+      all->link = path.link;
+      all->bytes_per_s = path.bytes_per_s;
+    }
+    all->latency_us = first ? path.latency_us : std::max(all->latency_us, path.latency_us);
+  }
+
   // mpirun deals ranks out node by node.
   bool returns_to_a_node(const std::vector<int>& ranks) const {
     std::set<int> left;
@@ -151,17 +161,20 @@ class Exhaustive {
     std::vector<StageSite> sites;
     for (size_t stage = 0; stage < stages; ++stage) {
       const int first = ranks[stage * tp];
-      for (size_t rank = 1; rank < tp; ++rank) {
-        const int other = ranks[stage * tp + rank];
-        if (other < ranks[stage * tp + rank - 1] || !may_group(first, other)) return {};
-      }
       StageSite site{.device = &kinds_[static_cast<size_t>(device(first).kind)]};
       site.group.ranks = static_cast<int>(tp);
-      if (tp > 1) site.group.path = *path(first, ranks[stage * tp + 1]);
-      if (stage + 1 < stages) {
-        const std::optional<Path> next = path(first, ranks[(stage + 1) * tp]);
+      for (size_t rank = 0; rank < tp; ++rank) {
+        const int here = ranks[stage * tp + rank];
+        for (size_t other = rank + 1; other < tp; ++other) {
+          const int there = ranks[stage * tp + other];
+          // The first stage's ranks in one order: the others' differ from them in all ways.
+          if (!may_group(here, there) || (stage == 0 && there < here)) return {};
+          wait_for(*path(here, there), &site.group.path);
+        }
+        if (stage + 1 == stages) continue;
+        const std::optional<Path> next = path(here, ranks[(stage + 1) * tp + rank]);
         if (!next) return {};
-        site.next.path = *next;
+        wait_for(*next, &site.next.path);
       }
       for (const Path& way : {site.group.path, site.next.path}) {
         key += " " + std::to_string(static_cast<int>(way.link)) + "/" + std::to_string(way.bytes_per_s) + "/" +
@@ -231,6 +244,22 @@ class Exhaustive {
 using Random = std::mt19937;
 int pick(Random& random, int least, int most) { return std::uniform_int_distribution<int>(least, most)(random); }
 
+// Over two sockets, with one or two NICs on either, of any rail and rate; devices are next to one of them or to none.
+void scatter(Random& random, Node* node) {
+  for (Device& device : node->devices) device.numa = pick(random, 0, 1);
+  if (pick(random, 0, 1) == 0) node->nics.push_back(node->nics[0]);
+  for (Nic& nic : node->nics) {
+    nic.numa = pick(random, 0, 1);
+    nic.rail = pick(random, 0, 1);
+    nic.bytes_per_s = pick(random, 1, 2) * 2.5e10;
+    nic.devices.clear();
+  }
+  for (int device = 0; device < static_cast<int>(node->devices.size()); ++device) {
+    const auto nearest = static_cast<size_t>(pick(random, 0, static_cast<int>(node->nics.size())));
+    if (nearest < node->nics.size()) node->nics[nearest].devices.push_back(device);
+  }
+}
+
 Cluster random_cluster(Random& random) {
   Cluster cluster;
   cluster.name = "random";
@@ -246,11 +275,13 @@ Cluster random_cluster(Random& random) {
     Node node = test::gpu_node("n" + std::to_string(n), devices, pick(random, 0, kinds - 1), pick(random, 0, 2) > 0);
     if (pick(random, 0, 4) == 0) node.devices.back().kind = pick(random, 0, kinds - 1);
     if (pick(random, 0, 7) == 0) node.devices.back().nvlink_domain = 1;
+    scatter(random, &node);
     if (pick(random, 0, 5) == 0) node.nics.clear();
     node.rack = "r" + std::to_string(pick(random, 0, 1));
     cluster.nodes.push_back(node);
   }
   cluster.fabric.latency_us = pick(random, 1, 10);
+  assign_nics(&cluster);
   return cluster;
 }
 
