@@ -104,8 +104,9 @@ struct Path {
   double latency_us = 0;
   bool same_rail = true;
   bool same_rack = true;
-  int nearness = 3;  // of devices and NICs at the end where they are farther apart: 3: named as nearest; 2: on one socket;
-                     // 1: not known; 0: across sockets
+  // Of device and NIC, at the end where they are farther apart. 3: named as nearest; 2: on one socket; 1: not known;
+  // 0: across sockets.
+  int nearness = 3;
 };
 
 // Whether it takes as long on both.

@@ -48,10 +48,6 @@ double figure(const Search& search, const Packing& packing) {
   return 0;
 }
 
-std::string shape_text(const Shape& shape) {
-  return "TP " + std::to_string(shape.tp) + " x PP " + std::to_string(shape.stages.size());
-}
-
 std::string number_text(double value) {
   char text[32];
   std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
@@ -99,13 +95,58 @@ std::optional<Missing> missing_devices(const Search& search, const Relaxed& rule
   return least;
 }
 
-std::string asked_shape(const Search& search) {
+std::string asked_degrees(const Search& search) {
   std::string text;
-  if (search.goal.tp != 0) text += " with tensor-parallel-size " + std::to_string(search.goal.tp);
+  if (search.goal.tp != 0) text += "tensor-parallel-size " + std::to_string(search.goal.tp);
   if (search.goal.pp != 0) {
-    text += (text.empty() ? " with " : " and ") + std::string("pipeline-parallel-size ") + std::to_string(search.goal.pp);
+    text += (text.empty() ? "" : " and ") + std::string("pipeline-parallel-size ") + std::to_string(search.goal.pp);
   }
   return text;
+}
+
+std::string asked_shape(const Search& search) {
+  const std::string degrees = asked_degrees(search);
+  return degrees.empty() ? degrees : " with " + degrees;
+}
+
+// One that holds, and what is asked for without it.
+struct Constraint {
+  std::string what;
+  Relaxed rules;
+  PlanRequest request;
+  PackingGoal goal;
+};
+
+std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rules) {
+  const PlanRequest& request = search.request;
+  const ModelDemand& demand = demand_of(search);
+  const Cluster& cluster = *request.cluster;
+  std::vector<Constraint> constraints;
+  const auto add = [&](std::string what) -> Constraint& {
+    return constraints.emplace_back(
+        Constraint{.what = std::move(what), .rules = rules, .request = request, .goal = search.goal});
+  };
+  if (demand.level.ttft_ms > 0) add("first token within " + number_text(demand.level.ttft_ms) + " ms").rules.ttft = true;
+  if (demand.level.itl_ms > 0) add("a token every " + number_text(demand.level.itl_ms) + " ms").rules.itl = true;
+  add("memory of the devices").rules.memory = true;
+  add("max-num-seqs " + std::to_string(demand.memory.slots)).rules.sequences = true;
+  const auto is_apart = [&](const Domain& domain) {
+    return domain.size() > 1 && domain.group_max == 1 && cluster.kinds[static_cast<size_t>(domain.kind)].gpu;
+  };
+  if (std::ranges::any_of(domains_of(request, search.taken, rules), is_apart)) {
+    add("tensor parallelism over NVLink only").rules.group_over_pcie = true;
+  }
+  if (search.goal.tp != 0 || search.goal.pp != 0) {
+    Constraint& any = add(asked_degrees(search));
+    any.goal.tp = any.goal.pp = 0;
+    ModelDemand& free = any.request.models[static_cast<size_t>(search.model)];
+    free.tensor_parallel_size = free.pipeline_parallel_size = 0;
+  }
+  if (!request.nodes.empty() && request.nodes.size() < cluster.nodes.size()) {
+    add(std::to_string(request.nodes.size()) + " of " + std::to_string(cluster.nodes.size()) + " nodes").request.nodes.clear();
+  }
+  if (request.even_layers) add("layers dealt out evenly").request.even_layers = false;
+  return constraints;
 }
 
 Status level_does_not_hold(const Search& search, const Packing& without_level) {
@@ -129,30 +170,31 @@ Status level_does_not_hold(const Search& search, const Packing& without_level) {
                             asked_shape(search) + "; raise " + remedy + ", or use shorter requests");
 }
 
-// Goals that allow one shape each: those that give the most per device when the devices are filled with them, or the
-// lowest latency where that is what counts.
-std::vector<PackingGoal> promising_shapes(const Search& search, const std::vector<Domain>& domains, ShapeBook& book) {
+// Goals that allow one shape each, of any degrees: those that give the most per device when the devices are filled with
+// them, or the lowest latency where that is what counts.
+std::vector<PackingGoal> promising_shapes(const Search& search, const std::vector<Domain>& domains, ShapeBook& book,
+                                          Packer* packer) {
   int devices = 0;
   int tp_max = 1;
   for (const Domain& domain : domains) {
     devices += domain.size();
     tp_max = std::max(tp_max, domain.group_max);
   }
+  // A node of cores has as many ranks as the degrees asked for need; GPUs can have others.
+  const bool on_cores = !search.request.cluster->kinds[static_cast<size_t>(domains[0].kind)].gpu;
   std::vector<std::pair<double, PackingGoal>> ranked;
-  Packer packer(*search.request.cluster, book, domains);
   for (const int tp : kDegrees) {
     for (const int pp : kDegrees) {
       if (tp > tp_max || tp * pp > devices || pp > book.layers()) continue;
-      if ((search.goal.tp != 0 && search.goal.tp != tp) || (search.goal.pp != 0 && search.goal.pp != pp)) continue;
+      const bool other = (search.goal.tp != 0 && search.goal.tp != tp) || (search.goal.pp != 0 && search.goal.pp != pp);
+      if (on_cores && other) continue;
       PackingGoal goal = search.goal;
       goal.tp = tp;
       goal.pp = pp;
-      goal.objective = Objective::kGoodput;
-      const Packing full = packer.best(goal);
+      const Packing full = packer->in_cells(goal);
       if (full.replicas.empty()) continue;
       const bool latency = search.goal.objective == Objective::kLatency;
       const double worth = latency ? figure(search, full) : full.request_rate / full.devices;
-      goal.objective = search.goal.objective;
       ranked.emplace_back(worth, goal);
     }
   }
@@ -166,16 +208,18 @@ std::vector<PackingGoal> promising_shapes(const Search& search, const std::vecto
 }  // namespace
 
 std::string shapes_text(const Packing& packing) {
-  std::vector<std::pair<std::string, int>> counts;
+  using Degrees = std::pair<int, size_t>;
+  std::vector<std::pair<Degrees, int>> counts;
   for (const Packed& replica : packing.replicas) {
-    const std::string text = shape_text(*replica.shape);
-    auto at = std::ranges::find(counts, text, &std::pair<std::string, int>::first);
-    if (at == counts.end()) at = counts.insert(at, {text, 0});
+    const Degrees degrees = {replica.shape->tp, replica.shape->stages.size()};
+    auto at = std::ranges::find(counts, degrees, &std::pair<Degrees, int>::first);
+    if (at == counts.end()) at = counts.insert(at, {degrees, 0});
     ++at->second;
   }
   std::string text;
-  for (const auto& [shape, count] : counts) {
-    text += (text.empty() ? "" : ", ") + std::to_string(count) + " x (" + shape + ")";
+  for (const auto& [degrees, count] : counts) {
+    text += (text.empty() ? "" : ", ") + std::to_string(count) + " x (TP " + std::to_string(degrees.first) + " x PP " +
+            std::to_string(degrees.second) + ")";
   }
   return text.empty() ? "nothing" : text;
 }
@@ -207,8 +251,9 @@ ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& loa
 std::vector<Alternative> alternatives_to(const Search& search, const Packing& packing, ShapeBook& book) {
   const double chosen = figure(search, packing);
   std::vector<Alternative> all;
-  for (const PackingGoal& goal : promising_shapes(search, packing.domains, book)) {
-    const Packing other = Packer(*search.request.cluster, book, packing.domains).best(goal);
+  Packer packer(*search.request.cluster, book, packing.domains);
+  for (const PackingGoal& goal : promising_shapes(search, packing.domains, book, &packer)) {
+    const Packing other = packer.best(goal);
     if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
     all.push_back({.what = "TP " + std::to_string(goal.tp) + " x PP " + std::to_string(goal.pp),
                    .replicas = static_cast<int>(other.replicas.size()),
@@ -220,26 +265,21 @@ std::vector<Alternative> alternatives_to(const Search& search, const Packing& pa
   return all;
 }
 
-std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed& rules, const Packing& packing) {
-  const ModelDemand& demand = demand_of(search);
-  std::vector<std::pair<std::string, Relaxed>> constraints;
-  const auto add = [&](std::string what, bool Relaxed::*lifted) {
-    Relaxed without = rules;
-    without.*lifted = true;
-    constraints.emplace_back(std::move(what), without);
-  };
-  if (demand.level.ttft_ms > 0) add("first token within " + number_text(demand.level.ttft_ms) + " ms", &Relaxed::ttft);
-  if (demand.level.itl_ms > 0) add("a token every " + number_text(demand.level.itl_ms) + " ms", &Relaxed::itl);
-  add("memory of the devices", &Relaxed::memory);
-  add("max-num-seqs " + std::to_string(demand.memory.slots), &Relaxed::sequences);
-  if (!rules.group_over_pcie) add("tensor parallelism over NVLink only", &Relaxed::group_over_pcie);
+std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed& rules, const Packing& packing,
+                                             const ShapeBook& book) {
   const double chosen = figure(search, packing);
   std::vector<ConstraintCost> costs;
-  for (const auto& [what, without] : constraints) {
-    ShapeBook book(search.request, search.model, without);
-    const Packing other = pack(search, without, search.goal, book);
+  for (const Constraint& constraint : constraints_of(search, rules)) {
+    const Search freer{.request = constraint.request,
+                       .model = search.model,
+                       .goal = constraint.goal,
+                       .taken = search.taken};
+    ShapeBook shapes(freer.request, freer.model, constraint.rules, book);
+    const Packing other = pack(freer, constraint.rules, freer.goal, shapes);
     const double gain = figure(search, other) / chosen - 1;
-    costs.push_back({.constraint = what, .gain = gain < kNoticeable ? 0 : gain, .without = shapes_text(other)});
+    costs.push_back({.constraint = constraint.what,
+                     .gain = gain < kNoticeable ? 0 : gain,
+                     .without = shapes_text(other)});
   }
   return costs;
 }

@@ -24,7 +24,8 @@ ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& loa
 std::vector<Alternative> alternatives_to(const Search& search, const Packing& packing, ShapeBook& book);
 
 // For each constraint that holds, what the plan would gain without it.
-std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed& rules, const Packing& packing);
+std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed& rules, const Packing& packing,
+                                             const ShapeBook& book);
 
 // kResourceExhausted, with what is missing.
 Status too_little(const Search& search, const Packing& packing);

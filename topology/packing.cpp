@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <string_view>
 
 #include "base/check.h"
 #include "topology/rank_order.h"
@@ -111,6 +112,24 @@ Packer::Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> doma
   auto parts = cut_into_alike(cluster, domains_, kAlikeStatesMax);
   alike_ = parts.has_value();
   if (alike_) domains_ = std::move(*parts);
+  std::map<std::string_view, int> numbers;
+  for (const Domain& domain : domains_) {
+    key_numbers_.push_back(numbers.try_emplace(domain.key, static_cast<int>(numbers.size())).first->second);
+  }
+}
+
+const Domain& Packer::domain_of(const Cell& cell, int index) const {
+  return domains_[static_cast<size_t>(cell[static_cast<size_t>(index)])];
+}
+
+std::optional<Path> Packer::path_of(const Domain& from, const Domain& to) const {
+  return path_between(cluster_, {from.node, from.devices[0]}, {to.node, to.devices[0]});
+}
+
+int Packer::number_of(const std::optional<Path>& path) {
+  const std::tuple what = path ? std::tuple(path->link, path->bytes_per_s, path->latency_us)
+                               : std::tuple(LinkKind::kSelf, -1.0, -1.0);
+  return paths_.try_emplace(what, static_cast<int>(paths_.size())).first->second;
 }
 
 Packing Packer::best(const PackingGoal& goal) {
@@ -128,26 +147,22 @@ int64_t Packer::states(const Cell& cell) const {
   return count;
 }
 
-// Cells with the same text have the same solutions.
-std::string Packer::signature(const Cell& cell) const {
-  std::string text;
+// Cells with the same numbers have the same solutions.
+std::vector<int> Packer::signature(const Cell& cell) {
+  std::vector<int> numbers;
   for (size_t i = 0; i < cell.size(); ++i) {
     const Domain& domain = domains_[static_cast<size_t>(cell[i])];
-    text += domain.key + "," + std::to_string(domain.size()) + "," + std::to_string(domain.group_max);
+    numbers.insert(numbers.end(), {key_numbers_[static_cast<size_t>(cell[i])], domain.size(), domain.group_max});
     for (size_t j = 0; j < i; ++j) {
       const Domain& other = domains_[static_cast<size_t>(cell[j])];
-      const auto path = path_between(cluster_, {other.node, other.devices[0]}, {domain.node, domain.devices[0]});
-      text += "<" + (path ? path_key(*path) : "none");
+      numbers.push_back(number_of(path_of(other, domain)));
     }
-    text += ";";
   }
-  return text;
+  return numbers;
 }
 
 const Packer::Front& Packer::solve(const Cell& cell, const PackingGoal& goal) {
-  const std::string key = std::to_string(goal.tp) + "x" + std::to_string(goal.pp) + "@" +
-                          std::to_string(latency_max_ms_) + ":" + signature(cell);
-  const auto [at, fresh] = fronts_.try_emplace(key);
+  const auto [at, fresh] = fronts_.try_emplace({goal.tp, goal.pp, latency_max_ms_, signature(cell)});
   if (fresh) at->second = solve_anew(cell, goal);
   return at->second;
 }
@@ -179,17 +194,18 @@ Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
 
 // The best replica that takes just `demand`, if any does better than nothing.
 void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best) {
+  const int devices = std::accumulate(demand.begin(), demand.end(), 0);
+  if (goal.tp != 0 && (devices % goal.tp != 0 || (goal.pp != 0 && devices != goal.tp * goal.pp))) return;
+  if (goal.pp != 0 && devices % goal.pp != 0) return;
   std::map<int, Lot> lots;
   int tp_max = INT32_MAX;
-  int devices = 0;
   for (size_t d = 0; d < cell.size(); ++d) {
     if (demand[d] == 0) continue;
-    const Domain& domain = domains_[static_cast<size_t>(cell[d])];
+    const Domain& domain = domain_of(cell, static_cast<int>(d));
     Lot& lot = lots[domain.whole];
     lot.parts.push_back({.domain = static_cast<int>(d), .devices = demand[d]});
     lot.devices += demand[d];
     tp_max = std::min(tp_max, domain.group_max);
-    devices += demand[d];
   }
   int common = 0;  // a degree divides what every domain gives
   for (const auto& [whole, lot] : lots) common = std::gcd(common, lot.devices);
@@ -214,9 +230,7 @@ void Packer::try_orders(Draft* draft, std::vector<StageRun>* runs) {
   std::vector<int>& left = draft->left;
   if (std::ranges::all_of(left, [](int stages) { return stages == 0; })) return try_runs(draft, *runs);
   const bool any_order = any_order_counts(*draft);
-  const auto node_of = [&](size_t lot) {
-    return domains_[static_cast<size_t>(draft->cell[static_cast<size_t>(draft->lots[lot].parts[0].domain)])].node;
-  };
+  const auto node_of = [&](size_t lot) { return domain_of(draft->cell, draft->lots[lot].parts[0].domain).node; };
   const auto node_of_run = [&](const StageRun& run) { return node_of(static_cast<size_t>(run.domain)); };
   std::set<std::vector<int>> tried;
   for (size_t lot = 0; lot < left.size(); ++lot) {
@@ -242,9 +256,8 @@ void Packer::try_orders(Draft* draft, std::vector<StageRun>* runs) {
 
 // Equal for lots that may change places as the next run: what they are, and their ways to those before and to the rest.
 std::vector<int> Packer::likeness(const Draft& draft, const std::vector<StageRun>& runs, size_t lot) {
-  const Domain& domain = domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(draft.lots[lot].parts[0].domain)])];
-  std::vector<int> text = {keys_.try_emplace(domain.key, static_cast<int>(keys_.size())).first->second, draft.left[lot],
-                           way_between(draft, lot, lot)};
+  const int domain = draft.cell[static_cast<size_t>(draft.lots[lot].parts[0].domain)];
+  std::vector<int> text = {key_numbers_[static_cast<size_t>(domain)], draft.left[lot], way_between(draft, lot, lot)};
   for (const StageRun& run : runs) text.push_back(way_between(draft, lot, static_cast<size_t>(run.domain)));
   const auto rest = static_cast<ptrdiff_t>(text.size());
   for (size_t other = 0; other < draft.left.size(); ++other) {
@@ -259,14 +272,12 @@ int Packer::way_between(const Draft& draft, size_t lot, size_t other) {
   std::vector<int> text;
   for (const Lot::Part& from : draft.lots[lot].parts) {
     for (const Lot::Part& to : draft.lots[other].parts) {
-      const Domain& a = domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(from.domain)])];
-      const Domain& b = domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(to.domain)])];
-      const std::optional<Path> path = &a == &b ? a.inside : path_between(cluster_, {a.node, a.devices[0]}, {b.node, b.devices[0]});
-      const std::tuple what = path ? std::tuple(path->link, path->bytes_per_s, path->latency_us)
-                                   : std::tuple(LinkKind::kSelf, -1.0, -1.0);
+      const Domain& a = domain_of(draft.cell, from.domain);
+      const Domain& b = domain_of(draft.cell, to.domain);
+      const std::optional<Path> path = &a == &b ? a.inside : path_of(a, b);
       if (alike_) text.insert(text.end(), {from.devices, to.devices});
       text.push_back(a.node == b.node ? 1 : 0);
-      text.push_back(paths_.try_emplace(what, static_cast<int>(paths_.size())).first->second);
+      text.push_back(number_of(path));
     }
   }
   return ways_.try_emplace(std::move(text), static_cast<int>(ways_.size())).first->second;
@@ -275,20 +286,22 @@ int Packer::way_between(const Draft& draft, size_t lot, size_t other) {
 bool Packer::any_order_counts(const Draft& draft) const {
   int stages = 0;
   bool counts = false;
-  const auto domain_of = [&](size_t lot) -> const Domain& {
-    return domains_[static_cast<size_t>(draft.cell[static_cast<size_t>(draft.lots[lot].parts[0].domain)])];
+  const auto of_lot = [&](size_t lot) -> const Domain& {
+    return domain_of(draft.cell, draft.lots[lot].parts[0].domain);
   };
   for (size_t lot = 0; lot < draft.left.size(); ++lot) {
     if (draft.left[lot] == 0) continue;
     stages += draft.left[lot];
-    counts = counts || !domain_of(lot).joined || domain_of(lot).site != domain_of(0).site;
+    counts = counts || !of_lot(lot).joined || of_lot(lot).site != of_lot(0).site;
   }
   return counts && stages <= kAnyOrderStagesMax;
 }
 
 void Packer::try_runs(Draft* draft, const std::vector<StageRun>& runs) {
   std::vector<size_t> lots;  // by stage
-  for (const StageRun& run : runs) lots.insert(lots.end(), static_cast<size_t>(run.stages), static_cast<size_t>(run.domain));
+  for (const StageRun& run : runs) {
+    lots.insert(lots.end(), static_cast<size_t>(run.stages), static_cast<size_t>(run.domain));
+  }
   const bool choice = std::ranges::any_of(draft->lots, [](const Lot& lot) { return lot.parts.size() > 1; });
   if (choice && lots.size() <= kAnyOrderStagesMax) {
     std::vector<int> parts;
@@ -298,7 +311,7 @@ void Packer::try_runs(Draft* draft, const std::vector<StageRun>& runs) {
   for (const Lot& lot : draft->lots) {
     std::vector<DeviceId>& pool = pools.emplace_back();
     for (const Lot::Part& part : lot.parts) {
-      const Domain& domain = domains_[static_cast<size_t>(draft->cell[static_cast<size_t>(part.domain)])];
+      const Domain& domain = domain_of(draft->cell, part.domain);
       const int devices = alike_ ? part.devices : domain.size();
       for (int i = 0; i < devices; ++i) pool.push_back({domain.node, domain.devices[static_cast<size_t>(i)]});
     }
@@ -318,7 +331,7 @@ void Packer::try_parts(Draft* draft, const std::vector<size_t>& lots, std::vecto
       std::vector<DeviceId> ranks;
       for (size_t rank = stage * tp; rank < (stage + 1) * tp; ++rank) {
         const int part = (*parts)[rank];
-        const Domain& domain = domains_[static_cast<size_t>(draft->cell[static_cast<size_t>(part)])];
+        const Domain& domain = domain_of(draft->cell, part);
         ranks.push_back({domain.node, domain.devices[given[part]++]});
       }
       if (stage > 0) order_ranks(cluster_, before, &ranks);
@@ -363,22 +376,25 @@ std::vector<Packer::Cell> Packer::cells_of(const PackingGoal& goal) {
   int64_t count = 1;
   for (const Domain& domain : domains_) count = std::min<int64_t>(count * (domain.size() + 1), kStatesMax + 1);
   if (count <= kStatesMax) return {all};
-  // Nodes alike, by rack and in their order.
-  std::map<std::string, std::vector<Cell>> classes;
+  if (classes_.empty()) find_classes();
+  std::vector<Cell> cells;
+  for (const auto& [key, nodes] : classes_) cut_into_cells(nodes, goal, &cells);
+  return cells;
+}
+
+// Nodes alike, by rack and in their order.
+void Packer::find_classes() {
   for (size_t i = 0; i < domains_.size();) {
     Cell node;
     const int of = domains_[i].node;
     for (; i < domains_.size() && domains_[i].node == of; ++i) node.push_back(static_cast<int>(i));
-    classes[signature(node)].push_back(node);
+    classes_[signature(node)].push_back(node);
   }
-  std::vector<Cell> cells;
-  for (auto& [key, nodes] : classes) {
-    std::ranges::stable_sort(nodes, {}, [&](const Cell& node) {
+  for (auto& [key, nodes] : classes_) {
+    std::ranges::stable_sort(nodes, {}, [&](const Cell& node) -> const std::string& {
       return cluster_.nodes[static_cast<size_t>(domains_[static_cast<size_t>(node[0])].node)].rack;
     });
-    cut_into_cells(nodes, goal, &cells);
   }
-  return cells;
 }
 
 // As many nodes to a cell as a replica needs.
@@ -407,9 +423,14 @@ void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const
   packing->devices += choice.devices;
 }
 
-Packing Packer::most(const PackingGoal& goal) {
+Packing Packer::in_cells(const PackingGoal& goal) {
   Packing packing{.domains = domains_, .replicas = {}, .alike = alike_};
   for (const Cell& cell : cells_of(goal)) add(cell, solve(cell, goal).back(), &packing);
+  return packing;
+}
+
+Packing Packer::most(const PackingGoal& goal) {
+  Packing packing = in_cells(goal);
   pack_left_over(goal, &packing);
   return packing;
 }

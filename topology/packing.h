@@ -44,6 +44,8 @@ class Packer {
  public:
   Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains);
   Packing best(const PackingGoal& goal);
+  // The most goodput of cells by themselves, without what they leave over.
+  Packing in_cells(const PackingGoal& goal);
 
  private:
   // The best with at most so many devices.
@@ -78,7 +80,11 @@ class Packer {
   static void drop_spare_cells(int devices, std::vector<Cell>* cells, std::vector<const Front*>* fronts);
   void pack_left_over(const PackingGoal& goal, Packing* packing);
   void add(const Cell& cell, const Choice& choice, Packing* packing) const;
-  std::string signature(const Cell& cell) const;
+  void find_classes();
+  std::vector<int> signature(const Cell& cell);
+  const Domain& domain_of(const Cell& cell, int index) const;
+  std::optional<Path> path_of(const Domain& from, const Domain& to) const;  // of their first devices
+  int number_of(const std::optional<Path>& path);
   int64_t states(const Cell& cell) const;
 
   const Cluster& cluster_;
@@ -86,10 +92,11 @@ class Packer {
   std::vector<Domain> domains_;
   double latency_max_ms_ = 0;  // of a lone request; 0: any
   bool alike_ = false;  // as Packing::alike
-  std::map<std::string, int> keys_;       // numbers of domains' keys, of the ways between two lots, of paths
-  std::map<std::vector<int>, int> ways_;
-  std::map<std::tuple<LinkKind, double, double>, int> paths_;
-  std::map<std::string, Front> fronts_;
+  std::vector<int> key_numbers_;  // of each domain's key
+  std::map<std::tuple<LinkKind, double, double>, int> paths_;       // numbers of paths
+  std::map<std::vector<int>, int> ways_;                            // ... of the ways between two lots
+  std::map<std::vector<int>, std::vector<Cell>> classes_;           // of nodes alike
+  std::map<std::tuple<int, int, double, std::vector<int>>, Front> fronts_;  // by degrees, latency and what the cell is
 };
 
 }  // namespace skein

@@ -102,23 +102,25 @@ std::vector<DeviceId> left_over(const PlanRequest& request, const std::vector<Pl
 }
 
 // A replica on those devices, as the book sees it; nullptr: its level does not hold there.
-const Shape* shape_of(const Cluster& cluster, const std::vector<Domain>& domains, ShapeBook& book, int tp,
+const Shape* shape_of(const PlanRequest& request, const std::vector<Domain>& domains, ShapeBook& book, int tp,
                       const std::vector<DeviceId>& devices) {
   std::vector<const Domain*> stages;
   for (size_t rank = 0; rank < devices.size(); rank += static_cast<size_t>(tp)) {
-    const auto at = std::ranges::find_if(domains, [&](const Domain& domain) {
-      return domain.node == devices[rank].node && std::ranges::find(domain.devices, devices[rank].device) != domain.devices.end();
-    });
-    if (at == domains.end()) return nullptr;
+    auto at = std::ranges::lower_bound(domains, devices[rank].node, {}, &Domain::node);
+    const auto has_it = [&](const Domain& domain) {
+      return std::ranges::find(domain.devices, devices[rank].device) != domain.devices.end();
+    };
+    while (at != domains.end() && at->node == devices[rank].node && !has_it(*at)) ++at;
+    if (at == domains.end() || at->node != devices[rank].node) return nullptr;
     stages.push_back(&*at);
   }
-  const auto ways = ways_of(cluster, tp, devices);
+  const auto ways = ways_of(*request.cluster, tp, devices);
   return ways ? book.find(stages, tp, *ways) : nullptr;
 }
 
 // One model onto what `taken` leaves. Its replicas are appended to the plan.
 Status place_model(const PlanRequest& request, int model, const PackingGoal& goal,
-                   const std::vector<PlacedReplica>& kept, PlacementPlan* plan) {
+                   const std::vector<PlacedReplica>& kept, PlacementPlan* plan, bool explained = true) {
   std::vector<PlacedReplica> there = plan->replicas;
   there.insert(there.end(), kept.begin(), kept.end());
   const std::vector<DeviceId> taken = taken_by(there);
@@ -136,18 +138,18 @@ Status place_model(const PlanRequest& request, int model, const PackingGoal& goa
     for (size_t i = 0; i < seats.size(); ++i) {
       // Replicas that compete for the devices beside a NIC may get others than they were packed for.
       const Shape* packed = packing.replicas[i].shape;
-      const Shape* seated = shape_of(*request.cluster, packing.domains, book, packed->tp, seats[i]);
+      const Shape* seated = shape_of(request, packing.domains, book, packed->tp, seats[i]);
       shapes.push_back(seated != nullptr ? seated : packed);
     }
     std::vector<PlacedReplica> replicas;
     for (size_t i = 0; i < seats.size(); ++i) replicas.push_back(placed(request, *shapes[i], model, seats[i]));
     std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
     plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
-    ModelPlan explained;
-    explained.outcome = outcome_of(shapes, request.models[static_cast<size_t>(model)].load, request.objective);
-    explained.alternatives = alternatives_to(search, packing, book);
-    explained.constraints = constraint_costs(search, rules, packing);
-    plan->models[static_cast<size_t>(model)] = std::move(explained);
+    if (!explained) return {};
+    ModelPlan& why = plan->models[static_cast<size_t>(model)];
+    why.outcome = outcome_of(shapes, request.models[static_cast<size_t>(model)].load, request.objective);
+    why.alternatives = alternatives_to(search, packing, book);
+    why.constraints = constraint_costs(search, rules, packing, book);
     return {};
   }
   return nothing_fits(search);
@@ -170,6 +172,35 @@ std::vector<int> placing_order(const PlanRequest& request) {
     return request.models[static_cast<size_t>(model)].checkpoint->description().parameters();
   });
   return order;
+}
+
+// Models in that order, each on what those before leave. `placed`: how many found a place.
+Result<PlacementPlan> place_in_order(const PlanRequest& request, const std::vector<int>& order, bool explained,
+                                     size_t* placed) {
+  PlacementPlan plan;
+  plan.models.resize(request.models.size());
+  for (*placed = 0; *placed < order.size(); ++*placed) {
+    const int model = order[*placed];
+    const ModelDemand& demand = request.models[static_cast<size_t>(model)];
+    RETURN_IF_ERROR(place_model(request, model, goal_of(request, demand), {}, &plan, explained).within(demand.name));
+  }
+  return plan;
+}
+
+// An order in which all find a place: where those before leave none to a model, it goes first. If there is none, what a
+// model lacks with all devices, or else what was lacking at first.
+Status find_order(const PlanRequest& request, std::vector<int>* order) {
+  Status refused;
+  for (size_t tries = 0; tries < order->size(); ++tries) {
+    size_t placed = 0;
+    const auto plan = place_in_order(request, *order, false, &placed);
+    if (plan.ok()) return {};
+    if (placed == 0) return plan.status();
+    if (refused.ok()) refused = plan.status();
+    const auto at = order->begin() + static_cast<ptrdiff_t>(placed);
+    std::rotate(order->begin(), at, at + 1);
+  }
+  return refused;
 }
 
 // A device of the old cluster in the new one; nullopt: it is gone.
@@ -211,7 +242,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
   std::vector<PlacedReplica> stay(kept);
   for (PlacedReplica& replica : stay) {
     const auto model = static_cast<size_t>(replica.model);
-    const Shape* shape = shape_of(*request.cluster, domains, books[model], replica.tensor_parallel_size, replica.devices);
+    const Shape* shape = shape_of(request, domains, books[model], replica.tensor_parallel_size, replica.devices);
     if (shape == nullptr) continue;
     shapes[model].push_back(shape);
     // Plan files keep no figures. Those of other layers than the planner's own are close.
@@ -239,7 +270,7 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
     }
     for (size_t i = before; i < plan.replicas.size(); ++i) {
       const PlacedReplica& replica = plan.replicas[i];
-      shapes[at].push_back(shape_of(*request.cluster, domains, books[at], replica.tensor_parallel_size, replica.devices));
+      shapes[at].push_back(shape_of(request, domains, books[at], replica.tensor_parallel_size, replica.devices));
     }
     std::erase(shapes[at], nullptr);
     plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load, request.objective);
@@ -254,13 +285,10 @@ std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::
 
 Result<PlacementPlan> plan_placement(const PlanRequest& request) {
   RETURN_IF_ERROR(check_request(request));
-  PlacementPlan plan;
-  plan.models.resize(request.models.size());
-  for (const int model : placing_order(request)) {
-    const ModelDemand& demand = request.models[static_cast<size_t>(model)];
-    const Status status = place_model(request, model, goal_of(request, demand), {}, &plan);
-    if (!status.ok()) return status.within(demand.name);
-  }
+  std::vector<int> order = placing_order(request);
+  if (order.size() > 1) RETURN_IF_ERROR(find_order(request, &order));
+  size_t placed = 0;
+  ASSIGN_OR_RETURN(PlacementPlan plan, place_in_order(request, order, true, &placed));
   plan.left_over = left_over(request, plan.replicas);
   plan.notes = unusable(request);
   return plan;

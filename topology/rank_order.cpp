@@ -37,11 +37,13 @@ void remove(const std::vector<DeviceId>& taken, std::vector<DeviceId>* pool) {
 }
 
 // Those with the best ways from the ranks before.
-std::vector<DeviceId> take_entry(const Cluster& cluster, const std::vector<DeviceId>& before, std::vector<DeviceId>* pool) {
+std::vector<DeviceId> take_entry(const Cluster& cluster, const std::vector<DeviceId>& before,
+                                 std::vector<DeviceId>* pool) {
   std::vector<DeviceId> stage;
   for (const DeviceId& from : before) {
     CHECK(!pool->empty());
-    const auto best = std::ranges::max_element(*pool, {}, [&](const DeviceId& to) { return goodness(cluster, from, to); });
+    const auto from_here = [&](const DeviceId& to) { return goodness(cluster, from, to); };
+    const auto best = std::ranges::max_element(*pool, {}, from_here);
     stage.push_back(*best);
     pool->erase(best);
   }
@@ -75,8 +77,9 @@ bool alike(const Cluster& cluster, DeviceId a, DeviceId b, const std::vector<Dev
 std::vector<Domain> parts_of(const Cluster& cluster, const Domain& domain, const std::vector<DeviceId>& all) {
   std::vector<Domain> parts;
   for (const int device : domain.devices) {
+    const DeviceId id{.node = domain.node, .device = device};
     const auto same = std::ranges::find_if(parts, [&](const Domain& part) {
-      return alike(cluster, {.node = domain.node, .device = part.devices[0]}, {.node = domain.node, .device = device}, all);
+      return alike(cluster, {.node = domain.node, .device = part.devices[0]}, id, all);
     });
     if (same != parts.end()) {
       same->devices.push_back(device);

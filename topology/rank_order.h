@@ -18,8 +18,8 @@ std::optional<std::vector<Domain>> cut_into_alike(const Cluster& cluster, const 
 // can be, then by rate.
 void order_ranks(const Cluster& cluster, const std::vector<DeviceId>& before, std::vector<DeviceId>* stage);
 
-// The ranks of stages that lie in `runs`, each taken out of the run's pool of free devices. Where a pipeline goes from one
-// pool to another, the devices with the fastest way there do it; in between, those of a socket are neighbours.
+// The ranks of stages that lie in `runs`, each taken out of the run's pool of free devices. Where a pipeline goes from
+// one pool to another, the devices with the fastest way there do it; in between, those of a socket are neighbours.
 std::vector<DeviceId> take_ranks(const Cluster& cluster, std::vector<std::vector<DeviceId>>* pools, int tp,
                                  const std::vector<StageRun>& runs);
 

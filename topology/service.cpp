@@ -101,11 +101,15 @@ int concurrency_max(const Load& load, const ReplicaLimits& limits) {
 
 std::optional<Operation> best_operation(const ReplicaCost& cost, const Load& load, const ServiceLevel& level,
                                         const ReplicaLimits& limits) {
-  const int most = concurrency_max(load, limits);
+  return best_operation(level, concurrency_max(load, limits),
+                        [&](int concurrency) { return operate(cost, load, limits, concurrency); });
+}
+
+std::optional<Operation> best_operation(const ServiceLevel& level, int most, const std::function<Operation(int)>& at) {
   std::optional<Operation> best;
   // 1, 2, 3, 4, 5, 6, 8, 10, ...: steps of a quarter at most, and the end itself.
   for (int concurrency = 1; concurrency <= most;) {
-    const Operation operation = operate(cost, load, limits, concurrency);
+    const Operation operation = at(concurrency);
     const bool holds = (level.ttft_ms == 0 || operation.ttft_ms <= level.ttft_ms) &&
                        (level.itl_ms == 0 || operation.itl_ms <= level.itl_ms);
     if (holds && (!best || operation.request_rate > best->request_rate)) best = operation;

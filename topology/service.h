@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "topology/cost.h"
@@ -46,6 +47,10 @@ int concurrency_max(const Load& load, const ReplicaLimits& limits);
 // The highest request rate at which the level holds; nullopt: it does not hold for a lone request, or none fits.
 std::optional<Operation> best_operation(const ReplicaCost& cost, const Load& load, const ServiceLevel& level,
                                         const ReplicaLimits& limits);
+
+// The same with what a replica does at 1 to `concurrency_max` sequences.
+std::optional<Operation> best_operation(const ServiceLevel& level, int concurrency_max,
+                                        const std::function<Operation(int)>& at);
 
 // At load.request_rate. Requires: best_operation() gives at least that rate.
 Operation operation_at(const ReplicaCost& cost, const Load& load, const ReplicaLimits& limits);

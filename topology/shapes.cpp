@@ -1,8 +1,10 @@
 #include "topology/shapes.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -220,7 +222,8 @@ std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<Dev
     domain.whole = static_cast<int>(i);
     domain.inside = worst_path(cluster, domain);
     domain.joined = joined(cluster, domain);
-    domain.site = std::to_string(domain.kind) + "," + std::to_string(domain.memory) + "," + std::to_string(gpu ? 0 : cores);
+    domain.site = std::to_string(domain.kind) + "," + std::to_string(domain.memory);
+    if (!gpu) domain.site += "," + std::to_string(cores) + "/" + std::to_string(domain.size());
     domain.key = domain.site + "," + std::to_string(domain.group_max > 1) + "," + layout_of(cluster, domain);
   }
   return domains;
@@ -261,15 +264,50 @@ std::optional<std::vector<StageWays>> ways_of(const Cluster& cluster, int tp, co
 
 // What a shape is worked out from, by stage.
 struct ShapeBook::Sites {
+  std::vector<int> key;  // as in shapes_
   std::vector<StageSite> stages;
   std::vector<int64_t> memory;   // that a rank may fill
+};
+
+// A replica with its layers dealt out, and what it does with so many sequences at once.
+struct ShapeBook::Worked {
+  ReplicaCost cost;
+  std::map<int, Operation> operations = {};
+};
+
+// What is the same under all limits.
+struct ShapeBook::Shared {
+  std::map<int, std::optional<DeviceCalibration>> devices;  // by kind
+  std::map<std::array<int64_t, 7>, RankMemory> memories;    // of ranks, by what theirs depends on
+  std::map<std::string, int> sites;                         // numbers
+  std::map<std::tuple<LinkKind, double, double>, int> paths;
+  std::map<std::pair<std::vector<int>, std::vector<int>>, Worked> worked;  // by Sites::key and layers
+  int64_t evaluations = 0;
+
+  int number_of(const std::string& site) {
+    return sites.try_emplace(site, static_cast<int>(sites.size())).first->second;
+  }
+  int number_of(const Path& path) {
+    const std::tuple what = {path.link, path.bytes_per_s, path.latency_us};
+    return paths.try_emplace(what, static_cast<int>(paths.size())).first->second;
+  }
 };
 
 ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed)
     : request_(request),
       demand_(request.models[static_cast<size_t>(model)]),
       relaxed_(relaxed),
-      formats_(formats_of(*demand_.checkpoint, demand_.memory)) {}
+      formats_(formats_of(*demand_.checkpoint, demand_.memory)),
+      shared_(std::make_shared<Shared>()) {}
+
+ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other)
+    : request_(request),
+      demand_(request.models[static_cast<size_t>(model)]),
+      relaxed_(relaxed),
+      formats_(other.formats_),
+      shared_(other.shared_) {}
+
+int64_t ShapeBook::evaluations() const { return shared_->evaluations; }
 
 int ShapeBook::layers() const { return static_cast<int>(demand_.checkpoint->description().layers.size()); }
 
@@ -281,34 +319,33 @@ std::vector<double> ShapeBook::latencies() const {
   return {latencies.begin(), latencies.end()};
 }
 
-int ShapeBook::number_of(const Path& path) {
-  const std::tuple what = {path.link, path.bytes_per_s, path.latency_us};
-  return paths_.try_emplace(what, static_cast<int>(paths_.size())).first->second;
-}
-
 const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways) {
   std::vector<int> key = {tp};
   for (size_t stage = 0; stage < stages.size(); ++stage) {
     const bool again = stage > 0 && stages[stage] == stages[stage - 1];
-    key.push_back(again ? key[key.size() - 3] : number_of(stages[stage]->site));
-    key.push_back(number_of(ways[stage].group));
-    key.push_back(number_of(ways[stage].next));
+    key.push_back(again ? key[key.size() - 3] : shared_->number_of(stages[stage]->site));
+    key.push_back(shared_->number_of(ways[stage].group));
+    key.push_back(shared_->number_of(ways[stage].next));
   }
   const auto [at, fresh] = shapes_.try_emplace(std::move(key));
   if (fresh) {
-    const std::optional<Sites> sites = sites_of(stages, tp, ways);
-    if (sites) at->second = work_out(tp, *sites);
+    std::optional<Sites> sites = sites_of(stages, tp, ways);
+    if (sites) {
+      sites->key = at->first;
+      at->second = work_out(tp, *sites);
+    }
   }
   return at->second ? &*at->second : nullptr;
 }
 
 const DeviceCalibration* ShapeBook::device_of(int kind) {
-  const auto [at, fresh] = devices_.try_emplace(kind);
+  const auto [at, fresh] = shared_->devices.try_emplace(kind);
   if (fresh) at->second = calibration_of(request_.cluster->kinds[static_cast<size_t>(kind)], *request_.calibration);
   return at->second ? &*at->second : nullptr;
 }
 
-std::optional<StageSite> ShapeBook::site_on(const Device& device, const CoreParts& parts, int tp, const StageWays& ways) {
+std::optional<StageSite> ShapeBook::site_on(const Device& device, const CoreParts& parts, int tp,
+                                            const StageWays& ways) {
   const DeviceCalibration* measured = device_of(device.kind);
   if (measured == nullptr) return std::nullopt;
   const Calibration& calibration = *request_.calibration;
@@ -331,9 +368,11 @@ std::optional<ShapeBook::Sites> ShapeBook::sites_of(const std::vector<const Doma
   for (size_t stage = 0; stage < stages.size(); ++stage) {
     const Domain& domain = *stages[stage];
     const Node& node = request_.cluster->nodes[static_cast<size_t>(domain.node)];
-    const CoreParts parts{.cores = static_cast<int>(node.devices.size()),
-                          .ranks = ranks_of_cores(request_, node.devices.size())};
     const Device& device = node.devices[static_cast<size_t>(domain.devices[0])];
+    CoreParts parts;
+    if (!kind_of(*request_.cluster, device).gpu) {
+      parts = {.cores = static_cast<int>(node.devices.size()), .ranks = ranks_of_cores(request_, node.devices.size())};
+    }
     const std::optional<StageSite> site = site_on(device, parts, tp, ways[stage]);
     if (!site) return std::nullopt;
     sites.stages.push_back(*site);
@@ -431,7 +470,7 @@ MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t st
 const RankMemory& ShapeBook::memory_of(const ShardPlan& shard, const MemoryRequest& request) {
   const std::array<int64_t, 7> key = {shard.tp_rank,    shard.tp_size,    shard.pp_size == 1, shard.last_stage(),
                                       shard.layers.begin, shard.layers.end, request.gpu ? request.runtime_bytes : -1};
-  const auto [at, fresh] = memories_.try_emplace(key);
+  const auto [at, fresh] = shared_->memories.try_emplace(key);
   if (fresh) at->second = rank_memory(*demand_.checkpoint, shard, request);
   return at->second;
 }
@@ -467,18 +506,38 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
   shape.kv_blocks = static_cast<int>(std::min<int64_t>(kv_tokens / block, INT32_MAX / block));
   if (int64_t{shape.kv_blocks} * block < demand_.memory.context_max.value_or(0)) return std::nullopt;
 
-  shape.cost.emplace(model, formats_, *shards, sites.stages);
+  Worked& replica = worked(layers, sites);
+  shape.cost = &replica.cost;
   shape.limits = {.sequences_max = relaxed_.sequences ? kEndlessSequences : demand_.memory.slots,
                   .step_tokens_max = demand_.memory.step_tokens_max,
                   .kv_tokens = int64_t{shape.kv_blocks} * block};
   ServiceLevel level = demand_.level;
   if (relaxed_.ttft) level.ttft_ms = 0;
   if (relaxed_.itl) level.itl_ms = 0;
-  const std::optional<Operation> best = best_operation(*shape.cost, demand_.load, level, shape.limits);
+  const auto at = [&](int concurrency) { return operate_at(&replica, shape.limits, concurrency); };
+  const std::optional<Operation> best = best_operation(level, concurrency_max(demand_.load, shape.limits), at);
   if (!best) return std::nullopt;
   shape.best = *best;
-  shape.lone = operate(*shape.cost, demand_.load, shape.limits, 1);
+  shape.lone = at(1);
   return shape;
+}
+
+ShapeBook::Worked& ShapeBook::worked(const std::vector<int>& layers, const Sites& sites) {
+  const auto key = std::pair(sites.key, layers);
+  const auto at = shared_->worked.find(key);
+  if (at != shared_->worked.end()) return at->second;
+  const ModelDescription& model = demand_.checkpoint->description();
+  auto shards = plan_shards(model, sites.key[0], layers);
+  CHECK(shards.ok());
+  return shared_->worked.try_emplace(key, ReplicaCost(model, formats_, std::move(*shards), sites.stages)).first->second;
+}
+
+// Of the limits only the tokens of a step count, which all books that share have alike.
+Operation ShapeBook::operate_at(Worked* worked, const ReplicaLimits& limits, int concurrency) {
+  const auto at = worked->operations.find(concurrency);
+  if (at != worked->operations.end()) return at->second;
+  ++shared_->evaluations;
+  return worked->operations[concurrency] = operate(worked->cost, demand_.load, limits, concurrency);
 }
 
 }  // namespace skein

@@ -1,10 +1,9 @@
 #pragma once
 
-#include <array>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "topology/planner.h"
@@ -69,7 +68,7 @@ struct Shape {
   Operation best = {};
   Operation lone = {};
   ReplicaLimits limits = {};
-  std::optional<ReplicaCost> cost = {};  // valid as long as the book
+  const ReplicaCost* cost = nullptr;  // valid as long as the book and those that share with it
   int devices() const { return tp * static_cast<int>(stages.size()); }
 };
 
@@ -77,6 +76,9 @@ struct Shape {
 class ShapeBook {
  public:
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed);
+  // With other limits, for a request that differs in nodes, degrees or evenness of layers at most; what these do not
+  // change is worked out once for both.
+  ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other);
 
   // By stage, where and over what. nullptr: the model does not fit, or its service level does not hold even for a lone
   // request.
@@ -88,9 +90,12 @@ class ShapeBook {
   const ModelDemand& demand() const { return demand_; }
   std::vector<double> latencies() const;  // of a lone request on every shape found so far, ascending, each once
   int layers() const;
+  int64_t evaluations() const;  // steady states worked out, by all books that share
 
  private:
   struct Sites;
+  struct Worked;
+  struct Shared;
   const DeviceCalibration* device_of(int kind);
   struct CoreParts {
     int cores = 1;
@@ -101,6 +106,8 @@ class ShapeBook {
   std::optional<Shape> work_out(int tp, const Sites& sites);
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
+  Worked& worked(const std::vector<int>& layers, const Sites& sites);
+  Operation operate_at(Worked* worked, const ReplicaLimits& limits, int concurrency);
   const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
   MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;
 
@@ -108,13 +115,7 @@ class ShapeBook {
   const ModelDemand& demand_;
   const Relaxed relaxed_;
   const ModelFormats formats_;
-  std::map<int, std::optional<DeviceCalibration>> devices_;  // by kind
-  std::map<std::array<int64_t, 7>, RankMemory> memories_;  // of ranks, by what theirs depends on
-  int number_of(const std::string& site) { return sites_.try_emplace(site, sites_.size()).first->second; }
-  int number_of(const Path& path);
-
-  std::map<std::string, int> sites_;
-  std::map<std::tuple<LinkKind, double, double>, int> paths_;
+  std::shared_ptr<Shared> shared_;
   std::map<std::vector<int>, std::optional<Shape>> shapes_;  // by degree and by what each stage's site and ways are
 };
 

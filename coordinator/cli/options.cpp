@@ -105,12 +105,17 @@ const Option* OptionTable::find(std::string_view name) const {
 }
 
 Status OptionTable::apply(std::string_view name, std::string_view value, std::string_view prefix) const {
-  const std::string shown = std::string(prefix) + std::string(name);
+  const auto as_written = [&](std::string_view text) {
+    std::string written = std::string(prefix) + std::string(text);
+    if (prefix.empty()) std::ranges::replace(written, '-', '_');
+    return written;
+  };
+  const std::string shown = as_written(name);
   if (const Option* option = find(name)) return option->set(value).within(shown);
   std::vector<std::string> names;
   for (const Option& option : options_) names.push_back(option.name);
   std::string message = "unknown setting " + shown;
-  if (const auto guess = nearest(name, names)) message += "; did you mean " + std::string(prefix) + *guess + "?";
+  if (const auto guess = nearest(name, names)) message += "; did you mean " + as_written(*guess) + "?";
   return invalid_argument(std::move(message));
 }
 

@@ -35,7 +35,8 @@ class OptionTable {
   void add_real(std::string name, std::string help, double least, double most, double* target);
   void add_list(std::string name, std::string help, std::vector<std::string>* target);  // commas separate
 
-  // Applies one setting. kInvalidArgument names the nearest known name or value. `prefix`: "--" or nothing.
+  // Applies one setting. kInvalidArgument names the nearest known name or value. `prefix`: "--", or nothing for a
+  // key of a file, which is written with underscores.
   Status apply(std::string_view name, std::string_view value, std::string_view prefix) const;
   // Applies flags; what is no flag goes to *positional. "--" ends the flags. `given`: names of the flags that are there.
   Status parse(const std::vector<std::string>& arguments, std::vector<std::string>* positional,

@@ -187,8 +187,10 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
                                 .output_tokens = model.output_len},
                        .level = {.ttft_ms = model.ttft_ms, .itl_ms = model.itl_ms},
                        .memory = memory_request(config, gpu),
-                       .tensor_parallel_size = config.tensor_parallel_size,
-                       .pipeline_parallel_size = config.pipeline_parallel_size};
+                       .tensor_parallel_size = model.tensor_parallel_size > 0 ? model.tensor_parallel_size
+                                                                              : config.tensor_parallel_size,
+                       .pipeline_parallel_size = model.pipeline_parallel_size > 0 ? model.pipeline_parallel_size
+                                                                                  : config.pipeline_parallel_size};
     request.models.push_back(std::move(demand));
     placement->models.push_back(std::move(files));
   }

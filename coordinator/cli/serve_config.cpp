@@ -191,6 +191,8 @@ Status read_models(const Yaml& value, const std::string& path, PlacementConfig* 
     AskedModel asked = placement->asked;
     OptionTable table;
     table.add_text("model", "MODEL", "", &asked.model);
+    table.add_integer("tensor-parallel-size", "", 1, 1024, &asked.tensor_parallel_size);
+    table.add_integer("pipeline-parallel-size", "", 1, 1024, &asked.pipeline_parallel_size);
     add_load_options(&table, &asked);
     for (const Yaml::Member& member : item.map) {
       const Result<std::string> text = scalar_text(member.value);

@@ -29,6 +29,8 @@ struct AskedModel {
   int output_len = 256;
   double ttft_ms = 0;       // wanted; 0: any
   double itl_ms = 0;
+  int tensor_parallel_size = 0;    // of one of several models; 0: as for all
+  int pipeline_parallel_size = 0;
 };
 
 // Where replicas go, when a cluster is described.

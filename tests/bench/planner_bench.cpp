@@ -1,6 +1,7 @@
 // How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
 // ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
-// lost node, and for clusters of the size that planner_exhaustive_test tries everything on.
+// lost node, for a larger model, two models and two kinds of GPUs, and for clusters of the size that
+// planner_exhaustive_test tries everything on.
 
 #include <algorithm>
 #include <charconv>
@@ -69,6 +70,32 @@ void bench_large(const Checkpoint& model, const Calibration& calibration, int ro
   print("1,024 x 8, the lowest latency", rounds, [&] { CHECK(plan_placement(request).ok()); });
 }
 
+void bench_larger_model(const Checkpoint& model, const Checkpoint& small, const Calibration& calibration, int rounds) {
+  const Cluster cluster = read("configs/clusters/fat-tree-1024.yaml");
+  PlanRequest request = request_for(cluster, calibration, model);
+  request.models[0].level = {.itl_ms = 20};
+  print("1,024 x 8, 70B, a token every 20 ms", rounds, [&] { CHECK(plan_placement(request).ok()); });
+  request.models[0].level = {.ttft_ms = 200, .itl_ms = 30};
+  print("1,024 x 8, 70B, a token every 30 ms, the first in 200 ms", rounds, [&] { CHECK(plan_placement(request).ok()); });
+
+  request = request_for(cluster, calibration, model);
+  request.models.push_back(request_for(cluster, calibration, small).models[0]);
+  request.models[0].load.request_rate = 3000;
+  request.models[1].load.request_rate = 10'000;
+  print("1,024 x 8, 70B at 3,000 requests/s and 8B at 10,000", rounds, [&] { CHECK(plan_placement(request).ok()); });
+
+  Cluster mixed = cluster;
+  const Cluster pair = read("configs/clusters/h200-pair.yaml");
+  mixed.kinds.push_back(pair.kinds[0]);
+  for (size_t node = 0; node < mixed.nodes.size(); node += 2) {
+    for (Device& device : mixed.nodes[node].devices) device.kind = static_cast<int>(mixed.kinds.size()) - 1;
+  }
+  request = request_for(mixed, calibration, model);
+  request.objective = Objective::kFewestDevices;
+  request.models[0].load.request_rate = 5000;
+  print("512 x 8 H100 and 512 x 8 H200, 70B at 5,000 requests/s", rounds, [&] { CHECK(plan_placement(request).ok()); });
+}
+
 void bench_small(const Checkpoint& model, const Calibration& calibration, int rounds) {
   Cluster cluster = read("configs/clusters/h200-pair.yaml");
   for (Node& node : cluster.nodes) node.devices.resize(2);
@@ -90,12 +117,15 @@ int main(int argc, char** argv) {
     return 2;
   }
   const auto model = skein::Checkpoint::open("configs/models/llama-3.1-8b", skein::LoadFormat::kDummy);
-  if (!model.ok()) {
-    std::fprintf(stderr, "planner_bench: %s\n", model.status().message().c_str());
+  const auto larger = skein::Checkpoint::open("configs/models/llama-3.1-70b", skein::LoadFormat::kDummy);
+  for (const auto* opened : {&model, &larger}) {
+    if (opened->ok()) continue;
+    std::fprintf(stderr, "planner_bench: %s\n", opened->status().message().c_str());
     return 1;
   }
   const skein::Calibration calibration = skein::shipped_calibration();
   skein::bench_large(**model, calibration, rounds);
+  skein::bench_larger_model(**larger, **model, calibration, rounds);
   skein::bench_small(**model, calibration, rounds);
   return 0;
 }

@@ -27,9 +27,9 @@ constexpr double kTie = 1e-9;
 // deal out the layers. Nothing of the planner is used, only the cost and memory models that it is given.
 class Exhaustive {
  public:
-  Exhaustive(const PlanRequest& request, bool group_over_pcie)
+  Exhaustive(const PlanRequest& request, bool group_over_pcie, size_t model = 0)
       : request_(request),
-        demand_(request.models[0]),
+        demand_(request.models[model]),
         cluster_(*request.cluster),
         formats_(formats_of(*demand_.checkpoint, demand_.memory)),
         group_over_pcie_(group_over_pcie) {
@@ -49,6 +49,10 @@ class Exhaustive {
   }
 
   double most() const { return *std::ranges::max_element(rates_); }
+
+  // Of the devices in a set: bits in the order of nodes and devices.
+  double rate(size_t set) const { return rates_[set]; }
+  size_t sets() const { return rates_.size(); }
 
   // Of a lone request, on the one replica that is fastest at it. Requires: most() > 0.
   double lowest_latency() const { return latency_; }
@@ -300,6 +304,15 @@ std::string describe(const Cluster& cluster, const ModelDemand& demand, const Pl
   return text;
 }
 
+ModelDemand random_demand(Random& random, const Checkpoint& model) {
+  ModelDemand demand{.name = "model", .checkpoint = &model};
+  demand.memory = {.gpu = true, .block_tokens = 64, .slots = pick(random, 1, 64), .step_tokens_max = 512};
+  demand.load = {.input_tokens = pick(random, 1, 2000), .output_tokens = pick(random, 1, 300)};
+  if (pick(random, 0, 2) == 0) demand.level.itl_ms = pick(random, 2, 40) * 0.1;
+  if (pick(random, 0, 3) == 0) demand.level.ttft_ms = pick(random, 5, 100);
+  return demand;
+}
+
 TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
   const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2),
                                                 test::dummy_model(5, 8, 8)};
@@ -310,11 +323,7 @@ TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
   int refused = 0;
   for (int i = 0; i < kClusters; ++i) {
     const Cluster cluster = random_cluster(random);
-    ModelDemand demand{.name = "model", .checkpoint = models[pick(random, 0, 2)].get()};
-    demand.memory = {.gpu = true, .block_tokens = 64, .slots = pick(random, 1, 64), .step_tokens_max = 512};
-    demand.load = {.input_tokens = pick(random, 1, 2000), .output_tokens = pick(random, 1, 300)};
-    if (pick(random, 0, 2) == 0) demand.level.itl_ms = pick(random, 2, 40) * 0.1;
-    if (pick(random, 0, 3) == 0) demand.level.ttft_ms = pick(random, 5, 100);
+    const ModelDemand demand = random_demand(random, *models[pick(random, 0, 2)]);
     PlanRequest request{.cluster = &cluster, .calibration = &nothing_measured, .models = {demand}};
 
     const Exhaustive strict(request, false);
@@ -356,6 +365,61 @@ TEST(PlannerAgainstExhaustiveSearch, OnRandomClusters) {
   }
   EXPECT_GT(placed, kClusters / 2) << "most clusters must hold something, or nothing is compared";
   EXPECT_GT(spanning, kClusters / 50);
+  EXPECT_GT(refused, kClusters / 50);
+}
+
+// Where two models find room beside each other, they are placed, and each reaches its rate on what it was given.
+TEST(PlannerAgainstExhaustiveSearch, WithTwoModels) {
+  const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2),
+                                                test::dummy_model(5, 8, 8)};
+  const Calibration nothing_measured;
+  Random random(20261127);
+  int placed = 0;
+  int refused = 0;
+  for (int i = 0; i < kClusters / 2; ++i) {
+    Cluster cluster = random_cluster(random);
+    // Groups over PCIe are for where nothing else fits, which depends on what the other model takes.
+    for (Node& node : cluster.nodes) {
+      for (Device& device : node.devices) device.nvlink_domain = std::max(device.nvlink_domain, 0);
+    }
+    PlanRequest request{.cluster = &cluster, .calibration = &nothing_measured, .models = {}};
+    request.objective = Objective::kFewestDevices;
+    for (int model = 0; model < 2; ++model) {
+      const Checkpoint& checkpoint = *models[pick(random, 0, 2)];
+      request.models.push_back(random_demand(random, checkpoint));
+    }
+    const Exhaustive first(request, false, 0);
+    const Exhaustive second(request, false, 1);
+    if (first.most() == 0 || second.most() == 0) continue;
+    request.models[0].load.request_rate = first.most() * pick(random, 5, 80) / 100.0;
+    request.models[1].load.request_rate = second.most() * pick(random, 5, 80) / 100.0;
+    const auto reaches = [&](const Exhaustive& model, size_t set, size_t index) {
+      return model.rate(set) >= request.models[index].load.request_rate * (1 - kClose);
+    };
+    bool possible = false;
+    for (size_t set = 0; set < first.sets() && !possible; ++set) {
+      possible = reaches(first, set, 0) && reaches(second, first.sets() - 1 - set, 1);
+    }
+    const auto plan = plan_placement(request);
+    ASSERT_EQ(plan.ok(), possible) << "cluster " << i << (plan.ok() ? "" : ": " + plan.status().message()) << "\n"
+                                   << to_yaml(cluster);
+    if (!plan.ok()) {
+      ++refused;
+      continue;
+    }
+    ++placed;
+    size_t given[] = {0, 0};
+    for (const PlacedReplica& replica : plan->replicas) {
+      for (const DeviceId& id : replica.devices) {
+        size_t bit = static_cast<size_t>(id.device);
+        for (int node = 0; node < id.node; ++node) bit += cluster.nodes[static_cast<size_t>(node)].devices.size();
+        EXPECT_EQ((given[0] | given[1]) >> bit & 1, 0u) << "cluster " << i << ": a device has two ranks";
+        given[replica.model] |= size_t{1} << bit;
+      }
+    }
+    EXPECT_TRUE(reaches(first, given[0], 0) && reaches(second, given[1], 1)) << "cluster " << i;
+  }
+  EXPECT_GT(placed, kClusters / 20);
   EXPECT_GT(refused, kClusters / 50);
 }
 

@@ -7,7 +7,7 @@
 
 #include "tests/unit/topology/planner_fixture.h"
 #include "topology/device_kinds.h"
-#include "topology/shapes.h"
+#include "topology/packing.h"
 
 namespace skein {
 namespace {
@@ -338,6 +338,67 @@ TEST_F(PlannerRules, SeveralModelsGetWhatTheyNeed) {
   EXPECT_EQ(both.models[1].outcome.devices, 4);
   request_.models[1].load.request_rate = 0;
   EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("second: several models share"));
+}
+
+// One GPU is strong enough for either model, the other for one of them alone.
+TEST_F(PlannerRules, WhichModelIsListedFirstDoesNotMatter) {
+  cluster_.kinds = {test::gpu_kind("strong", 2000 * kMiB, 3e12), test::gpu_kind("weak", 2000 * kMiB, 1e12)};
+  cluster_.nodes = {test::gpu_node("strong", 1), test::gpu_node("weak", 1, 1)};
+  const double both = plan().models[0].outcome.request_rate_max;
+  request_.objective = Objective::kFewestDevices;
+  request_.models.push_back(request_.models[0]);
+  for (const size_t heavy : {size_t{0}, size_t{1}}) {
+    request_.models[heavy].load.request_rate = 0.6 * both;
+    request_.models[1 - heavy].load.request_rate = 0.1 * both;
+    const PlacementPlan placed = plan();
+    ASSERT_EQ(placed.replicas.size(), 2u);
+    for (const PlacedReplica& replica : placed.replicas) {
+      EXPECT_EQ(replica.devices[0].node, replica.model == static_cast<int>(heavy) ? 0 : 1);
+    }
+  }
+}
+
+TEST_F(PlannerRules, LimitsAreLiftedWithoutWorkingOutAnythingAgain) {
+  request_.models[0].level = {.ttft_ms = 1000, .itl_ms = 50};
+  ShapeBook book(request_, 0, {});
+  const std::vector<Domain> domains = domains_of(request_, {}, {});
+  ASSERT_FALSE(Packer(cluster_, book, domains).best({}).replicas.empty());
+  const int64_t before = book.evaluations();
+  EXPECT_GT(before, 0);
+  for (const Relaxed& limits : {Relaxed{.ttft = true}, Relaxed{.itl = true}}) {
+    ShapeBook freer(request_, 0, limits, book);
+    ASSERT_FALSE(Packer(cluster_, freer, domains).best({}).replicas.empty());
+  }
+  EXPECT_EQ(book.evaluations(), before);
+}
+
+std::string constraints_text(const ModelPlan& plan) {
+  std::string text;
+  for (const ConstraintCost& cost : plan.constraints) {
+    text += cost.constraint + (cost.gain > 0 ? ": " + cost.without : "") + "\n";
+  }
+  return text;
+}
+
+TEST_F(PlannerRules, WhatIsAskedForHasAPrice) {
+  EXPECT_EQ(constraints_text(plan().models[0]), "memory of the devices\nmax-num-seqs 32: 16 x (TP 1 x PP 1)\n")
+      << "and nothing else is a limit";
+  request_.models[0].tensor_parallel_size = 4;
+  request_.nodes = {"n0", "n1"};
+  const ModelPlan why = plan().models[0];
+  EXPECT_THAT(constraints_text(why), HasSubstr("tensor-parallel-size 4: 8 x (TP 1 x PP 1)\n"));
+  EXPECT_THAT(constraints_text(why), HasSubstr("2 of 4 nodes: 4 x (TP 4 x PP 1)\n"));
+  ASSERT_FALSE(why.alternatives.empty());
+  EXPECT_EQ(why.alternatives[0].what, "TP 1 x PP 1");
+  EXPECT_GT(why.alternatives[0].change, 0);
+
+  cluster_.nodes = {test::gpu_node("a", 4, 0, false)};
+  request_.nodes.clear();
+  request_.models[0].tensor_parallel_size = 0;
+  request_.models[0].pipeline_parallel_size = 2;
+  request_.even_layers = true;
+  EXPECT_THAT(constraints_text(plan().models[0]), HasSubstr("tensor parallelism over NVLink only"));
+  EXPECT_THAT(constraints_text(plan().models[0]), HasSubstr("pipeline-parallel-size 2: 4 x (TP 1 x PP 1)\nlayers dealt out evenly"));
 }
 
 }  // namespace

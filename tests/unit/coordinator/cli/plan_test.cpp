@@ -173,6 +173,19 @@ TEST_F(FlagsBesideAPlan, MustSayWhatItSays) {
   EXPECT_THAT(said({"--itl-ms", "5", "--replan"}), HasSubstr("remove the file, and it is planned anew"));
 }
 
+TEST_F(FlagsBesideAPlan, ModelsHaveDegreesOfTheirOwn) {
+  std::ofstream(folder_ + "/two.yaml") << "cluster: configs/clusters/h200-pair.yaml\ntensor_parallel_size: 2\nmodels:\n"
+      << "  - {model: " << kSmall << ", request_rate: 1}\n"
+      << "  - {model: " << kLarge << ", request_rate: 1, tensor_parallel_size: 4, pipeline_parallel_size: 2}\n";
+  Placement placement;
+  const Status status = place({"--config", folder_ + "/two.yaml"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  ASSERT_EQ(placement.plan.replicas.size(), 2u);
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    EXPECT_EQ(shape_text(replica), replica.model == 0 ? "TP 2 x PP 1" : "TP 4 x PP 2");
+  }
+}
+
 TEST_F(FlagsBesideAPlan, AreThoseOfTheCommandLine) {
   EXPECT_EQ(said({"--config", folder_ + "/serve.yaml"}), "");
   EXPECT_THAT(said({"--config", folder_ + "/serve.yaml", "--itl-ms", "5"}), HasSubstr("--itl-ms is 5, and"));

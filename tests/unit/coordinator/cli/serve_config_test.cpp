@@ -61,7 +61,10 @@ TEST_F(ServeConfigTest, ReplicasOfDifferentShape) {
 TEST_F(ServeConfigTest, ErrorsNameFileAndLine) {
   EXPECT_NE(error("model: m\nprot: 1\n").find(":2: unknown setting prot; did you mean port?"), std::string::npos);
   EXPECT_NE(error("model: m\n\nport: many\n").find(":3"), std::string::npos);
-  EXPECT_NE(error("model: m\nreplicas:\n  - {tensor_paralel_size: 3}\n").find("tensor-parallel-size"), std::string::npos);
+  EXPECT_NE(error("model: m\nreplicas:\n  - {tensor_paralel_size: 3}\n")
+                .find(":3: unknown setting tensor_paralel_size; did you mean tensor_parallel_size?"), std::string::npos);
+  EXPECT_NE(error("cluster: c\nmodels:\n  - {model: m, tensor_parallel_size: many}\n").find(":3: tensor_parallel_size: "),
+            std::string::npos);
   EXPECT_NE(error("model: m\nport: [1\n").find("line"), std::string::npos);
   error("- a\n- b\n");
   error("model: &a m\nhost: *a\n");
