@@ -240,12 +240,12 @@ struct Executor::State {
     if (!plan.samples.empty()) sampled_step[plan.lane] = plan.step;
   }
 
-  // Samples of one chunk; with one stage the tokens are the next step's input at once.
+  // Samples of one chunk. The rank that samples stores the tokens, which penalties count; with one stage all ranks do,
+  // and have the next step's input at once.
   void sample(int tokens, int count) {
     forward->sample(inputs, tokens, count);
-    if (!one_stage()) return;
-    forward->share_tokens(count);
-    inputs.store_sampled(forward->tokens(), count);
+    if (one_stage()) forward->share_tokens(count);
+    if (one_stage() || samples()) inputs.store_sampled(forward->tokens(), count);
   }
 
   void launch_all(const StepView& step, int samples_count) {
