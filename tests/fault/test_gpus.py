@@ -228,7 +228,8 @@ def test_deterministic_sums_need_peers(apart):
 
 @two_gpus
 def test_nccl_carries_sums_that_peers_cannot(apart):
-    with Server(*apart) as server:
+    with Server(*apart, env={"NCCL_NVLS_ENABLE": "1"}) as server:
+        assert [line["given"] for line in server.logs() if "multicast" in line["event"]] == ["1"]
         assert len(server.tokens(**ASKED, max_tokens=40)) == 40
         readers = start_streams(server, 4)
         since = time.monotonic()
