@@ -65,6 +65,7 @@ class CudaDevice : public Device {
   void end_weight_upload();
   uint64_t mark();
   Result<bool> reached(uint64_t mark);
+  Result<int64_t> since(uint64_t mark);
   Status synchronize();
   bool replay(uint64_t key);
   void record(uint64_t key);
@@ -101,6 +102,8 @@ class CudaDevice : public Device {
   CUevent_st* half_read_[2] = {};  // behind the last copy out of a half that was left
   std::vector<CUevent_st*> marks_;  // a ring, by mark number
   uint64_t last_mark_ = 0;
+  CUstream_st* clock_ = nullptr;  // on which nothing runs, so that now_ is reached when it is recorded
+  CUevent_st* now_ = nullptr;
 
   bool recording_ = false;
   uint64_t recording_key_ = 0;
