@@ -15,8 +15,7 @@
 namespace skein::cuda {
 namespace {
 
-constexpr int64_t kRingBytes = int64_t{32} << 20;
-constexpr int64_t kRingHalf = kRingBytes / 2;
+constexpr int64_t kRingHalf = int64_t{16} << 20;
 constexpr size_t kMarks = 64;  // more than steps in flight
 
 Status failure(cudaError_t error, const std::string& what, Scope scope) {
@@ -68,8 +67,11 @@ Status CudaDevice::prepare(int index) {
   RETURN_IF_ERROR(first_error_);
   check(cudaMemset(counters_, 0, kCounters * sizeof(uint32_t)), "cudaMemset");
   void* ring = nullptr;
-  check(cudaMallocHost(&ring, kRingBytes), "cudaMallocHost of staging memory");
+  check(cudaMallocHost(&ring, 2 * kRingHalf), "cudaMallocHost of staging memory");
   ring_ = static_cast<std::byte*>(ring);
+  for (CUevent_st*& event : half_read_) {
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  }
   for (size_t i = 0; i < kMarks; ++i) {
     CUevent_st* event = nullptr;
     check(cudaEventCreate(&event), "cudaEventCreate");
@@ -92,6 +94,9 @@ CudaDevice::~CudaDevice() {
   forget_recorded();
   for (CUevent_st* event : marks_) cudaEventDestroy(event);
   if (now_ != nullptr) cudaEventDestroy(now_);
+  for (CUevent_st* event : half_read_) {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
   cudaFreeHost(ring_);
   cudaFree(counters_);
   cudaFree(scratch_);
@@ -134,20 +139,18 @@ Result<void*> CudaDevice::allocate_host(int64_t bytes) {
 
 void CudaDevice::release_host(void* data) { check(cudaFreeHost(data), "cudaFreeHost"); }
 
-// The ring is used in halves: entering one waits until the device has read what was in it before.
+// The ring is used in halves. Entering one waits until the device has read what was in it before, and for no more: the
+// steps that were queued since go on.
 std::byte* CudaDevice::stage(int64_t bytes) {
   CHECK_LE(bytes, kRingHalf);
-  const int64_t half = ring_end_ / kRingHalf;
-  if (ring_end_ + bytes > (half + 1) * kRingHalf) {
-    check(cudaStreamSynchronize(stream_), "waiting for copies");
-    ring_end_ = half == 0 ? kRingHalf : 0;
+  if (half_used_ + bytes > kRingHalf) {
+    check(cudaEventRecord(half_read_[half_], stream_), "cudaEventRecord");
+    half_ = 1 - half_;
+    half_used_ = 0;
+    check(cudaEventSynchronize(half_read_[half_]), "waiting for copies");  // at once the first time
   }
-  std::byte* room = ring_ + ring_end_;
-  ring_end_ += round_up<int64_t>(bytes, 64);
-  if (ring_end_ >= kRingBytes) {
-    check(cudaStreamSynchronize(stream_), "waiting for copies");
-    ring_end_ = 0;
-  }
+  std::byte* room = ring_ + half_ * kRingHalf + half_used_;
+  half_used_ += round_up<int64_t>(bytes, 64);
   return room;
 }
 

@@ -1,4 +1,5 @@
 #include <chrono>
+#include <numeric>
 #include <tuple>
 
 #include "kernels/cuda/pack.h"
@@ -7,17 +8,25 @@
 namespace skein::test {
 namespace {
 
-TEST(CudaDevice, CopiesArriveInOrder) {
-  std::vector<int32_t> values(1 << 20);
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i * 7);
-  GpuMemory memory(gpu(), static_cast<int64_t>(values.size() * 4));
-  // More than the staging ring holds, several times over; the source changes at once after each call.
-  for (int32_t round = 0; round < 40; ++round) {
-    gpu().copy_to_device(memory.as(), values.data(), memory.bytes());
-    for (int32_t& value : values) ++value;
+// More than the staging ring holds, several times over, in sizes that fill it unevenly, to a device that is still busy;
+// the source changes at once after each call.
+TEST(CudaDevice, CopiesArriveWhole) {
+  constexpr int64_t kCounts[] = {1 << 20, 5'000'000, 1, (1 << 20) + 3, 1 << 22};  // the last: half of the ring
+  constexpr int kRounds = 4;
+  int64_t total = 0;
+  for (const int64_t count : kCounts) total += kRounds * count;
+  const GpuMemory memory(gpu(), total * 4);
+  for (int i = 0; i < 2000; ++i) poison_scratch(gpu());
+  std::vector<int32_t> values(5'000'000), wanted;
+  std::iota(values.begin(), values.end(), 7);
+  for (int round = 0; round < kRounds; ++round) {
+    for (const int64_t count : kCounts) {
+      gpu().copy_to_device(memory.as<int32_t>() + wanted.size(), values.data(), count * 4);
+      wanted.insert(wanted.end(), values.begin(), values.begin() + count);
+      for (int32_t& value : values) value += 3;
+    }
   }
-  for (int32_t& value : values) --value;
-  EXPECT_EQ(download<int32_t>(gpu(), memory.as(), static_cast<int64_t>(values.size())), values);
+  EXPECT_TRUE(download<int32_t>(gpu(), memory.as(), total) == wanted);
   EXPECT_TRUE(memory.intact());
 }
 
