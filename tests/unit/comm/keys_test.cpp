@@ -85,8 +85,8 @@ TEST(CurveSocket, LetsInKnownKeysAloneAndNamesThem) {
   ASSERT_TRUE(until([&] { return (received = (*listener)->receive()).has_value(); }));
   EXPECT_EQ(received->peer, "z");
   EXPECT_EQ(received->user, "node-a");
-  EXPECT_TRUE(until([&] { return (*refused)->events().key_refused; }));
-  EXPECT_FALSE((*let_in)->events().key_refused);
+  EXPECT_TRUE(until([&] { return (*refused)->key_refused(); }));
+  EXPECT_FALSE((*let_in)->key_refused());
   EXPECT_FALSE((*listener)->receive().has_value());
 }
 
