@@ -2,9 +2,7 @@
 
 #include <zmq.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <thread>
 
 #include "base/log.h"
@@ -177,10 +175,9 @@ struct MessageSocket::State {
 
 // Whose frame it is that came over that connection, and whether it may be.
 void MessageSocket::State::find_sender(const std::string& connection, Envelope envelope, Received* received) {
-  if (!received->frame.ok()) {
-    if (received->frame.status().code() == Code::kUnsupported) refuse(connection, envelope.version, received->frame.status());
-    return;
-  }
+  const Status& status = received->frame.status();
+  if (status.code() == Code::kUnsupported) refuse(connection, envelope.version, status);
+  if (!status.ok()) return;
   if (envelope.sender.empty()) {
     received->frame = corrupt("a frame does not say whose it is");
     return;
