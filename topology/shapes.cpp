@@ -373,11 +373,10 @@ MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t st
   MemoryRequest request = demand_.memory;
   request.gpu = site.gpu;
   if (site.device->context_bytes == 0) return request;  // not measured
-  double bytes = site.device->context_bytes + (stages == 1 ? site.device->graph_bytes : 0);
   double library = 0;
   if (tp > 1 && site.group.measured != nullptr) library = site.group.measured->library_bytes;
   if (stages > 1 && site.next.measured != nullptr) library = std::max(library, site.next.measured->stage_bytes);
-  request.runtime_bytes = static_cast<int64_t>(bytes + library);
+  request.runtime_bytes = static_cast<int64_t>(site.device->context_bytes + site.device->graph_bytes + library);
   return request;
 }
 

@@ -58,7 +58,9 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
 Status CudaDevice::prepare(int index) {
   index_ = index;
   check(cudaSetDevice(index), "cudaSetDevice");
+  // One after the other, so that the driver gives them queues of their own.
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  check(cudaStreamCreateWithFlags(&clock_, cudaStreamNonBlocking), "cudaStreamCreate");
   check(cudaMalloc(&scratch_, kScratchBytes), "cudaMalloc of working memory");
   void* counters = nullptr;
   check(cudaMalloc(&counters, kCounters * sizeof(uint32_t)), "cudaMalloc of counters");
@@ -70,9 +72,10 @@ Status CudaDevice::prepare(int index) {
   ring_ = static_cast<std::byte*>(ring);
   for (size_t i = 0; i < kMarks; ++i) {
     CUevent_st* event = nullptr;
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    check(cudaEventCreate(&event), "cudaEventCreate");
     marks_.push_back(event);
   }
+  check(cudaEventCreate(&now_), "cudaEventCreate");
   RETURN_IF_ERROR(first_error_);
   ASSIGN_OR_RETURN(cublas_, CublasLt::open());
   linear_choice_ = std::make_unique<LinearChoice>();
@@ -88,9 +91,11 @@ CudaDevice::~CudaDevice() {
   peers_.reset();
   forget_recorded();
   for (CUevent_st* event : marks_) cudaEventDestroy(event);
+  if (now_ != nullptr) cudaEventDestroy(now_);
   cudaFreeHost(ring_);
   cudaFree(counters_);
   cudaFree(scratch_);
+  if (clock_ != nullptr) cudaStreamDestroy(clock_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -192,6 +197,17 @@ Result<bool> CudaDevice::reached(uint64_t mark) {
   check_peers();
   RETURN_IF_ERROR(first_error_);
   return true;
+}
+
+Result<int64_t> CudaDevice::since(uint64_t mark) {
+  CHECK(!recording_);
+  CHECK(mark <= last_mark_ && mark + kMarks > last_mark_);
+  float milliseconds = 0;
+  check(cudaEventRecord(now_, clock_), "cudaEventRecord");
+  check(cudaEventSynchronize(now_), "reading the clock");
+  check(cudaEventElapsedTime(&milliseconds, marks_[mark % kMarks], now_), "reading the clock");
+  RETURN_IF_ERROR(first_error_);
+  return static_cast<int64_t>(std::max(milliseconds, 0.0f) * 1e6f);
 }
 
 Status CudaDevice::synchronize() {

@@ -65,6 +65,7 @@ class CudaDevice : public Device {
   void end_weight_upload();
   uint64_t mark();
   Result<bool> reached(uint64_t mark);
+  Result<int64_t> since(uint64_t mark);
   Status synchronize();
   bool replay(uint64_t key);
   void record(uint64_t key);
@@ -98,6 +99,8 @@ class CudaDevice : public Device {
   int64_t ring_end_ = 0;       // bytes used since the last wrap
   std::vector<CUevent_st*> marks_;  // a ring, by mark number
   uint64_t last_mark_ = 0;
+  CUstream_st* clock_ = nullptr;  // on which nothing runs, so that now_ is reached when it is recorded
+  CUevent_st* now_ = nullptr;
 
   bool recording_ = false;
   uint64_t recording_key_ = 0;

@@ -1,3 +1,4 @@
+#include <chrono>
 #include <tuple>
 
 #include "kernels/cuda/pack.h"
@@ -33,6 +34,25 @@ TEST(CudaDevice, MarksAreReachedInOrder) {
     ASSERT_TRUE(reached.ok());
     EXPECT_TRUE(*reached);
   }
+}
+
+TEST(CudaDevice, TellsForHowLongItHasBeenPastAMark) {
+  using Clock = std::chrono::steady_clock;
+  const auto ns_since = [](Clock::time_point from) { return std::chrono::nanoseconds(Clock::now() - from).count(); };
+  constexpr int64_t kSlack = 100'000;  // clocks of two makers, over milliseconds
+  GpuMemory memory(gpu(), 64 << 20);
+  const Clock::time_point launched = Clock::now();
+  memory.poison();
+  const uint64_t mark = gpu().mark();
+  ASSERT_TRUE(gpu().synchronize().ok());
+  const Clock::time_point through = Clock::now();
+  while (ns_since(through) < 3'000'000) continue;
+  memory.poison();  // what comes behind does not matter
+  const int64_t least = ns_since(through);
+  const auto since = gpu().since(mark);
+  ASSERT_TRUE(since.ok());
+  EXPECT_GE(*since, least - kSlack);
+  EXPECT_LE(*since, ns_since(launched) + kSlack);
 }
 
 // A weight whose rows lie all over a pool of numbers, and where it is to be.
