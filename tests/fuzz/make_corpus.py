@@ -39,7 +39,7 @@ def message(**fields):
 
 def frames():
     def frame(body, content):
-        return message(f1=2, **{f"f{body}": content})
+        return message(f1=3, **{f"f{body}": content}, f19="agent-node0-1", f20=5)
 
     double = varint(9 << 3 | 1) + struct.pack("<d", 1.5)
     job = message(f1=1, f2=2, f3="identity")
