@@ -17,10 +17,6 @@ constexpr double kNoticeable = 0.005;  // gains below that are called none
 
 const ModelDemand& demand_of(const Search& search) { return search.request.models[static_cast<size_t>(search.model)]; }
 
-Packing pack(const Search& search, const Relaxed& rules, const PackingGoal& goal, ShapeBook& book) {
-  return Packer(*search.request.cluster, book, domains_of(search.request, search.taken, rules)).best(goal);
-}
-
 std::vector<const Shape*> shapes_of(const Packing& packing) {
   std::vector<const Shape*> shapes;
   for (const Packed& replica : packing.replicas) shapes.push_back(replica.shape);
@@ -202,11 +198,13 @@ ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& loa
   return outcome;
 }
 
-std::vector<Alternative> alternatives_to(const Search& search, const Packing& packing, ShapeBook& book) {
+std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& rules, const Packing& packing,
+                                         ShapeBook& book) {
   const double chosen = figure(search, packing);
+  const std::vector<Domain> domains = domains_of(search.request, search.taken, rules);
   std::vector<Alternative> all;
-  for (const PackingGoal& goal : promising_shapes(search, packing.domains, book)) {
-    const Packing other = Packer(*search.request.cluster, book, packing.domains).best(goal);
+  for (const PackingGoal& goal : promising_shapes(search, domains, book)) {
+    const Packing other = Packer(*search.request.cluster, book, domains).best(goal);
     if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
     all.push_back({.what = "TP " + std::to_string(goal.tp) + " x PP " + std::to_string(goal.pp),
                    .replicas = static_cast<int>(other.replicas.size()),
@@ -233,12 +231,18 @@ std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed
   if (!rules.group_over_pcie) add("tensor parallelism over NVLink only", &Relaxed::group_over_pcie);
   const double chosen = figure(search, packing);
   std::vector<ConstraintCost> costs;
-  for (const auto& [what, without] : constraints) {
+  const auto compare = [&](const std::string& what, const Search& where, const Relaxed& without) {
     ShapeBook book(search.request, search.model, without);
-    const Packing other = pack(search, without, search.goal, book);
+    const Packing other = with_kept(where, pack_beside(where, without, book), book);
     const double gain = figure(search, other) / chosen - 1;
     costs.push_back({.constraint = what, .gain = gain < kNoticeable ? 0 : gain, .without = shapes_text(other)});
-  }
+  };
+  for (const auto& [what, without] : constraints) compare(what, search, without);
+  if (search.kept.empty()) return costs;
+  Search anew = search;
+  anew.kept.clear();
+  const size_t kept = search.kept.size();
+  compare(std::to_string(kept) + (kept == 1 ? " replica stays where it is" : " replicas stay where they are"), anew, rules);
   return costs;
 }
 
@@ -259,9 +263,9 @@ Status nothing_fits(const Search& search) {
   Relaxed any_level = anywhere;
   any_level.ttft = any_level.itl = true;
   ShapeBook book(search.request, search.model, any_level);
-  PackingGoal goal = search.goal;
-  goal.objective = Objective::kGoodput;
-  const Packing without_level = pack(search, any_level, goal, book);
+  Search most = search;
+  most.goal.objective = Objective::kGoodput;
+  const Packing without_level = pack_beside(most, any_level, book);
   if (!without_level.replicas.empty()) return level_does_not_hold(search, without_level);
   const std::string tokens =
       std::to_string(demand_of(search).load.input_tokens + demand_of(search).load.output_tokens);

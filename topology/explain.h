@@ -2,28 +2,21 @@
 
 #include <vector>
 
-#include "topology/packing.h"
+#include "topology/search.h"
 
 namespace skein {
 
 // Why a plan is as it is, and what to change where there is none.
 
-// What was looked for, and where.
-struct Search {
-  const PlanRequest& request;
-  int model;
-  PackingGoal goal;
-  const std::vector<DeviceId>& taken;  // by others
-};
-
 // Replicas of those shapes, sharing the load by what they can do. Without a request rate: each at its best, or, where
 // latency is the objective, with one request at a time.
 ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& load, Objective objective);
 
-// The five best plans of one shape each, other than `packing`.
-std::vector<Alternative> alternatives_to(const Search& search, const Packing& packing, ShapeBook& book);
+// The five best plans of one shape each, other than `packing`, with all that is kept moved as well.
+std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& rules, const Packing& packing,
+                                         ShapeBook& book);
 
-// For each constraint that holds, what the plan would gain without it.
+// For each constraint that holds, what the plan would gain without it. That replicas stay is one of them.
 std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed& rules, const Packing& packing);
 
 // kResourceExhausted, with what is missing.

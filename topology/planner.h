@@ -111,7 +111,8 @@ int64_t usable_memory(const Cluster& cluster, DeviceId device, double memory_sha
 Result<PlacementPlan> plan_placement(const PlanRequest& request);
 
 // The same for a cluster that has changed since `previous` was made for `old_cluster`: replicas whose devices are all
-// there stay where they are, and as few of them move as the load allows.
+// there, and which can serve there, stay where they are with their layers; few of them move so that the load holds
+// (topology/README.md). What it refuses, plan_placement() refuses.
 Result<PlacementPlan> replan(const PlanRequest& request, const Cluster& old_cluster, const PlacementPlan& previous);
 
 }  // namespace skein

@@ -219,7 +219,8 @@ std::vector<double> ShapeBook::latencies() const {
   return {latencies.begin(), latencies.end()};
 }
 
-const Shape* ShapeBook::find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs) {
+const Shape* ShapeBook::find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs,
+                             const std::vector<int>& layers) {
   std::string key = std::to_string(tp);
   for (size_t i = 0; i < runs.size(); ++i) {
     const Domain& domain = domains[static_cast<size_t>(runs[i].domain)];
@@ -232,10 +233,11 @@ const Shape* ShapeBook::find(const std::vector<Domain>& domains, int tp, const s
     }
     key += ";" + domain.key + "," + std::to_string(runs[i].stages);
   }
+  for (const int count : layers) key += "/" + std::to_string(count);
   const auto [at, fresh] = shapes_.try_emplace(key);
   if (fresh) {
     const std::optional<Sites> sites = sites_of(domains, tp, runs);
-    if (sites) at->second = work_out(tp, *sites);
+    if (sites) at->second = layers.empty() ? work_out(tp, *sites) : with_layers(tp, layers, *sites);
   }
   return at->second ? &*at->second : nullptr;
 }
@@ -358,6 +360,12 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
     }
   }
   return best;
+}
+
+std::optional<Shape> ShapeBook::with_layers(int tp, const std::vector<int>& layers, const Sites& sites) {
+  const auto shards = plan_shards(demand_.checkpoint->description(), tp, layers);
+  if (!shards.ok() || !check_shard_formats(*demand_.checkpoint, *shards).ok()) return std::nullopt;
+  return settle(tp, layers, sites);
 }
 
 bool ShapeBook::better(const Shape& a, const Shape& b) const {
