@@ -11,8 +11,6 @@ namespace skein {
 namespace {
 
 constexpr size_t kAlternativesMax = 5;
-constexpr int kDegrees[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
-constexpr int kDevicesTriedMax = 512;  // to find out how many would do
 constexpr double kNoticeable = 0.005;  // gains below that are called none
 
 const ModelDemand& demand_of(const Search& search) { return search.request.models[static_cast<size_t>(search.model)]; }
@@ -42,85 +40,6 @@ double figure(const Search& search, const Packing& packing) {
     case Objective::kLatency: return 1 / worst_latency_ms(packing, demand_of(search).load);
   }
   return 0;
-}
-
-std::string shape_text(const Shape& shape) {
-  return "TP " + std::to_string(shape.tp) + " x PP " + std::to_string(shape.stages.size());
-}
-
-std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
-  return text;
-}
-
-// The least devices of a kind that hold the model and a request, side by side in one domain; 0: no number does.
-int devices_needed(const Search& search, ShapeBook& book, const Domain& like) {
-  for (int devices = 1; devices <= kDevicesTriedMax; ++devices) {
-    for (const int tp : kDegrees) {
-      if (devices % tp != 0 || (tp > 1 && like.group_max == 1) || tp > std::max(8, like.group_max)) continue;
-      if (search.goal.tp != 0 && search.goal.tp != tp) continue;
-      const int stages = devices / tp;
-      if (stages > book.layers() || (search.goal.pp != 0 && search.goal.pp != stages)) continue;
-      if (book.find({like}, tp, {{.domain = 0, .stages = stages}}) != nullptr) return devices;
-    }
-  }
-  return 0;
-}
-
-struct Missing {
-  int needed = 0;
-  int there = 0;
-  std::string kind;
-};
-
-// Of the kind that lacks the fewest.
-std::optional<Missing> missing_devices(const Search& search, const Relaxed& rules) {
-  const Cluster& cluster = *search.request.cluster;
-  ShapeBook book(search.request, search.model, rules);
-  std::map<int, int> there;
-  const std::vector<Domain> domains = domains_of(search.request, search.taken, rules);
-  for (const Domain& domain : domains) there[domain.kind] += domain.size();
-  std::optional<Missing> least;
-  for (const auto& [kind, count] : there) {
-    const auto widest = std::ranges::max_element(domains, {}, [kind = kind](const Domain& domain) {
-      return domain.kind == kind ? domain.group_max : 0;
-    });
-    const int needed = devices_needed(search, book, *widest);
-    if (needed == 0 || (least && needed - count >= least->needed - least->there)) continue;
-    least = {.needed = needed, .there = count, .kind = cluster.kinds[static_cast<size_t>(kind)].name};
-  }
-  return least;
-}
-
-std::string asked_shape(const Search& search) {
-  std::string text;
-  if (search.goal.tp != 0) text += " with tensor-parallel-size " + std::to_string(search.goal.tp);
-  if (search.goal.pp != 0) {
-    text += (text.empty() ? " with " : " and ") + std::string("pipeline-parallel-size ") + std::to_string(search.goal.pp);
-  }
-  return text;
-}
-
-Status level_does_not_hold(const Search& search, const Packing& without_level) {
-  const ModelDemand& demand = demand_of(search);
-  double ttft = 1e300;
-  double itl = 1e300;
-  for (const Packed& replica : without_level.replicas) {
-    ttft = std::min(ttft, replica.shape->lone.ttft_ms);
-    itl = std::min(itl, replica.shape->lone.itl_ms);
-  }
-  std::string remedy;
-  if (demand.level.ttft_ms > 0 && demand.level.ttft_ms < ttft) {
-    remedy = "ttft-ms to " + std::to_string(static_cast<int>(std::ceil(ttft)));
-  }
-  if (demand.level.itl_ms > 0 && demand.level.itl_ms < itl) {
-    remedy += (remedy.empty() ? "" : " and ") + std::string("itl-ms to ") + std::to_string(static_cast<int>(std::ceil(itl)));
-  }
-  if (remedy.empty()) remedy = "either";  // each can be had, but not both on one shape
-  return resource_exhausted("the service level does not hold here even for one request at a time: its first token takes " +
-                            number_text(ttft) + " ms and each further one " + number_text(itl) + " ms" +
-                            asked_shape(search) + "; raise " + remedy + ", or use shorter requests");
 }
 
 // Goals that allow one shape each: those that give the most per device when the devices are filled with them, or the
@@ -158,6 +77,16 @@ std::vector<PackingGoal> promising_shapes(const Search& search, const std::vecto
 }
 
 }  // namespace
+
+std::string shape_text(const Shape& shape) {
+  return "TP " + std::to_string(shape.tp) + " x PP " + std::to_string(shape.stages.size());
+}
+
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
+  return text;
+}
 
 std::string shapes_text(const Packing& packing) {
   std::vector<std::pair<std::string, int>> counts;
@@ -244,47 +173,6 @@ std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed
   const size_t kept = search.kept.size();
   compare(std::to_string(kept) + (kept == 1 ? " replica stays where it is" : " replicas stay where they are"), anew, rules);
   return costs;
-}
-
-Status too_little(const Search& search, const Packing& packing) {
-  const double per_device = packing.request_rate / packing.devices;
-  const double lacking = search.goal.request_rate - packing.request_rate;
-  const auto devices = static_cast<int>(std::ceil(lacking / per_device));
-  const auto largest = std::ranges::max_element(packing.domains, {}, &Domain::size);
-  const std::string& kind = search.request.cluster->kinds[static_cast<size_t>(largest->kind)].name;
-  return resource_exhausted("these devices give " + number_text(packing.request_rate) + " requests/s of the " +
-                            number_text(search.goal.request_rate) + " asked for (" + shapes_text(packing) +
-                            "); add about " + std::to_string(devices) + " x " + kind +
-                            ", lower request-rate, or allow higher latencies");
-}
-
-Status nothing_fits(const Search& search) {
-  const Relaxed anywhere{.group_over_pcie = true};
-  Relaxed any_level = anywhere;
-  any_level.ttft = any_level.itl = true;
-  ShapeBook book(search.request, search.model, any_level);
-  Search most = search;
-  most.goal.objective = Objective::kGoodput;
-  const Packing without_level = pack_beside(most, any_level, book);
-  if (!without_level.replicas.empty()) return level_does_not_hold(search, without_level);
-  const std::string tokens =
-      std::to_string(demand_of(search).load.input_tokens + demand_of(search).load.output_tokens);
-  if (domains_of(search.request, search.taken, any_level).empty()) {
-    return resource_exhausted("the models placed before it leave no device free; add nodes, or plan it apart from them");
-  }
-  const std::optional<Missing> missing = missing_devices(search, any_level);
-  if (!missing) {
-    return resource_exhausted("the model and one request of " + tokens + " tokens do not fit on any number of these devices" +
-                              asked_shape(search) + "; use devices with more memory or shorter requests");
-  }
-  const std::string needed = std::to_string(missing->needed) + " x " + missing->kind;
-  if (missing->needed <= missing->there) {
-    return resource_exhausted("the model and one request of " + tokens + " tokens need " + needed + asked_shape(search) +
-                              ", side by side or joined by a network, and they are not; describe the links between nodes");
-  }
-  return resource_exhausted("the model and one request of " + tokens + " tokens need " + needed + asked_shape(search) +
-                            " and " + std::to_string(missing->there) + " are free; add " +
-                            std::to_string(missing->needed - missing->there) + " or use a smaller model");
 }
 
 }  // namespace skein

@@ -9,6 +9,7 @@
 #include "topology/device_kinds.h"
 #include "topology/explain.h"
 #include "topology/placing.h"
+#include "topology/refusal.h"
 #include "topology/seating.h"
 
 namespace skein {
@@ -65,7 +66,9 @@ std::vector<int> placing_order(const PlanRequest& request) {
 // Beside its own of `kept`, on what the plan so far and the others of `kept` leave.
 Search search_of(const PlanRequest& request, int model, const std::vector<PlacedReplica>& kept,
                  const PlacementPlan& so_far) {
-  Search search{.request = request, .model = model, .goal = goal_of(request, request.models[static_cast<size_t>(model)]),
+  Search search{.request = request,
+                .model = model,
+                .goal = goal_of(request, request.models[static_cast<size_t>(model)]),
                 .taken = devices_of(so_far.replicas)};
   for (const PlacedReplica& replica : kept) {
     if (replica.model == model) {

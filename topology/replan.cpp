@@ -163,8 +163,8 @@ Result<PlacementPlan> plan_around(const PlanRequest& request, const std::vector<
   ASSIGN_OR_RETURN(PlacementPlan anew, plan_beside(request, {}));
   if (serving.empty()) return anew;
   Moves moves(request, serving, books);
-  Result<PlacementPlan> plan = plan_beside(request, moves.without(moves.fewest()));
-  return plan.ok() ? plan : anew;
+  const std::vector<PlacedReplica> rest = moves.without(moves.fewest());
+  return holds_beside(request, rest, books) ? plan_beside(request, rest) : anew;
 }
 
 int count_moved(const std::vector<PlacedReplica>& before, const std::vector<PlacedReplica>& now) {

@@ -211,11 +211,17 @@ ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relax
 
 int ShapeBook::layers() const { return static_cast<int>(demand_.checkpoint->description().layers.size()); }
 
+std::vector<const Shape*> ShapeBook::shapes() const {
+  std::vector<const Shape*> shapes;
+  for (const auto& [key, shape] : shapes_) {
+    if (shape) shapes.push_back(&*shape);
+  }
+  return shapes;
+}
+
 std::vector<double> ShapeBook::latencies() const {
   std::set<double> latencies;
-  for (const auto& [key, shape] : shapes_) {
-    if (shape) latencies.insert(shape->lone.latency_ms(demand_.load));
-  }
+  for (const Shape* shape : shapes()) latencies.insert(shape->lone.latency_ms(demand_.load));
   return {latencies.begin(), latencies.end()};
 }
 

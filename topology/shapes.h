@@ -72,7 +72,8 @@ class ShapeBook {
   std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
 
   const ModelDemand& demand() const { return demand_; }
-  std::vector<double> latencies() const;  // of a lone request on every shape found so far, ascending, each once
+  std::vector<const Shape*> shapes() const;  // all found so far
+  std::vector<double> latencies() const;  // of a lone request on each, ascending, each once
   int layers() const;
 
  private:

@@ -323,7 +323,7 @@ TEST_F(PlannerRules, LayersAreEvenWhereThatIsAsked) {
 
 TEST_F(PlannerRules, WhatCannotBeHadIsSaidInNumbers) {
   request_.models[0].level.itl_ms = 0.001;
-  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("raise itl-ms to 1"));
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("raise itl-ms to 0.2,"));
   request_.models[0].level = {};
   ask_for(40);
   EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("add about 24 x kind"));
