@@ -156,6 +156,10 @@ Status check_request(const PlanRequest& request) {
       return invalid_argument(demand.name + ": input-len and output-len are more than the " +
                               std::to_string(model.context_max) + " tokens that the model was made for; lower them");
     }
+    if (demand.load.input_tokens + demand.load.output_tokens > demand.memory.context_max.value_or(INT32_MAX)) {
+      return invalid_argument(demand.name + ": input-len and output-len are more than max-model-len " +
+                              std::to_string(*demand.memory.context_max) + ": raise it, or give the lengths that requests have");
+    }
     if (request.models.size() > 1 && demand.load.request_rate <= 0) {
       return invalid_argument(demand.name + ": several models share the cluster by their request rates; give each one");
     }

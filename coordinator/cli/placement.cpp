@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
@@ -118,6 +119,10 @@ Status write_plan(const std::string& path, const Placement& placement) {
   return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
 }
 
+bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
+  return std::ranges::find(choices, value) != choices.end();
+}
+
 }  // namespace
 
 Status make_placement(const ServeConfig& config, Placement* placement) {
@@ -134,7 +139,7 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     if (unchanged.ok()) {
       RETURN_IF_ERROR(check_flags(config, request.models[0].name, file));
       placement->plan = renumbered(std::move(file), placement->cluster);
-      return {};
+      return check_backends(config, *placement);
     }
     if (!replanning) return unchanged.within(path);
     if (file.models.size() > 1) {
@@ -142,7 +147,37 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     }
     ASSIGN_OR_RETURN(placement->plan, replan(request, file.cluster, file.plan));
   }
+  RETURN_IF_ERROR(check_backends(config, *placement));
   return replanning ? write_plan(path, *placement) : Status();
+}
+
+UsedDevices used_devices(const Placement& placement) {
+  UsedDevices used;
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    for (const DeviceId& id : replica.devices) (kind_of(placement.cluster, id).gpu ? used.gpus : used.cores) = true;
+  }
+  return used;
+}
+
+Status check_backends(const ServeConfig& config, const Placement& placement) {
+  const UsedDevices used = used_devices(placement);
+  const std::string device = used.gpus ? "cuda" : "cpu";
+  if (config.device != "auto" && config.device != device) {
+    return invalid_argument("the plan is for device " + device + ", not " + config.device +
+                            ": name other nodes with --nodes, or leave device out");
+  }
+  return used.gpus ? check_gpu_formats(config) : Status();
+}
+
+Status check_gpu_formats(const ServeConfig& config) {
+  if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
+  }
+  if (!is_one_of(config.kv_cache_dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend keeps the KV cache in bfloat16: use --kv-cache-dtype auto or bfloat16, not " +
+                       config.kv_cache_dtype);
+  }
+  return {};
 }
 
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) {

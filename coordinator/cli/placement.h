@@ -29,6 +29,18 @@ Status describe_placement(const ServeConfig& config, Placement* placement);
 // can be of the file, which is written again. Figures of a plan that was read are not there.
 Status make_placement(const ServeConfig& config, Placement* placement);
 
+// What the replicas of a plan run on.
+struct UsedDevices {
+  bool gpus = false;
+  bool cores = false;
+};
+UsedDevices used_devices(const Placement& placement);
+
+// Refuses a device or number formats that the plan's devices do not have.
+Status check_backends(const ServeConfig& config, const Placement& placement);
+// Refuses formats that the CUDA backend does not compute in.
+Status check_gpu_formats(const ServeConfig& config);
+
 // A replica of the plan, its ranks by the names of their nodes.
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica);
 

@@ -57,6 +57,7 @@ Status plan_cluster(const PlanConfig& config) {
   placement.request.even_layers = config.even_layers;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
+  RETURN_IF_ERROR(check_backends(config.serve, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
   if (config.format == "json") std::printf("%s\n", to_json(placement.request, placement.plan).dump().c_str());
   if (config.format == "svg") std::printf("%s", plan_svg(placement).c_str());

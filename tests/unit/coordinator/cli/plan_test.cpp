@@ -36,7 +36,7 @@ Status place(const std::vector<std::string>& arguments, Placement* placement) {
   RETURN_IF_ERROR(parse_serve_config(arguments, table, &config));
   RETURN_IF_ERROR(describe_placement(config, placement));
   ASSIGN_OR_RETURN(placement->plan, plan_placement(placement->request));
-  return {};
+  return check_backends(config, *placement);
 }
 
 class PlanOfCluster : public ::testing::TestWithParam<Case> {};
@@ -220,6 +220,17 @@ TEST(PlanArguments, AreRefusedWithASentence) {
   Placement unrated;
   EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--objective", "fewest-devices"}, &unrated).message(),
               HasSubstr("needs a --request-rate"));
+  const auto said = [](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {kSmall, "--cluster", in_clusters("h100-node")};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    Placement refused;
+    return place(arguments, &refused).message();
+  };
+  EXPECT_THAT(said({"--max-model-len", "1000"}), HasSubstr("input-len and output-len are more than max-model-len 1000"));
+  EXPECT_THAT(said({"--dtype", "float32"}), HasSubstr("use --dtype auto or bfloat16, not float32"));
+  EXPECT_THAT(said({"--kv-cache-dtype", "float32"}), HasSubstr("use --kv-cache-dtype auto or bfloat16, not float32"));
+  EXPECT_THAT(said({"--device", "cpu"}), HasSubstr("the plan is for device cuda, not cpu"));
+  EXPECT_EQ(said({"--device", "cuda", "--dtype", "bfloat16", "--max-model-len", "1280"}), "");
 }
 
 }  // namespace
