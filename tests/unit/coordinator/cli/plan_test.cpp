@@ -103,15 +103,31 @@ TEST_F(PlanFileTest, IsRefusedForAnotherCluster) {
   more.nodes.push_back(more.nodes[0]);
   more.nodes.back().name = "h200-3";
   EXPECT_THAT(check_unchanged(*file, more).message(), HasSubstr("before node \"h200-3\" was there"));
+  const auto said = [&](void (*change)(Cluster*)) {
+    Cluster other = placement_.cluster;
+    change(&other);
+    return check_unchanged(*file, other).message();
+  };
+  EXPECT_THAT(said([](Cluster* other) { other->nodes[1].devices[7].nvlink_domain = -1; }),
+              HasSubstr("another node \"h200-2\": NVLink was GPUs 0 1 2 3 4 5 6 7 and is GPUs 0 1 2 3 4 5 6; plan again"));
+  EXPECT_THAT(said([](Cluster* other) { other->nodes[0].nics[3].up = false; }),
+              HasSubstr("NIC mlx5_3 was InfiniBand 400 Gb/s, rail 3, near GPUs 3 and is InfiniBand 400 Gb/s, rail 3, near GPUs "
+                        "3, down"));
+  EXPECT_THAT(said([](Cluster* other) { other->nodes[0].nics.pop_back(); }), HasSubstr(" and is none; plan again"));
+  EXPECT_THAT(said([](Cluster* other) { other->kinds[0].memory_bytes /= 2; }), HasSubstr("memory of NVIDIA H200 was "));
+  EXPECT_EQ(said([](Cluster* other) { other->nodes[0].memory_free = 1; }), "") << "it changes all the time";
 }
 
 TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
   EXPECT_FALSE(parse_plan("{").ok());
   EXPECT_THAT(parse_plan("{}").status().message(), HasSubstr("the plan lacks a number \"version\""));
-  EXPECT_THAT(parse_plan("{\"version\": 2}").status().message(), HasSubstr("of version 2"));
+  EXPECT_THAT(parse_plan("{\"version\": 1}").status().message(), HasSubstr("of version 1"));
   std::string elsewhere = json_;
   elsewhere.replace(elsewhere.rfind("\"device\":7"), 10, "\"device\":8");
   EXPECT_THAT(parse_plan(elsewhere).status().message(), HasSubstr("device 8 of node"));
+  std::string twice = json_;
+  twice.replace(twice.rfind("\"device\":7"), 10, "\"device\":6");
+  EXPECT_THAT(parse_plan(twice).status().message(), HasSubstr("two ranks on device 6 of node \"h200-2\""));
 }
 
 TEST_F(PlanFileTest, KeepsWhatItWasPlannedFor) {
