@@ -126,6 +126,18 @@ ModelPlan explained(const Search& search, const Found& found, ShapeBook& book) {
           .constraints = constraint_costs(search, found.rules, found.all)};
 }
 
+std::vector<std::string> notes_of(const PlanRequest& request, const std::vector<PlacedReplica>& replicas) {
+  std::vector<std::string> notes = unusable(request);
+  const bool assumed = std::ranges::any_of(replicas, [](const PlacedReplica& replica) {
+    return std::ranges::any_of(replica.stages, &PlannedStage::runtime_assumed);
+  });
+  if (assumed) {
+    notes.push_back("what communicators take of a GPU's memory was not measured over all of these links: there, the most that "
+                    "was measured over others is assumed (`skein topology --measure` measures it)");
+  }
+  return notes;
+}
+
 }  // namespace
 
 Status check_request(const PlanRequest& request) {
@@ -211,7 +223,7 @@ Result<PlacementPlan> plan_beside(const PlanRequest& request, const std::vector<
   }
   plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
   plan.left_over = left_over(request, plan.replicas);
-  plan.notes = unusable(request);
+  plan.notes = notes_of(request, plan.replicas);
   return plan;
 }
 

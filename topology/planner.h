@@ -48,6 +48,7 @@ struct PlannedStage {
   int layers = 0;
   RankMemory memory;   // of its fullest rank
   LinkKind to_next = LinkKind::kSelf;
+  bool runtime_assumed = false;  // nobody measured what communicators take over its links
 };
 
 struct PlacedReplica {

@@ -382,16 +382,26 @@ bool ShapeBook::better(const Shape& a, const Shape& b) const {
   return a.best.request_rate > b.best.request_rate * (1 + kNoise);
 }
 
+// What communicators take of a rank. Over links that nobody measured: the most that was measured over others.
+double ShapeBook::library_bytes(const StageSite& site, int tp, size_t stages, bool* assumed) const {
+  const auto bytes_of = [&](const LinkCalibration* measured, double LinkCalibration::*bytes) {
+    if (measured != nullptr && measured->*bytes > 0) return measured->*bytes;
+    *assumed = true;
+    double most = 0;
+    for (const LinkCalibration& link : request_.calibration->links) most = std::max(most, link.*bytes);
+    return most;
+  };
+  const double group = tp > 1 ? bytes_of(site.group.measured, &LinkCalibration::library_bytes) : 0;
+  return stages > 1 ? std::max(group, bytes_of(site.next.measured, &LinkCalibration::stage_bytes)) : group;
+}
+
 // Memory that the runtime takes besides.
-MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t stages) const {
+MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t stages, bool* assumed) const {
   MemoryRequest request = demand_.memory;
   request.gpu = site.gpu;
   if (site.device->context_bytes == 0) return request;  // not measured
-  double bytes = site.device->context_bytes + (stages == 1 ? site.device->graph_bytes : 0);
-  double library = 0;
-  if (tp > 1 && site.group.measured != nullptr) library = site.group.measured->library_bytes;
-  if (stages > 1 && site.next.measured != nullptr) library = std::max(library, site.next.measured->stage_bytes);
-  request.runtime_bytes = static_cast<int64_t>(bytes + library);
+  const double bytes = site.device->context_bytes + (stages == 1 ? site.device->graph_bytes : 0);
+  request.runtime_bytes = static_cast<int64_t>(bytes + library_bytes(site, tp, stages, assumed));
   return request;
 }
 
@@ -412,8 +422,8 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
   const size_t stages = layers.size();
   for (size_t stage = 0; stage < stages; ++stage) {
     const StageSite& site = sites.stages[stage];
-    const MemoryRequest request = memory_request(site, tp, stages);
     PlannedStage planned{.layers = layers[stage], .memory = {}};
+    const MemoryRequest request = memory_request(site, tp, stages, &planned.runtime_assumed);
     if (stage + 1 < stages) planned.to_next = site.next.path.link;
     for (int rank = 0; rank < tp; ++rank) {
       const ShardPlan& shard = (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)];

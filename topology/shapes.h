@@ -91,7 +91,8 @@ class ShapeBook {
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
   const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
-  MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;
+  double library_bytes(const StageSite& site, int tp, size_t stages, bool* assumed) const;
+  MemoryRequest memory_request(const StageSite& site, int tp, size_t stages, bool* assumed) const;
 
   const PlanRequest& request_;
   const ModelDemand& demand_;

@@ -248,6 +248,31 @@ TEST_F(PlannerRules, TheFewestMoveNotTheFirstThatWillDo) {
   EXPECT_EQ(after->moved, 1);
 }
 
+TEST_F(PlannerRules, OverLinksThatNobodyMeasuredCommunicatorsTakeTheMostThatWas) {
+  Calibration measured;
+  DeviceCalibration device{.name = "kind"};
+  device.read_bytes_per_s = 3e12;
+  device.flops = 6e14;
+  device.context_bytes = 100.0 * kMiB;
+  measured.devices = {device};
+  measured.links = {{.link = LinkKind::kNvlink, .device = "kind", .library_bytes = 70.0 * kMiB, .stage_bytes = 50.0 * kMiB}};
+  request_.calibration = &measured;
+  request_.models[0].tensor_parallel_size = 2;
+  const PlacementPlan near = plan();
+  EXPECT_EQ(near.replicas[0].stages[0].memory.runtime, 170 * kMiB);
+  EXPECT_TRUE(near.notes.empty());
+  for (Node& node : cluster_.nodes) {
+    for (Device& gpu : node.devices) gpu.nvlink_domain = -1;
+  }
+  const PlacementPlan far = plan();
+  EXPECT_EQ(far.replicas[0].group_link, LinkKind::kPcie);
+  EXPECT_EQ(far.replicas[0].stages[0].memory.runtime, 170 * kMiB);
+  EXPECT_THAT(far.notes, ::testing::Contains(HasSubstr("was not measured over all of these links")));
+  request_.models[0].tensor_parallel_size = 0;
+  request_.models[0].pipeline_parallel_size = 2;
+  EXPECT_EQ(plan().replicas[0].stages[1].memory.runtime, 150 * kMiB);
+}
+
 // A node of eight cores, one more like it, and nothing else.
 class CoresRules : public PlannerRules {
  protected:
