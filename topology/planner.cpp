@@ -126,6 +126,23 @@ ModelPlan explained(const Search& search, const Found& found, ShapeBook& book) {
           .constraints = constraint_costs(search, found.rules, found.all)};
 }
 
+Status check_part(const Cluster& cluster, const NodePart& part) {
+  const auto node = std::ranges::find(cluster.nodes, part.node, &Node::name);
+  if (node == cluster.nodes.end()) {
+    return invalid_argument("the cluster \"" + cluster.name + "\" has no node \"" + part.node + "\"; leave it out of --nodes");
+  }
+  if (part.first == 0 && part.last == INT32_MAX) return {};
+  const auto count = static_cast<int>(node->devices.size());
+  if (count > 0 && !kind_of(cluster, node->devices[0]).gpu) {
+    return invalid_argument("--nodes names a part of \"" + part.node + "\", which computes on its cores, and these are used "
+                            "all together: name the node alone");
+  }
+  if (part.first <= part.last && part.last < count) return {};
+  return invalid_argument("--nodes names devices " + std::to_string(part.first) + " to " + std::to_string(part.last) +
+                          " of \"" + part.node + "\", which has " + std::to_string(count) +
+                          ", counted from 0: give NODE:FIRST-LAST, or the node alone for all");
+}
+
 std::vector<std::string> notes_of(const PlanRequest& request, const std::vector<PlacedReplica>& replicas) {
   std::vector<std::string> notes = unusable(request);
   const bool assumed = std::ranges::any_of(replicas, [](const PlacedReplica& replica) {
@@ -143,11 +160,7 @@ std::vector<std::string> notes_of(const PlanRequest& request, const std::vector<
 Status check_request(const PlanRequest& request) {
   CHECK(!request.models.empty());
   const Cluster& cluster = *request.cluster;
-  for (const std::string& name : request.nodes) {
-    if (std::ranges::find(cluster.nodes, name, &Node::name) == cluster.nodes.end()) {
-      return invalid_argument("the cluster \"" + cluster.name + "\" has no node \"" + name + "\"; leave it out of --nodes");
-    }
-  }
+  for (const NodePart& part : request.nodes) RETURN_IF_ERROR(check_part(cluster, part));
   for (const DeviceKind& kind : cluster.kinds) {
     if (calibration_of(kind, *request.calibration)) continue;
     return invalid_argument("nobody has measured \"" + kind.name +
@@ -177,6 +190,12 @@ Status check_request(const PlanRequest& request) {
     }
   }
   return {};
+}
+
+bool may_use(const std::vector<NodePart>& parts, const std::string& node, int device) {
+  return parts.empty() || std::ranges::any_of(parts, [&](const NodePart& part) {
+    return part.node == node && part.first <= device && device <= part.last;
+  });
 }
 
 ShapeBook& Books::of(int model, const Relaxed& rules) {

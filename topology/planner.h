@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,13 +34,23 @@ struct ModelDemand {
   int pipeline_parallel_size = 0;
 };
 
+// Devices of a node that may be used: all, or some of its GPUs.
+struct NodePart {
+  std::string node;
+  int first = 0;
+  int last = INT32_MAX;
+};
+
+// No parts: everything may.
+bool may_use(const std::vector<NodePart>& parts, const std::string& node, int device);
+
 struct PlanRequest {
   const Cluster* cluster = nullptr;
   const Calibration* calibration = nullptr;
   std::vector<ModelDemand> models;   // several: each with a request rate
   Objective objective = Objective::kGoodput;
   double memory_share = 0.9;         // of a GPU's memory that a rank may fill
-  std::vector<std::string> nodes = {};  // that may be used; empty: all
+  std::vector<NodePart> nodes = {};  // that may be used; empty: all
   int burst_prompts = 0;             // PlacedReplica::burst is for so many; 0: none
   bool even_layers = false;          // stages as plan_shards() deals them, instead of the fastest ones
 };

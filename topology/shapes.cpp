@@ -120,8 +120,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
 int ranks_of_cores(const PlanRequest& request, size_t cores) {
   const Cluster& cluster = *request.cluster;
   const auto may_be_used = [&](const Node& node) {
-    return !node.devices.empty() && !kind_of(cluster, node.devices[0]).gpu &&
-           (request.nodes.empty() || std::ranges::find(request.nodes, node.name) != request.nodes.end());
+    return !node.devices.empty() && !kind_of(cluster, node.devices[0]).gpu && may_use(request.nodes, node.name, 0);
   };
   const auto nodes = std::max<int64_t>(std::ranges::count_if(cluster.nodes, may_be_used), 1);
   int64_t ranks = 1;
@@ -183,7 +182,9 @@ std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<Dev
   std::vector<Domain> domains;
   for (size_t n = 0; n < cluster.nodes.size(); ++n) {
     const Node& node = cluster.nodes[n];
-    if (!request.nodes.empty() && std::ranges::find(request.nodes, node.name) == request.nodes.end()) continue;
+    for (int device = 0; !request.nodes.empty() && device < std::ssize(node.devices); ++device) {
+      if (!may_use(request.nodes, node.name, device)) taken_of[n].push_back(device);
+    }
     add_domains(request, static_cast<int>(n), taken_of[n], relaxed, &domains);
   }
   for (Domain& domain : domains) {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <initializer_list>
 
+#include "base/parse_number.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 #include "topology/plan_file.h"
@@ -66,6 +67,12 @@ Result<PlanFile> read_plan_of(const std::string& path, const std::string& model)
   return invalid_argument(path + " places " + joined(others) + ", but no replica of " + model + ": plan again, with this model");
 }
 
+std::vector<NodePart> parts_of(const PlacementConfig& placement) {
+  std::vector<NodePart> parts;
+  for (const std::string& text : placement.nodes) parts.push_back(parse_node_part(text));
+  return parts;
+}
+
 // Refuses flags on the command line that say something else than the file, which is started as it is.
 Status check_flags(const ServeConfig& config, const std::string& model, const PlanFile& file) {
   const PlacementConfig& placement = config.placement;
@@ -90,8 +97,8 @@ Status check_flags(const ServeConfig& config, const std::string& model, const Pl
     RETURN_IF_ERROR(check("pipeline-parallel-size", config.pipeline_parallel_size, replica.pipeline_parallel_size));
     for (const DeviceId& id : replica.devices) {
       const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
-      if (!config.flags.contains("nodes") || std::ranges::find(placement.nodes, node) != placement.nodes.end()) continue;
-      return differs("nodes", joined(placement.nodes), "a rank on " + node);
+      if (!config.flags.contains("nodes") || may_use(parts_of(placement), node, id.device)) continue;
+      return differs("nodes", joined(placement.nodes), "a rank on device " + std::to_string(id.device) + " of " + node);
     }
   }
   return {};
@@ -124,6 +131,17 @@ bool is_one_of(const std::string& value, std::initializer_list<const char*> choi
 }
 
 }  // namespace
+
+NodePart parse_node_part(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return {.node = text};
+  const std::string_view range = std::string_view(text).substr(colon + 1);
+  const size_t dash = range.find('-');
+  const std::optional<int> first = parse_number<int>(range.substr(0, dash));
+  const std::optional<int> last = dash == range.npos ? first : parse_number<int>(range.substr(dash + 1));
+  if (!first || !last) return {.node = text};
+  return {.node = text.substr(0, colon), .first = *first, .last = *last};
+}
 
 Status make_placement(const ServeConfig& config, Placement* placement) {
   RETURN_IF_ERROR(describe_placement(config, placement));
@@ -206,10 +224,10 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
   request.calibration = &placement->calibration;
   request.objective = objective_of(config.placement, asked);
   request.memory_share = config.gpu_memory_utilization;
-  request.nodes = config.placement.nodes;
+  request.nodes = parts_of(config.placement);
   // Of the agents' nodes those that did not come have been left out, and named.
   if (config.gathered()) {
-    std::erase_if(request.nodes, [&](const std::string& name) { return find_node(placement->cluster, name) < 0; });
+    std::erase_if(request.nodes, [&](const NodePart& part) { return find_node(placement->cluster, part.node) < 0; });
   }
   if (request.objective == Objective::kFewestDevices && asked.front().request_rate == 0) {
     return invalid_argument("--objective fewest-devices needs a --request-rate that they are to serve");

@@ -22,6 +22,9 @@ struct Placement {
   Placement& operator=(const Placement&) = delete;
 };
 
+// "NODE", "NODE:1", "NODE:0-3" of --nodes. What is no number or two behind the last colon is part of the name.
+NodePart parse_node_part(const std::string& text);
+
 // Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
 // stays empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);

@@ -255,7 +255,10 @@ TEST_F(PlannerRules, OverLinksThatNobodyMeasuredCommunicatorsTakeTheMostThatWas)
   device.flops = 6e14;
   device.context_bytes = 100.0 * kMiB;
   measured.devices = {device};
-  measured.links = {{.link = LinkKind::kNvlink, .device = "kind", .library_bytes = 70.0 * kMiB, .stage_bytes = 50.0 * kMiB}};
+  LinkCalibration link{.link = LinkKind::kNvlink, .device = "kind"};
+  link.library_bytes = 70.0 * kMiB;
+  link.stage_bytes = 50.0 * kMiB;
+  measured.links = {link};
   request_.calibration = &measured;
   request_.models[0].tensor_parallel_size = 2;
   const PlacementPlan near = plan();
@@ -322,7 +325,7 @@ TEST_F(CoresRules, StagesSpreadOverNodesBeforeTheyShareOne) {
   const PlacementPlan pair = plan();
   ASSERT_EQ(pair.replicas.size(), 1u);
   EXPECT_EQ(pair.replicas[0].devices, (std::vector<DeviceId>{{0, 0}, {1, 0}}));
-  request_.nodes = {"b"};
+  request_.nodes = {{.node = "b"}};
   const PlacementPlan alone = plan();
   ASSERT_EQ(alone.replicas.size(), 1u);
   EXPECT_EQ(alone.replicas[0].devices, (std::vector<DeviceId>{{1, 0}, {1, 4}}));

@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "model/mapped_file.h"
 #include "topology/plan_file.h"
@@ -185,7 +186,8 @@ TEST_F(FlagsBesideAPlan, MustSayWhatItSays) {
   EXPECT_THAT(said({"--output-len", "100"}), HasSubstr("plan.json has 256:"));
   EXPECT_THAT(said({"--ttft-ms", "5"}), HasSubstr("--ttft-ms is 5, and"));
   EXPECT_THAT(said({"--itl-ms", "5"}), HasSubstr("--itl-ms is 5, and"));
-  EXPECT_THAT(said({"--nodes", "h200-1"}), HasSubstr("--nodes is h200-1, and the plan in " + folder_ + "/plan.json has a rank on h200-2"));
+  EXPECT_THAT(said({"--nodes", "h200-1"}), HasSubstr("--nodes is h200-1, and the plan in " + folder_ + "/plan.json has a rank on device 0 of h200-2"));
+  EXPECT_THAT(said({"--nodes", "h200-1:0-3,h200-2"}), HasSubstr("has a rank on device 4 of h200-1"));
   EXPECT_THAT(said({"--itl-ms", "5", "--replan"}), HasSubstr("remove the file, and it is planned anew"));
 }
 
@@ -224,6 +226,29 @@ TEST_F(PlanFileTest, HasWhatPromptsAtOnceTake) {
   ASSERT_NE(burst, nullptr);
   EXPECT_GT(burst->find("prefill_s")->as_double(), 0);
   EXPECT_GT(burst->find("decode_step_ms")->as_double(), 0);
+}
+
+TEST(PlanOnParts, TakesThoseGpusOnly) {
+  Placement placement;
+  const Status status =
+      place({kSmall, "--cluster", in_clusters("h200-pair"), "--nodes", "h200-1:2-4,h200-1:7,h200-2:0"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  std::set<DeviceId> used;
+  for (const PlacedReplica& replica : placement.plan.replicas) used.insert(replica.devices.begin(), replica.devices.end());
+  EXPECT_EQ(used, (std::set<DeviceId>{{0, 2}, {0, 3}, {0, 4}, {0, 7}, {1, 0}}));
+  EXPECT_TRUE(placement.plan.left_over.empty());
+}
+
+TEST(PlanOnParts, MustBeThere) {
+  const auto said = [](const char* cluster, const char* nodes) {
+    Placement placement;
+    return place({kSmall, "--cluster", in_clusters(cluster), "--nodes", nodes}, &placement).message();
+  };
+  EXPECT_THAT(said("h200-pair", "h200-1:6-8"), HasSubstr("names devices 6 to 8 of \"h200-1\", which has 8, counted from 0"));
+  EXPECT_THAT(said("h200-pair", "h200-1:4-2"), HasSubstr("names devices 4 to 2 of"));
+  EXPECT_THAT(said("h200-pair", "h200-3:0"), HasSubstr("has no node \"h200-3\""));
+  EXPECT_THAT(said("h200-pair", "h200-1:x"), HasSubstr("has no node \"h200-1:x\""));
+  EXPECT_THAT(said("laptop", "laptop:0-3"), HasSubstr("used all together: name the node alone"));
 }
 
 TEST(PlanArguments, AreRefusedWithASentence) {
