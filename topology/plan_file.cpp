@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <set>
 
@@ -17,9 +19,10 @@ constexpr int64_t kNumberMax = 1 << 24;
 
 // Four digits: what a prediction is worth.
 Json rounded(double value) {
-  if (value == 0 || !std::isfinite(value)) return Json(0.0);
-  const double unit = std::pow(10.0, std::floor(std::log10(std::abs(value))) - 3);
-  return Json(std::round(value / unit) * unit);
+  if (!std::isfinite(value)) return Json(0.0);
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  return Json(std::strtod(text, nullptr));
 }
 
 Json operation_json(const Operation& operation) {

@@ -68,6 +68,20 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
+// One plan in the other formats: `skein plan ... --format json` and svg.
+TEST(PlanOfH200Pair, IsAsReviewedAsJsonAndAsPicture) {
+  Placement placement;
+  const Status status =
+      place({kLarge, "--cluster", in_clusters("h200-pair"), "--itl-ms", "30", "--ttft-ms", "1000"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const auto reviewed = [](const std::string& name) {
+    const auto text = read_file("tests/unit/coordinator/cli/plans/" + name, 1 << 20);
+    return text.ok() ? *text : text.status().message();
+  };
+  EXPECT_EQ(to_json(placement.request, placement.plan).dump() + "\n", reviewed("h200-pair.json"));
+  EXPECT_EQ(plan_svg(placement), reviewed("h200-pair.svg"));
+}
+
 class PlanFileTest : public ::testing::Test {
  protected:
   void SetUp() override {
