@@ -128,12 +128,6 @@ Result<std::unique_ptr<MessageSocket>> connect_to_coordinator(const ReplicaSpec&
   return MessageSocket::connect(spec.coordinator, "replica-" + std::to_string(spec.launch), keys);
 }
 
-std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
-  const bool one_host = std::ranges::all_of(reports, [&](const RankReport& r) { return r.host == reports[0].host; });
-  if (spec.device == "cuda" && reports.size() > 1) return "NCCL";
-  return one_host ? "shared memory" : "TCP over " + spec.network;
-}
-
 Result<const Ops*> ops_of(const ReplicaSpec& spec) {
   if (spec.device == "cpu") return &cpu_ops();
 #ifdef SKEIN_CUDA
@@ -281,7 +275,7 @@ Status run(const char* spec_path, Rank& rank) {
                 .kv_tokens = static_cast<uint64_t>(executor->kv_blocks()) * static_cast<uint64_t>(spec.block_tokens),
                 .context_max = static_cast<uint32_t>(spec.context_max),
                 .load_seconds = load_time.count(),
-                .transport = transport_of(spec, reports),
+                .transport = transport_of(spec, reports, peers != nullptr),
                 .rank_bytes = {held.begin(), held.end()}});
   serve();
   leader.join();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -65,7 +66,49 @@ Status compare_memory(const ReplicaSpec& spec, const std::vector<RankReport>& re
   return {};
 }
 
+// NCCL falls back to TCP on all nodes where one of them has nothing else.
+Status compare_networks(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  if (spec.device != "cuda") return {};
+  const auto has = std::ranges::find_if(reports, &RankReport::rdma);
+  const auto lacks = std::ranges::find_if_not(reports, &RankReport::rdma);
+  if (has == reports.end() || lacks == reports.end()) return {};
+  const auto name = [&](auto report) { return name_of_rank(spec, static_cast<int>(report - reports.begin())); };
+  return failure(name(has) + " has an InfiniBand or RoCE port that is up and " + name(lacks) +
+                 " has none that programs may use, so that NCCL would take TCP for both: look at the links and at "
+                 "/dev/infiniband there (load ib_uverbs), or set NCCL_IB_DISABLE=1 for the agents");
+}
+
+std::vector<std::filesystem::path> entries(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::path> found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) found.push_back(entry.path());
+  return found;
+}
+
 }  // namespace
+
+bool rdma_usable(const std::string& sys, const std::string& dev) {
+  const char* off = std::getenv("NCCL_IB_DISABLE");
+  if (off != nullptr && std::string_view(off) == "1") return false;
+  const auto is_verbs = [](const auto& path) { return path.filename().string().starts_with("uverbs"); };
+  if (std::ranges::none_of(entries(dev + "/infiniband"), is_verbs)) return false;
+  for (const auto& device : entries(sys + "/class/infiniband")) {
+    for (const auto& port : entries(device / "ports")) {
+      std::string number, state;  // "4: ACTIVE"
+      std::ifstream(port / "state") >> number >> state;
+      if (state == "ACTIVE") return true;
+    }
+  }
+  return false;
+}
+
+std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports, bool peers) {
+  const bool one_host = std::ranges::all_of(reports, [&](const RankReport& r) { return r.host == reports[0].host; });
+  if (spec.device != "cuda" || reports.size() == 1) return one_host ? "shared memory" : "TCP over " + spec.network;
+  const std::string sums = peers ? "peer memory, " : "";
+  if (one_host) return sums + "NCCL in one machine";
+  return sums + (reports[0].rdma ? "NCCL over InfiniBand or RoCE" : "NCCL over TCP");
+}
 
 RankReport look_around() {
   return {.build = SKEIN_BUILD,
@@ -73,6 +116,7 @@ RankReport look_around() {
           .fingerprint = 0,
           .memory_free = host_memory().available,
           .clock_ms = unix_ms(),
+          .rdma = rdma_usable("/sys", "/dev"),
           .error = {}};
 }
 
@@ -85,6 +129,7 @@ std::string encode(const RankReport& report) {
   json.set("fingerprint", std::to_string(report.fingerprint));
   json.set("memory_free", report.memory_free);
   json.set("clock_ms", report.clock_ms);
+  json.set("rdma", static_cast<int64_t>(report.rdma));
   json.set("error", report.error);
   return json.dump();
 }
@@ -104,12 +149,15 @@ Result<RankReport> decode_rank_report(std::string_view bytes) {
     if (good) *to = field->as_int();
   };
   std::string fingerprint;
+  int64_t rdma = 0;
   text("build", &report.build);
   text("host", &report.host);
   text("fingerprint", &fingerprint);
   text("error", &report.error);
   number("memory_free", &report.memory_free);
   number("clock_ms", &report.clock_ms);
+  number("rdma", &rdma);
+  report.rdma = rdma != 0;
   std::from_chars(fingerprint.data(), fingerprint.data() + fingerprint.size(), report.fingerprint);
   if (!good) return corrupt("a rank's report is of another build");
   return report;
@@ -141,6 +189,7 @@ Status compare(const ReplicaSpec& spec, const std::vector<RankReport>& reports) 
                      ": synchronise the nodes' clocks, with chrony or the like");
     }
   }
+  RETURN_IF_ERROR(compare_networks(spec, reports));
   return compare_memory(spec, reports);
 }
 

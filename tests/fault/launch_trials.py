@@ -90,7 +90,16 @@ class Trial:
                 assert status == 1 and last.startswith("skein: ") and len(last) > 20, f"status {status}: {cluster.log}"
                 how = last
         cluster.assert_no_jobs(GONE_S)
+        wait_for(self.agents_alone, lambda: f"agents alone: {cluster.processes()}", GONE_S)
         return how
+
+    def agents_alone(self):
+        """Whether nothing of any kind is left but what a node's own agent is: one process, and one that looks around."""
+        def count(role, node):
+            return len(self.cluster.processes(role, node))
+        known = ("agent", "look", "nsenter")
+        return all(process.role in known for process in self.cluster.processes()) and all(
+            count("look", node) <= count("agent", node) <= 1 for node in ("head", *self.cluster.nodes))
 
     def ended(self):
         return self.cluster.coordinator.poll() is not None or "skein: ready on" in self.cluster.log

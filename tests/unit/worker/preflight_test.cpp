@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 namespace skein {
 namespace {
 
@@ -54,9 +57,47 @@ TEST(Preflight, WhatRanksTakeOfTheirGpusIsNotWantedOfTheHost) {
   EXPECT_TRUE(compare(on_gpus, reports()).ok());
 }
 
+TEST(Preflight, OneNodeWithoutInfiniBandIsNamed) {
+  ReplicaSpec on_gpus = spec();
+  on_gpus.device = "cuda";
+  std::vector<RankReport> some = reports();
+  EXPECT_EQ(transport_of(on_gpus, some, false), "NCCL over TCP");
+  some[0].rdma = some[1].rdma = true;
+  const std::string said = compare(on_gpus, some).message();
+  EXPECT_NE(said.find("rank 0 on node-a has an InfiniBand or RoCE port that is up and rank 2 on node-b has none"),
+            std::string::npos)
+      << said;
+  EXPECT_TRUE(compare(spec(), some).ok()) << "cores do not use it";
+  some[2].rdma = true;
+  EXPECT_TRUE(compare(on_gpus, some).ok());
+  EXPECT_EQ(transport_of(on_gpus, some, true), "peer memory, NCCL over InfiniBand or RoCE");
+  for (RankReport& report : some) report.host = "a";
+  EXPECT_EQ(transport_of(on_gpus, some, true), "peer memory, NCCL in one machine");
+  EXPECT_EQ(transport_of(spec(), some, false), "shared memory");
+}
+
+TEST(Preflight, InfiniBandIsUsableWithAnActivePortAndItsDeviceFile) {
+  const std::filesystem::path root = std::filesystem::path(testing::TempDir()) / "skein_preflight_rdma";
+  std::filesystem::remove_all(root);
+  const auto usable = [&] { return rdma_usable(root / "sys", root / "dev"); };
+  const auto write = [&](const std::filesystem::path& path, const char* text) {
+    std::filesystem::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  };
+  EXPECT_FALSE(usable());
+  write("sys/class/infiniband/mlx5_0/ports/1/state", "4: ACTIVE\n");
+  EXPECT_FALSE(usable()) << "without a device file";
+  write("dev/infiniband/uverbs0", "");
+  EXPECT_TRUE(usable());
+  write("sys/class/infiniband/mlx5_0/ports/1/state", "1: DOWN\n");
+  EXPECT_FALSE(usable());
+  std::filesystem::remove_all(root);
+}
+
 TEST(Preflight, AReportSurvivesTheRoundTrip) {
   RankReport report = look_around();
   report.fingerprint = ~uint64_t{0};
+  report.rdma = true;
   EXPECT_GT(report.memory_free, 0);
   EXPECT_GT(report.clock_ms, 0);
   const auto back = decode_rank_report(encode(report));
@@ -64,6 +105,7 @@ TEST(Preflight, AReportSurvivesTheRoundTrip) {
   EXPECT_EQ(back->fingerprint, report.fingerprint);
   EXPECT_EQ(back->host, report.host);
   EXPECT_EQ(back->memory_free, report.memory_free);
+  EXPECT_TRUE(back->rdma);
   EXPECT_FALSE(decode_rank_report("{}").ok());
   EXPECT_FALSE(decode_rank_report("no JSON").ok());
 }
