@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <set>
 
+#include "base/parse_number.h"
 #include "model/mapped_file.h"
 #include "topology/node_types.h"
 
@@ -22,7 +22,7 @@ Json rounded(double value) {
   if (!std::isfinite(value)) return Json(0.0);
   char text[32];
   std::snprintf(text, sizeof text, "%.4g", value);
-  return Json(std::strtod(text, nullptr));
+  return Json(*parse_number<double>(text));
 }
 
 Json operation_json(const Operation& operation) {

@@ -248,7 +248,9 @@ TEST(PlanOnParts, TakesThoseGpusOnly) {
       place({kSmall, "--cluster", in_clusters("h200-pair"), "--nodes", "h200-1:2-4,h200-1:7,h200-2:0"}, &placement);
   ASSERT_TRUE(status.ok()) << status.message();
   std::set<DeviceId> used;
-  for (const PlacedReplica& replica : placement.plan.replicas) used.insert(replica.devices.begin(), replica.devices.end());
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    used.insert(replica.devices.begin(), replica.devices.end());
+  }
   EXPECT_EQ(used, (std::set<DeviceId>{{0, 2}, {0, 3}, {0, 4}, {0, 7}, {1, 0}}));
   EXPECT_TRUE(placement.plan.left_over.empty());
 }
