@@ -61,7 +61,6 @@ std::string asked_shape(const Search& search) {
   return text;
 }
 
-
 // A node of cores holds this many ranks; 0: the kind is a GPU.
 int ranks_of_node(const Search& search, int kind) {
   const Cluster& cluster = *search.request.cluster;

@@ -74,9 +74,11 @@ class Moves {
   }
 
   std::vector<PlacedReplica> without(const std::vector<size_t>& moving) const {
+    std::vector<bool> stays(replicas_.size(), true);
+    for (const size_t i : moving) stays[i] = false;
     std::vector<PlacedReplica> rest;
     for (size_t i = 0; i < replicas_.size(); ++i) {
-      if (std::ranges::find(moving, i) == moving.end()) rest.push_back(replicas_[i]);
+      if (stays[i]) rest.push_back(replicas_[i]);
     }
     return rest;
   }

@@ -62,6 +62,19 @@ TEST_F(Refusal, DegreesAndPoolsThatAreAskedForAreNamed) {
   EXPECT_THAT(refusal(), AllOf(HasSubstr("kv-cache-memory-bytes of 931.3 GiB a rank does not fit"), HasSubstr("lower it, or leave it out")));
 }
 
+TEST_F(Refusal, TheContextThatItOffersCanBeHad) {
+  plan_on("laptop", "llama-3.1-8b");
+  cluster_.nodes[0].memory_bytes = int64_t{20} << 30;
+  demand().tensor_parallel_size = demand().pipeline_parallel_size = 1;
+  demand().memory.context_max = 131'072;
+  const std::string said = refusal();
+  const size_t offer = said.find("and one of ");
+  ASSERT_NE(offer, std::string::npos) << said;
+  EXPECT_THAT(said, HasSubstr("max-model-len 131072 tokens does not fit"));
+  demand().memory.context_max = std::stoi(said.substr(offer + 11));
+  EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
+}
+
 TEST_F(Refusal, WhatLacksIsCountedInReplicas) {
   plan_on("h200-pair", "llama-3.1-70b");
   request_.objective = Objective::kFewestDevices;
