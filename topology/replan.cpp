@@ -4,6 +4,7 @@
 #include <map>
 #include <numeric>
 
+#include "base/check.h"
 #include "topology/contradictions.h"
 #include "topology/placing.h"
 
@@ -60,6 +61,7 @@ class Moves {
       : request_(request), replicas_(replicas), books_(books) {
     int64_t devices = 0;
     for (const Node& node : request.cluster->nodes) devices += std::ssize(node.devices);
+    CHECK(devices > 0);
     tries_left_ = std::clamp(kDevicesTriedMax / devices, kTriesMin, kTriesMax);
   }
 
