@@ -16,9 +16,9 @@ sanitize() {
   scripts/build "$1" all && tests/run "$@"
 }
 
-# What of the CUDA backend needs no GPU: its compilation, and the tests of that build, whose GPU tests are skipped.
+# What of the CUDA backend needs no GPU: its compilation, and the tests of that build. Those that need one are skipped.
 cuda_build() {
-  scripts/build cuda all && tests/run cuda ctest
+  scripts/build cuda all && tests/run cuda ctest python
 }
 
 finish() {

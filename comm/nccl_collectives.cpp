@@ -2,9 +2,12 @@
 
 #include <nccl.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace skein {
 namespace {
@@ -16,6 +19,17 @@ Status failure(const std::string& what, const char* why) {
 ncclDataType_t type_of(Format format) {
   CHECK(format == Format::kF32 || format == Format::kBF16);
   return format == Format::kF32 ? ncclFloat32 : ncclBfloat16;
+}
+
+// Decision 6: a crash can leave multicast objects behind in the fabric, so NCCL makes none, whatever the user set. It
+// reads this when a communicator is made. One rank of a replica says so.
+void forbid_multicast(bool says) {
+  constexpr const char* kVariable = "NCCL_NVLS_ENABLE";
+  const char* given = std::getenv(kVariable);
+  if (says && given != nullptr && std::string_view(given) != "0") {
+    log_warning("NCCL_NVLS_ENABLE is taken as 0: a crash could leave multicast objects behind", {{"given", given}});
+  }
+  CHECK_EQ(setenv(kVariable, "0", 1), 0);
 }
 
 }  // namespace
@@ -53,6 +67,7 @@ Result<std::unique_ptr<NcclCollectives>> NcclCollectives::create(const Options& 
   auto state = std::make_unique<State>();
   state->ranks = ranks;
   state->stream = static_cast<cudaStream_t>(options.stream);
+  forbid_multicast(ranks.world_rank() == 0);
   ncclUniqueId id{};
   if (ranks.world_rank() == 0) state->check(ncclGetUniqueId(&id), "making an id");
   const std::string bytes = options.broadcast({id.internal, sizeof id.internal});

@@ -270,6 +270,8 @@ struct Ops {
   // before shows in reached() or synchronize(), which waits for the whole stream.
   uint64_t (*mark)(Device&);
   Result<bool> (*reached)(Device&, uint64_t mark);
+  // Nanoseconds that have passed since the device came to a mark, by its own clock. Requires: it was reached.
+  Result<int64_t> (*since)(Device&, uint64_t mark);
   Status (*synchronize)(Device&);
 
   // Launches between record() and end_record() are kept under `key`, in the place of others, with their arguments as

@@ -284,7 +284,7 @@ std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes) cons
 
 double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const {
   const Pace pace = pace_of(stage, lanes);
-  const bool recorded = stages() == 1 && load.prompt_tokens == 0;
+  const bool recorded = load.prompt_tokens == 0;
   const auto of_stage = static_cast<int>(stage);
   double slowest = 0;
   auto shard = std::ranges::lower_bound(shards_, of_stage, {}, &ShardPlan::pp_rank);

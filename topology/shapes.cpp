@@ -401,7 +401,7 @@ MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t st
   MemoryRequest request = demand_.memory;
   request.gpu = site.gpu;
   if (site.device->context_bytes == 0) return request;  // not measured
-  const double bytes = site.device->context_bytes + (stages == 1 ? site.device->graph_bytes : 0);
+  const double bytes = site.device->context_bytes + site.device->graph_bytes;
   request.runtime_bytes = static_cast<int64_t>(bytes + library_bytes(site, tp, stages, assumed));
   return request;
 }

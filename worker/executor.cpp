@@ -1,7 +1,6 @@
 #include "worker/executor.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -42,12 +41,6 @@ bool decodes_only(const StepPlan& plan) {
   return true;
 }
 
-using Clock = std::chrono::steady_clock;
-
-int64_t nanoseconds(Clock::duration time) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
-}
-
 // A step whose results the device still owes.
 struct StepInFlight {
   uint64_t step = 0;
@@ -82,8 +75,8 @@ struct Executor::State {
   std::deque<StepInFlight> flying;
   SampledToken* host_results[kStepsMax] = {};  // (logit rows) each, in turns
   uint64_t launched = 0;
-  Clock::time_point at_work;  // when the device was last seen with something to do
-  int recorded_most = 0;  // decode steps of up to so many rows are recorded
+  std::optional<uint64_t> last_mark;  // behind all that was launched
+  int recorded_most = 0;              // decode steps of up to so many rows are recorded
 
   std::map<int32_t, uint64_t> sampled_step;  // by lane: the last step that samples
   uint64_t received_step = 0;                // tokens of steps up to this one have been stored here
@@ -107,6 +100,8 @@ struct Executor::State {
 
   bool samples() const { return shard.last_stage() && shard.tp_rank == 0; }
   bool one_stage() const { return shard.pp_size == 1; }
+  // Whether launches may return before they have run.
+  bool queues() const { return ops.native_stream(device) != nullptr; }
 
   Status open(const Checkpoint& checkpoint) {
     ASSIGN_OR_RETURN(const WeightType type, parse_weight_type(spec.dtype));
@@ -240,16 +235,16 @@ struct Executor::State {
     if (!plan.samples.empty()) sampled_step[plan.lane] = plan.step;
   }
 
-  // Samples of one chunk; with one stage the tokens are the next step's input at once.
+  // Samples of one chunk. The rank that samples stores the tokens, which penalties count; with one stage all ranks do,
+  // and have the next step's input at once.
   void sample(int tokens, int count) {
     forward->sample(inputs, tokens, count);
-    if (!one_stage()) return;
-    forward->share_tokens(count);
-    inputs.store_sampled(forward->tokens(), count);
+    if (one_stage()) forward->share_tokens(count);
+    if (one_stage() || samples()) inputs.store_sampled(forward->tokens(), count);
   }
 
-  void launch_all(const StepView& step, int samples_count) {
-    inputs.gather(step);
+  // This stage's part of a step, behind inputs.gather(): what a recording holds.
+  void compute(const StepView& step, int samples_count) {
     forward->run_layers(step);
     if (!shard.last_stage() || samples_count == 0) return;
     forward->finish_layers(step.tokens);
@@ -261,11 +256,19 @@ struct Executor::State {
     const bool replays = rows <= recorded_most && decodes_only(plan);
     const int padded = replays ? std::min(recorded_rows(rows), recorded_most) : rows;
     const StepView step = inputs.upload(plan, padded);
+    forward->receive(step.tokens);
     if (replays) {
       CHECK(ops.replay(device, static_cast<uint64_t>(padded)));
     } else {
-      launch_all(step, static_cast<int>(std::min(plan.samples.size(), size_t(forward->logit_rows_max()))));
+      inputs.gather(step);
     }
+    if (queues()) {
+      ASSIGN_OR_RETURN(flight->waited_ns, idle_ns());
+    }
+    if (!replays) {
+      compute(step, static_cast<int>(std::min(plan.samples.size(), size_t(forward->logit_rows_max()))));
+    }
+    forward->send(step.tokens);
     return shard.last_stage() ? collect_samples(plan, step.tokens, flight) : Status();
   }
 
@@ -287,30 +290,28 @@ struct Executor::State {
     return {};
   }
 
-  // Whether the device is through with all that was launched. If not, notes that it was at work now.
-  Result<bool> out_of_work() {
-    if (flying.empty()) return true;
-    ASSIGN_OR_RETURN(const bool reached, ops.reached(device, flying.back().mark));
-    if (!reached) at_work = Clock::now();
-    return reached;
+  // How long ago the device came to the end of all steps before the one that is being launched; 0 while it is at work
+  // on them. Asked when the device gets something of that step to do: where it has a queue, behind the first launch or
+  // the recording. Launching the rest may take as long as the device works, because a queue that is full is waited for.
+  Result<int64_t> idle_ns() {
+    if (!last_mark) return 0;
+    ASSIGN_OR_RETURN(const bool reached, ops.reached(device, *last_mark));
+    if (!reached) return 0;
+    return ops.since(device, *last_mark);
   }
 
   Status launch(const StepPlan& plan) {
     CHECK_LT(flying.size(), size_t{kStepsMax});
-    const Clock::time_point begin = Clock::now();
-    RETURN_IF_ERROR(out_of_work().status());
-    apply_differences(plan);
-    await_tokens(plan);
     StepInFlight flight{.step = plan.step, .lane = plan.lane, .samples = plan.samples, .early = {},
                         .host = host_results[launched++ % kStepsMax]};
+    if (!queues()) {
+      ASSIGN_OR_RETURN(flight.waited_ns, idle_ns());
+    }
+    apply_differences(plan);
+    await_tokens(plan);
     if (!plan.rows.empty()) RETURN_IF_ERROR(launch_rows(plan, &flight));
-    ASSIGN_OR_RETURN(const bool waited, out_of_work());
-    // A device without a queue is at work while this thread launches.
-    const bool queues = ops.native_stream(device) != nullptr;
-    const Clock::time_point now = Clock::now();
-    if (waited) flight.waited_ns = nanoseconds((queues ? now : begin) - at_work);
-    at_work = now;
     flight.mark = ops.mark(device);
+    last_mark = flight.mark;
     flying.push_back(std::move(flight));
     return {};
   }
@@ -320,10 +321,7 @@ struct Executor::State {
     StepInFlight& oldest = flying.front();
     RETURN_IF_ERROR(links.collectives.status());
     ASSIGN_OR_RETURN(const bool reached, ops.reached(device, oldest.mark));
-    if (!reached) {
-      at_work = Clock::now();
-      return std::optional<StepResult>();
-    }
+    if (!reached) return std::optional<StepResult>();
     StepResult result{.step = oldest.step, .waited_ns = oldest.waited_ns, .samples = std::move(oldest.early)};
     result.samples.insert(result.samples.end(), oldest.host, oldest.host + oldest.last_chunk);
     if (samples() && !one_stage() && !oldest.samples.empty()) send_tokens(oldest, result);
@@ -359,12 +357,13 @@ struct Executor::State {
   }
 
   Status record_decode_steps() {
-    if (!ops.records || !one_stage()) return {};
+    if (!ops.records) return {};
     const int most = forward->logit_rows_max();
     for (int rows = 1; rows <= most; rows = recorded_rows(rows) + 1) {
       const StepView step = inputs.upload({}, std::min(recorded_rows(rows), most));
       ops.record(device, static_cast<uint64_t>(step.rows));
-      launch_all(step, step.rows);
+      inputs.gather(step);
+      compute(step, step.rows);
       RETURN_IF_ERROR(ops.end_record(device));
     }
     recorded_most = most;

@@ -188,12 +188,19 @@ int64_t Forward::stage_bytes(Format format, int tokens) const {
   return row_bytes(format, int64_t{tokens} * model_.hidden);
 }
 
-void Forward::begin_stage(const StepView& step) {
-  if (!shard_.first_stage()) {
-    launch_.collectives.receive_stage(residual_.data, stage_bytes(residual_.format, step.tokens));
-    launch_.collectives.receive_stage(x_.data, stage_bytes(x_.format, step.tokens));
-    return;
-  }
+void Forward::receive(int tokens) {
+  if (shard_.first_stage()) return;
+  launch_.collectives.receive_stage(residual_.data, stage_bytes(residual_.format, tokens));
+  launch_.collectives.receive_stage(x_.data, stage_bytes(x_.format, tokens));
+}
+
+void Forward::send(int tokens) {
+  if (shard_.last_stage()) return;
+  launch_.collectives.send_stage(residual_.data, stage_bytes(residual_.format, tokens));
+  launch_.collectives.send_stage(x_.data, stage_bytes(x_.format, tokens));
+}
+
+void Forward::embed(const StepView& step) {
   const Tensor out = first_rows(residual_, step.tokens);
   launch_.ops.embed(launch_.device, {.out = out,
                                      .token_ids = step.token_ids,
@@ -259,16 +266,13 @@ void Forward::run_layer(size_t index, const StepView& step, Addend addend) {
 }
 
 void Forward::run_layers(const StepView& step) {
-  begin_stage(step);
+  if (shard_.first_stage()) embed(step);
   Addend addend = shard_.first_stage() ? Addend::kNothing : Addend::kSum;
   for (size_t i = 0; i < weights_.layers.size(); ++i) {
     run_layer(i, step, addend);
     addend = Addend::kPart;
   }
-  if (shard_.last_stage()) return;
-  sum(first_rows(x_, step.tokens));
-  launch_.collectives.send_stage(residual_.data, stage_bytes(residual_.format, step.tokens));
-  launch_.collectives.send_stage(x_.data, stage_bytes(x_.format, step.tokens));
+  if (!shard_.last_stage()) sum(first_rows(x_, step.tokens));
 }
 
 void Forward::share_tokens(int count) {

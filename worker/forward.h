@@ -38,7 +38,11 @@ class Forward {
 
   // The products of a step of so many tokens or logits, a few of each shape, on numbers that are there already.
   std::vector<PreparedProduct> products(int tokens) const;
-  // Embeds or receives, runs this rank's layers, and hands on to the next stage if there is one.
+  // Activations of `tokens` from the stage before, ahead of run_layers(), and to the one behind; nothing at the ends of
+  // the pipeline. Never recorded.
+  void receive(int tokens);
+  void send(int tokens);
+  // This rank's layers, after the embedding on the first stage.
   void run_layers(const StepView& step);
   // Last stage, in this order: the final norm once; then logits and samples of the `count` queries that the inputs
   // name, as often as it takes. results() and tokens() are there on the group's first rank.
@@ -58,7 +62,7 @@ class Forward {
   Status allocate_logits(int rows, DeviceArena* arena);
   void gather_logits(const Tensor& part);
   int64_t stage_bytes(Format format, int tokens) const;
-  void begin_stage(const StepView& step);
+  void embed(const StepView& step);
   void run_layer(size_t index, const StepView& step, Addend addend);
   void attend(size_t index, const StepView& step, const Tensor& heads, const Tensor& out);
   void feed_forward(const LayerWeights& layer, int64_t tokens);

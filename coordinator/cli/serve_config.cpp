@@ -249,8 +249,10 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_text("host", "ADDRESS", "address to listen on", &config->host);
   table->add_integer("port", "port to listen on; 0: any free one", 0, 65535, &config->port);
   table->add_integer("max-model-len", "tokens of prompt and answer together", 1, INT32_MAX, &config->max_model_len);
-  table->add_integer("max-num-seqs", "sequences that a replica runs at once; default 64, on GPUs 256", 1, 4096,
-                     &config->max_num_seqs);
+  table->add_integer("max-num-seqs",
+                     "sequences that a replica runs at once; default 64, on GPUs 256, and with more than 512 decoding at "
+                     "once a GPU waits for the host in every step",
+                     1, 4096, &config->max_num_seqs);
   table->add_integer("max-num-batched-tokens", "tokens of one step; default 512, on GPUs 8192", 1, 1 << 20,
                      &config->max_num_batched_tokens);
   table->add_integer("max-waiting-requests", "requests that the server holds; more get 429", 1, 1 << 20,

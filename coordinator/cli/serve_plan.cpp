@@ -232,7 +232,7 @@ int64_t gpu_runtime_bytes(const ReplicaShape& shape) {
   double device = 0;
   double group = 0;
   for (const DeviceCalibration& each : measured.devices) {
-    device = std::max(device, each.context_bytes + (shape.pipeline_parallel_size == 1 ? each.graph_bytes : 0));
+    device = std::max(device, each.context_bytes + each.graph_bytes);
   }
   for (const LinkCalibration& each : measured.links) {
     if (shape.tensor_parallel_size > 1) group = std::max(group, each.library_bytes);

@@ -121,7 +121,8 @@ struct Server::State {
                                {"transport", replica.transport},
                                {"load_seconds", replica.load_seconds},
                                {"kv_tokens", replica.kv_tokens},
-                               {"context_max", int64_t{replica.context_max}}});
+                               {"context_max", int64_t{replica.context_max}},
+                               {"requests_of_full_length", replica.kv_tokens / static_cast<uint64_t>(plan.context_max)}});
     if (announced || !cluster->core().all_were_ready()) return;
     announced = true;
     const bool six = plan.config.host.find(':') != std::string::npos;

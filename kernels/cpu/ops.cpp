@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "base/check.h"
@@ -94,10 +95,15 @@ Result<DeviceMemory> memory(Device&) {
   return DeviceMemory{.total = sysconf(_SC_PHYS_PAGES) * page, .free = sysconf(_SC_AVPHYS_PAGES) * page};
 }
 
-// Launches have run when they return: every mark is reached, and there is nothing to gain from recording.
+// Launches have run when they return: every mark is reached, and there is nothing to gain from recording. A mark is the
+// time at which it was made.
 Status synchronize(Device&) { return {}; }
-uint64_t mark(Device&) { return 0; }
+uint64_t mark(Device&) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count());
+}
 Result<bool> reached(Device&, uint64_t) { return true; }
+Result<int64_t> since(Device& device, uint64_t earlier) { return static_cast<int64_t>(mark(device) - earlier); }
 bool replay(Device&, uint64_t) { return false; }
 void record(Device&, uint64_t) {}
 Status end_record(Device&) { return {}; }
@@ -347,6 +353,7 @@ const Ops& cpu_ops() {
       .copy_to_host = copy,
       .mark = mark,
       .reached = reached,
+      .since = since,
       .synchronize = synchronize,
       .replay = replay,
       .record = record,

@@ -75,13 +75,6 @@ struct Shares {
   }
 };
 
-// A word that the next layers' launches read, too: it stays in the L2 cache while weights pass by.
-__device__ __forceinline__ int load_kept(const int32_t* from) {
-  int value;
-  asm volatile("ld.global.cg.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(from), "l"(evict_last_policy()));
-  return value;
-}
-
 __device__ inline int inclusive_sum(int value, int lane) {
 #pragma unroll
   for (int distance = 1; distance < 32; distance *= 2) {

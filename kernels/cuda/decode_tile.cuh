@@ -15,13 +15,6 @@ namespace skein::cuda::decode {
 
 constexpr float kNothing = -0x1p100f;  // the maximum of no scores: weighs nothing beside any other
 
-// --- Instructions ---
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ __forceinline__ float max_over_rows(float x) {
 #pragma unroll
   for (int distance = 4; distance < 32; distance *= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, distance));
@@ -36,11 +29,6 @@ __device__ __forceinline__ float sum_over_rows(float x) {
 // The weight of a result with that maximum where the common one is `common`: both are integers, so it is exact (0 below
 // 2^-126).
 __device__ __forceinline__ float weight_of(float maximum, float common) { return exp2_fast(maximum - common); }
-__device__ __forceinline__ float reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // --- A warp's part of a chunk ---
 

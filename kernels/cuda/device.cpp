@@ -15,8 +15,7 @@
 namespace skein::cuda {
 namespace {
 
-constexpr int64_t kRingBytes = int64_t{32} << 20;
-constexpr int64_t kRingHalf = kRingBytes / 2;
+constexpr int64_t kRingHalf = int64_t{16} << 20;
 constexpr size_t kMarks = 64;  // more than steps in flight
 
 Status failure(cudaError_t error, const std::string& what, Scope scope) {
@@ -58,7 +57,9 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const DeviceConfig& config) {
 Status CudaDevice::prepare(int index) {
   index_ = index;
   check(cudaSetDevice(index), "cudaSetDevice");
+  // One after the other, so that the driver gives them queues of their own.
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  check(cudaStreamCreateWithFlags(&clock_, cudaStreamNonBlocking), "cudaStreamCreate");
   check(cudaMalloc(&scratch_, kScratchBytes), "cudaMalloc of working memory");
   void* counters = nullptr;
   check(cudaMalloc(&counters, kCounters * sizeof(uint32_t)), "cudaMalloc of counters");
@@ -66,13 +67,17 @@ Status CudaDevice::prepare(int index) {
   RETURN_IF_ERROR(first_error_);
   check(cudaMemset(counters_, 0, kCounters * sizeof(uint32_t)), "cudaMemset");
   void* ring = nullptr;
-  check(cudaMallocHost(&ring, kRingBytes), "cudaMallocHost of staging memory");
+  check(cudaMallocHost(&ring, 2 * kRingHalf), "cudaMallocHost of staging memory");
   ring_ = static_cast<std::byte*>(ring);
+  for (CUevent_st*& event : half_read_) {
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  }
   for (size_t i = 0; i < kMarks; ++i) {
     CUevent_st* event = nullptr;
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    check(cudaEventCreate(&event), "cudaEventCreate");
     marks_.push_back(event);
   }
+  check(cudaEventCreate(&now_), "cudaEventCreate");
   RETURN_IF_ERROR(first_error_);
   ASSIGN_OR_RETURN(cublas_, CublasLt::open());
   linear_choice_ = std::make_unique<LinearChoice>();
@@ -88,9 +93,14 @@ CudaDevice::~CudaDevice() {
   peers_.reset();
   forget_recorded();
   for (CUevent_st* event : marks_) cudaEventDestroy(event);
+  if (now_ != nullptr) cudaEventDestroy(now_);
+  for (CUevent_st* event : half_read_) {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
   cudaFreeHost(ring_);
   cudaFree(counters_);
   cudaFree(scratch_);
+  if (clock_ != nullptr) cudaStreamDestroy(clock_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -129,20 +139,18 @@ Result<void*> CudaDevice::allocate_host(int64_t bytes) {
 
 void CudaDevice::release_host(void* data) { check(cudaFreeHost(data), "cudaFreeHost"); }
 
-// The ring is used in halves: entering one waits until the device has read what was in it before.
+// The ring is used in halves. Entering one waits until the device has read what was in it before, and for no more: the
+// steps that were queued since go on.
 std::byte* CudaDevice::stage(int64_t bytes) {
   CHECK_LE(bytes, kRingHalf);
-  const int64_t half = ring_end_ / kRingHalf;
-  if (ring_end_ + bytes > (half + 1) * kRingHalf) {
-    check(cudaStreamSynchronize(stream_), "waiting for copies");
-    ring_end_ = half == 0 ? kRingHalf : 0;
+  if (half_used_ + bytes > kRingHalf) {
+    check(cudaEventRecord(half_read_[half_], stream_), "cudaEventRecord");
+    half_ = 1 - half_;
+    half_used_ = 0;
+    check(cudaEventSynchronize(half_read_[half_]), "waiting for copies");  // at once the first time
   }
-  std::byte* room = ring_ + ring_end_;
-  ring_end_ += round_up<int64_t>(bytes, 64);
-  if (ring_end_ >= kRingBytes) {
-    check(cudaStreamSynchronize(stream_), "waiting for copies");
-    ring_end_ = 0;
-  }
+  std::byte* room = ring_ + half_ * kRingHalf + half_used_;
+  half_used_ += round_up<int64_t>(bytes, 64);
   return room;
 }
 
@@ -192,6 +200,17 @@ Result<bool> CudaDevice::reached(uint64_t mark) {
   check_peers();
   RETURN_IF_ERROR(first_error_);
   return true;
+}
+
+Result<int64_t> CudaDevice::since(uint64_t mark) {
+  CHECK(!recording_);
+  CHECK(mark <= last_mark_ && mark + kMarks > last_mark_);
+  float milliseconds = 0;
+  check(cudaEventRecord(now_, clock_), "cudaEventRecord");
+  check(cudaEventSynchronize(now_), "reading the clock");
+  check(cudaEventElapsedTime(&milliseconds, marks_[mark % kMarks], now_), "reading the clock");
+  RETURN_IF_ERROR(first_error_);
+  return static_cast<int64_t>(std::max(milliseconds, 0.0f) * 1e6f);
 }
 
 Status CudaDevice::synchronize() {

@@ -65,6 +65,7 @@ class CudaDevice : public Device {
   void end_weight_upload();
   uint64_t mark();
   Result<bool> reached(uint64_t mark);
+  Result<int64_t> since(uint64_t mark);
   Status synchronize();
   bool replay(uint64_t key);
   void record(uint64_t key);
@@ -76,7 +77,8 @@ class CudaDevice : public Device {
   Status prepare(int index);
   // Remembers it if a peer has not come.
   void check_peers();
-  // Room in the ring of staging memory; waits until the device has read what was there.
+  // Room in the ring of staging memory; waits until the device has read what was there. Whoever takes it queues its
+  // copy before it takes more.
   std::byte* stage(int64_t bytes);
 
   int index_ = 0;
@@ -94,10 +96,14 @@ class CudaDevice : public Device {
   std::unique_ptr<Peers> peers_;
   std::unique_ptr<WeightUpload> weight_upload_;
 
-  std::byte* ring_ = nullptr;  // page-locked
-  int64_t ring_end_ = 0;       // bytes used since the last wrap
+  std::byte* ring_ = nullptr;  // page-locked, two halves
+  int half_ = 0;               // being filled
+  int64_t half_used_ = 0;      // bytes of it
+  CUevent_st* half_read_[2] = {};  // behind the last copy out of a half that was left
   std::vector<CUevent_st*> marks_;  // a ring, by mark number
   uint64_t last_mark_ = 0;
+  CUstream_st* clock_ = nullptr;  // on which nothing runs, so that now_ is reached when it is recorded
+  CUevent_st* now_ = nullptr;
 
   bool recording_ = false;
   uint64_t recording_key_ = 0;

@@ -29,6 +29,7 @@ void copy_to_host(Device& device, void* to_host, const void* from, int64_t bytes
 
 uint64_t mark(Device& device) { return cuda::device_of(device).mark(); }
 Result<bool> reached(Device& device, uint64_t mark) { return cuda::device_of(device).reached(mark); }
+Result<int64_t> since(Device& device, uint64_t mark) { return cuda::device_of(device).since(mark); }
 Status synchronize(Device& device) { return cuda::device_of(device).synchronize(); }
 
 bool replay(Device& device, uint64_t key) { return cuda::device_of(device).replay(key); }
@@ -95,6 +96,7 @@ const Ops& cuda_ops() {
       .copy_to_host = copy_to_host,
       .mark = mark,
       .reached = reached,
+      .since = since,
       .synchronize = synchronize,
       .replay = replay,
       .record = record,

@@ -201,8 +201,6 @@ __global__ void __launch_bounds__(kFlatThreads, 2) sum_flat(uint4* data, int64_t
 
 // --- Meeting ---
 
-__device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
-
 // One block. Unit 0 of a message says "here"; rank 0's has the values behind it. Without values, what a rank wrote to
 // another one's memory in launches before is there when its "here" has come.
 __global__ void __launch_bounds__(kMeetThreads, 1) meet(int32_t* values, int count,

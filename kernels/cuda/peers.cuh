@@ -27,27 +27,6 @@ namespace skein::cuda {
 inline constexpr int kUnitBytes = 16;  // what a thread moves at a time
 inline constexpr uint32_t kNothing = 0xffffffffu;
 
-__device__ __forceinline__ uint4 load_system(const void* from) {
-  uint4 v;
-  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from)
-               : "memory");
-  return v;
-}
-
-__device__ __forceinline__ void store_system(void* to, const uint4& v) {
-  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
-               "r"(v.w)
-               : "memory");
-}
-
-__device__ __forceinline__ uint64_t nanoseconds() {
-  uint64_t now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  return now;
-}
-
 // What can be sent: `of_nan` instead of a word that means nothing.
 __device__ __forceinline__ uint4 sendable(uint4 v, uint32_t of_nan) {
   v.x = v.x == kNothing ? of_nan : v.x;

@@ -30,12 +30,6 @@ __device__ __forceinline__ void multiply_values(float (&o)[kDim / 2], const uint
   }
 }
 
-__device__ __forceinline__ float exp2_approximate(float x) {
-  float y;
-  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 constexpr float kGrowth = 8;  // probabilities may be up to 2^8
 
 // Two parts of a row's keys under a common maximum, the later keys' weighted sum first: always in this order.
@@ -60,7 +54,7 @@ struct Softmax {
       most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, 2));
       // A greater maximum is worth a rescaling of o only if the probabilities grow large otherwise.
       most = (most - top[r]) * scale > kGrowth ? most : top[r];
-      factor[r] = most == top[r] ? 1.0f : exp2_approximate((top[r] - most) * scale);
+      factor[r] = most == top[r] ? 1.0f : exp2_fast((top[r] - most) * scale);
       offset[r] = most == -INFINITY ? 0.0f : most * scale;  // a row without keys so far
       top[r] = most;
       sum[r] *= factor[r];
@@ -73,7 +67,7 @@ struct Softmax {
 #pragma unroll
     for (int i = kBegin; i < kEnd; ++i) {
       const int r = i / 2 % 2;
-      s[i] = exp2_approximate(fmaf(s[i], scale, -offset[r]));
+      s[i] = exp2_fast(fmaf(s[i], scale, -offset[r]));
       sum[r] += s[i];
     }
   }
@@ -231,8 +225,8 @@ struct Consumer {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float common = fmaxf(top[r], other[r]);
-      weight[r] = exp2_approximate((top[r] - common) * params.scale);
-      other_weight[r] = exp2_approximate((other[r] - common) * params.scale);
+      weight[r] = exp2_fast((top[r] - common) * params.scale);
+      other_weight[r] = exp2_fast((other[r] - common) * params.scale);
       top[r] = common;
     }
   }
@@ -340,8 +334,8 @@ struct Consumer {
     for (int piece = 0; piece < tile.pieces; ++piece) {
       const float4* from = part(tile, piece);
       const float4 state = __ldcg(from);
-      const float weight[2] = {exp2_approximate((state.x - top[0]) * params.scale),
-                               exp2_approximate((state.y - top[1]) * params.scale)};
+      const float weight[2] = {exp2_fast((state.x - top[0]) * params.scale),
+                               exp2_fast((state.y - top[1]) * params.scale)};
       sum[0] += weight[0] * state.z;
       sum[1] += weight[1] * state.w;
 #pragma unroll
@@ -489,9 +483,8 @@ struct Consumer {
 
 template <int kDim, bool kFixedParts>
 __device__ __forceinline__ void consume(Shared<kDim>& shared, const PrefillParams& params) {
-  int thread;  // kept in a register: the compiler would read the special register over and over
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  thread %= 128;
+  // Kept in a register: the compiler would read the special register over and over.
+  const int thread = read_thread_index() % 128;
   const int warpgroup = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 128, 0) - 1;
   Consumer<kDim, kFixedParts> consumer{
       .shared = shared, .params = params, .warpgroup = warpgroup, .thread = thread,

@@ -135,7 +135,9 @@ __device__ __forceinline__ void async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// --- Loads of what is read once: past L1; with evict_first_policy() also first to leave L2 ---
+// --- Loads and stores of global memory ---
+
+// What is read once: past L1; with evict_first_policy() also first to leave L2.
 
 __device__ __forceinline__ uint4 load_once(const void* from, uint64_t policy) {
   uint4 v;
@@ -143,6 +145,58 @@ __device__ __forceinline__ uint4 load_once(const void* from, uint64_t policy) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(from), "l"(policy));
   return v;
+}
+// A word that the next layers' launches read, too: it stays in the L2 cache while weights pass by.
+__device__ __forceinline__ int load_kept(const int32_t* from) {
+  int value;
+  asm volatile("ld.global.cg.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(from), "l"(evict_last_policy()));
+  return value;
+}
+// As one store: plain assignments of vectors the compiler sometimes takes apart.
+__device__ __forceinline__ void store_16(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+// --- Memory that other GPUs write and read, and the clock (ns) that bounds waiting for them ---
+
+__device__ __forceinline__ uint4 load_system(const void* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_system(void* to, const uint4& v) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+// --- Special registers and functions ---
+
+// threadIdx.x at this very place: the compiler neither keeps an earlier one nor reads it again later.
+__device__ __forceinline__ int read_thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+// Approximations of one instruction, which flush denormals to zero.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // --- Registers between warpgroups (setmaxnreg): by all warps of a warpgroup; a multiple of 8 in [24, 256] ---

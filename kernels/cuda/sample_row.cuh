@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/ptx.cuh"
 
 // The arguments of the launch of sample(), and which of its two ways a row takes.
 
@@ -54,16 +55,9 @@ __device__ __forceinline__ bool needs_choice(const SampleJob& job, const SampleR
          changes_logits(s, known_tokens(row), job.token_mask);
 }
 
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-// threadIdx.x, read anew: all that follows from it would otherwise stay in registers, of which there are too few.
+// Read anew at each use: all that follows from it would otherwise stay in registers, of which there are too few.
 __device__ __forceinline__ int thread_index() {
-  int index;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  const int index = read_thread_index();
   __builtin_assume(index >= 0 && index < kSampleThreads);
   return index;
 }

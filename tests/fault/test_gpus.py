@@ -210,14 +210,26 @@ def test_a_share_that_is_too_small():
 
 # ---- GPUs that do not write to each other's memory
 
-@two_gpus
-def test_nccl_carries_sums_that_peers_cannot(long_model, tmp_path):
-    """Rows that are no multiple of 16 bytes: all ranks leave them to NCCL, as where GPUs cannot reach each other."""
+@pytest.fixture
+def apart(long_model, tmp_path):
+    """A model whose rows are no multiple of 16 bytes: all ranks leave sums to NCCL, as where GPUs cannot reach each other."""
     folder = tmp_path / "model"
     shutil.copytree(long_model, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 100}))
-    with Server(folder, *SMALL, "--load-format", "dummy", "--tensor-parallel-size", 2) as server:
+    return [folder, *SMALL, "--load-format", "dummy", "--tensor-parallel-size", 2]
+
+
+@two_gpus
+def test_deterministic_sums_need_peers(apart):
+    message = refused(*apart, "--deterministic")
+    assert "--deterministic" in message and "cannot write to each other's memory" in message
+
+
+@two_gpus
+def test_nccl_carries_sums_that_peers_cannot(apart):
+    with Server(*apart, env={"NCCL_NVLS_ENABLE": "1"}) as server:
+        assert [line["given"] for line in server.logs() if "multicast" in line["event"]] == ["1"]
         assert len(server.tokens(**ASKED, max_tokens=40)) == 40
         readers = start_streams(server, 4)
         since = time.monotonic()

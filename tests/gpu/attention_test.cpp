@@ -23,13 +23,6 @@ bool counters_are_zero() {
   return std::ranges::all_of(counters, [](uint32_t counter) { return counter == 0; });
 }
 
-void poison_scratch() {
-  const std::vector<uint8_t> poison(size_t{8} << 20, 0xff);
-  for (int64_t at = 0; at < cuda::CudaDevice::kScratchBytes; at += 8 << 20) {
-    gpu().copy_to_device(static_cast<uint8_t*>(gpu().scratch()) + at, poison.data(), 8 << 20);
-  }
-}
-
 // Inputs and outputs of one call. q has a longer stride than it needs.
 struct Call {
   Call(const AttentionShape& call_shape, PagedCache& call_cache, const DeviceStep& call_step, int columns)
@@ -99,7 +92,7 @@ void expect_decode(const AttentionShape& shape, const std::vector<int>& lengths,
 
   Call call(shape, cache, step, columns);
   call.set_q(q);
-  poison_scratch();
+  poison_scratch(gpu());
   cuda::attention(gpu(), call.args());
   const auto first = call.result();
   EXPECT_LT(worst_head_error(first, expected, shape.head_dim, shape.q_heads, kLimit), kLimit);
@@ -246,7 +239,7 @@ void expect_append(const AttentionShape& shape, int rotary_dim, bool norms, cons
   const auto expected = attend_in_double(shape, cache, step, q, kScale);
   cache.upload(written);
   call.set_q(qkv);
-  poison_scratch();
+  poison_scratch(gpu());
   AttentionArgs args = call.args();
   args.append = &append;
   cuda::attention(gpu(), args);

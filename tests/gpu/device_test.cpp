@@ -1,3 +1,5 @@
+#include <chrono>
+#include <numeric>
 #include <tuple>
 
 #include "kernels/cuda/pack.h"
@@ -6,17 +8,25 @@
 namespace skein::test {
 namespace {
 
-TEST(CudaDevice, CopiesArriveInOrder) {
-  std::vector<int32_t> values(1 << 20);
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int32_t>(i * 7);
-  GpuMemory memory(gpu(), static_cast<int64_t>(values.size() * 4));
-  // More than the staging ring holds, several times over; the source changes at once after each call.
-  for (int32_t round = 0; round < 40; ++round) {
-    gpu().copy_to_device(memory.as(), values.data(), memory.bytes());
-    for (int32_t& value : values) ++value;
+// More than the staging ring holds, several times over, in sizes that fill it unevenly, to a device that is still busy;
+// the source changes at once after each call.
+TEST(CudaDevice, CopiesArriveWhole) {
+  constexpr int64_t kCounts[] = {1 << 20, 5'000'000, 1, (1 << 20) + 3, 1 << 22};  // the last: half of the ring
+  constexpr int kRounds = 4;
+  int64_t total = 0;
+  for (const int64_t count : kCounts) total += kRounds * count;
+  const GpuMemory memory(gpu(), total * 4);
+  for (int i = 0; i < 2000; ++i) poison_scratch(gpu());
+  std::vector<int32_t> values(5'000'000), wanted;
+  std::iota(values.begin(), values.end(), 7);
+  for (int round = 0; round < kRounds; ++round) {
+    for (const int64_t count : kCounts) {
+      gpu().copy_to_device(memory.as<int32_t>() + wanted.size(), values.data(), count * 4);
+      wanted.insert(wanted.end(), values.begin(), values.begin() + count);
+      for (int32_t& value : values) value += 3;
+    }
   }
-  for (int32_t& value : values) --value;
-  EXPECT_EQ(download<int32_t>(gpu(), memory.as(), static_cast<int64_t>(values.size())), values);
+  EXPECT_TRUE(download<int32_t>(gpu(), memory.as(), total) == wanted);
   EXPECT_TRUE(memory.intact());
 }
 
@@ -33,6 +43,25 @@ TEST(CudaDevice, MarksAreReachedInOrder) {
     ASSERT_TRUE(reached.ok());
     EXPECT_TRUE(*reached);
   }
+}
+
+TEST(CudaDevice, TellsForHowLongItHasBeenPastAMark) {
+  using Clock = std::chrono::steady_clock;
+  const auto ns_since = [](Clock::time_point from) { return std::chrono::nanoseconds(Clock::now() - from).count(); };
+  constexpr int64_t kSlack = 100'000;  // clocks of two makers, over milliseconds
+  GpuMemory memory(gpu(), 64 << 20);
+  const Clock::time_point launched = Clock::now();
+  memory.poison();
+  const uint64_t mark = gpu().mark();
+  ASSERT_TRUE(gpu().synchronize().ok());
+  const Clock::time_point through = Clock::now();
+  while (ns_since(through) < 3'000'000) continue;
+  memory.poison();  // what comes behind does not matter
+  const int64_t least = ns_since(through);
+  const auto since = gpu().since(mark);
+  ASSERT_TRUE(since.ok());
+  EXPECT_GE(*since, least - kSlack);
+  EXPECT_LE(*since, ns_since(launched) + kSlack);
 }
 
 // A weight whose rows lie all over a pool of numbers, and where it is to be.

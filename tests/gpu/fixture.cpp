@@ -1,5 +1,7 @@
 #include "tests/gpu/fixture.h"
 
+#include <cuda_runtime.h>
+
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -13,6 +15,11 @@ constexpr int kSkipped = 77;
 std::unique_ptr<Device> the_gpu;
 
 }  // namespace
+
+void poison_scratch(cuda::CudaDevice& device) {
+  device.check(cudaMemsetAsync(device.scratch(), 0xff, cuda::CudaDevice::kScratchBytes, device.stream()),
+               "cudaMemsetAsync");
+}
 
 GpuMemory::GpuMemory(cuda::CudaDevice& device, int64_t bytes) : device_(&device), bytes_(bytes) {
   auto data = device.allocate(bytes + kGuardBytes);
@@ -32,6 +39,7 @@ GpuMemory::~GpuMemory() {
 void GpuMemory::poison() {
   const std::vector<uint8_t> pattern(static_cast<size_t>(bytes_ + kGuardBytes), 0xff);
   device_->copy_to_device(data_, pattern.data(), bytes_ + kGuardBytes);
+  poison_scratch(*device_);
 }
 
 bool GpuMemory::intact() const {

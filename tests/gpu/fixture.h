@@ -17,7 +17,10 @@
 
 namespace skein::test {
 
-// Device memory of its own, filled with 0xff (NaN as floats, -1 as integers), with a guard behind it.
+// Fills scratch() with 0xff (NaN as floats, -1 as integers): nothing may survive in it from one launch to the next.
+void poison_scratch(cuda::CudaDevice& device);
+
+// Device memory of its own, filled with 0xff, with a guard behind it.
 class GpuMemory {
  public:
   GpuMemory(cuda::CudaDevice& device, int64_t bytes);
@@ -27,7 +30,7 @@ class GpuMemory {
   template <typename T = void>
   T* as() const { return static_cast<T*>(data_); }
   int64_t bytes() const { return bytes_; }
-  void poison();
+  void poison();  // and the scratch
   bool intact() const;  // the 256 bytes behind it
 
  private:

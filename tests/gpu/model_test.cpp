@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -103,13 +104,14 @@ void compare(const std::string& model, const std::vector<Prompt>& prompts, const
     }
     texts += " " + std::to_string(expect_same_text(prompts[p], answer));
   }
-  differences.check(model + ", TP " + std::to_string(spec.tensor_parallel_size) + ", steps of " + std::to_string(spec.step_tokens_max) +
-                    ", same text for" + texts + " tokens",
+  differences.check(model + ", TP " + std::to_string(spec.tensor_parallel_size) + " x PP " +
+                        std::to_string(spec.pipeline_parallel_size) + ", steps of " +
+                        std::to_string(spec.step_tokens_max) + ", same text for" + texts + " tokens",
                     comparison.worst, comparison.mean);
 }
 
-ReplicaSpec gpu_spec(int step_tokens, int gpus = 1) {
-  ReplicaSpec spec = small_spec(gpus, 1);
+ReplicaSpec gpu_spec(int step_tokens, int gpus = 1, int stages = 1) {
+  ReplicaSpec spec = small_spec(gpus, stages);
   spec.device = "cuda";
   spec.step_tokens_max = step_tokens;
   return spec;
@@ -126,6 +128,10 @@ class ModelOnGpu : public ::testing::TestWithParam<std::string> {
 
 TEST_P(ModelOnGpu, AgreesWithTransformers) { run(gpu_spec(2048)); }
 TEST_P(ModelOnGpu, AgreesInChunks) { run(gpu_spec(48)); }
+TEST_P(ModelOnGpu, AgreesInStages) {
+  run(gpu_spec(2048, 1, 2));
+  run(gpu_spec(48, 1, 3));
+}
 
 class ModelOnTwoGpus : public ModelOnGpu {
  protected:
@@ -135,7 +141,7 @@ class ModelOnTwoGpus : public ModelOnGpu {
 };
 
 // Sums over peers alone: NCCL between two threads of one process was seen to hang. tests/integration/test_gpu_shapes.py
-// has two stages, between processes.
+// has stages on GPUs of their own, between processes.
 TEST_P(ModelOnTwoGpus, AgreesWithTransformers) {
   run(gpu_spec(2048, 2));
   run(gpu_spec(48, 2));
@@ -263,6 +269,39 @@ TEST(ReplicaOnGpu, ManyRequestsAtOnce) {
   for (size_t i = 0; i < few.size(); ++i) EXPECT_EQ(first[i][0].tokens, second[i][0].tokens) << i;
 }
 
+std::atomic<int64_t> replay_count;
+
+// The GPU's table, counting.
+Ops counting_ops() {
+  Ops ops = cuda_ops();
+  ops.replay = [](Device& device, uint64_t key) {
+    ++replay_count;
+    return cuda_ops().replay(device, key);
+  };
+  return ops;
+}
+
+// Of some eleven sequences in each of two lanes, until the last one is alone: recordings with padding and without.
+TEST(ReplicaOnGpu, EveryStageReplaysItsPartOfADecodeStep) {
+  const Ops ops = counting_ops();
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 22; ++i) {
+    GenerationRequest request;
+    for (int t = 0; t <= i * 7 % 40; ++t) request.tokens.push_back((i * 31 + t * 17) % 333);
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = 10 + 2 * i;
+    requests.push_back(request);
+  }
+  ReplicaSpec spec = gpu_spec(256, 1, 2);
+  spec.slots = 22;
+  ReplicaHarness replica(spec, kFixtures + "llama_gqa", ops);
+  const int64_t before = replay_count;
+  for (const auto& choices : replica.run(requests)) EXPECT_EQ(choices[0].error, "");
+  const int64_t replays = replay_count - before;
+  EXPECT_EQ(replays % 2, 0);
+  EXPECT_GT(replays, 2 * 51) << "the longest request alone decodes so often";
+}
+
 // --- With spec.deterministic ---
 
 // Tiny models have heads and rows that only the plain kernels serve. This one has what large models have, with random
@@ -286,8 +325,8 @@ class Deterministic : public ::testing::TestWithParam<std::string> {
 
   bool random() const { return GetParam() == "random"; }
 
-  ReplicaSpec spec(int gpus = 1) const {
-    ReplicaSpec spec = gpu_spec(4096, gpus);
+  ReplicaSpec spec(int gpus = 1, int stages = 1) const {
+    ReplicaSpec spec = gpu_spec(4096, gpus, stages);
     if (random()) spec.load_format = "dummy";
     spec.deterministic = true;
     spec.context_max = random() ? 6000 : 1100;
@@ -418,6 +457,23 @@ TEST_P(Deterministic, FromThePrefixCache) {
     expect_same(answers, alone, "round " + std::to_string(round));
     EXPECT_TRUE(round == 0 || hits > 3000) << hits;
   }
+}
+
+// Penalties make the last stage need what it sampled before.
+TEST_P(Deterministic, InStages) {
+  const auto penalised = [&](const ReplicaSpec& spec) {
+    std::vector<GenerationRequest> penalised = requests();
+    for (size_t i = 0; i < penalised.size(); i += 3) penalised[i].sampling.frequency_penalty = 1;
+    ReplicaHarness replica(spec, folder_, cuda_ops());
+    Answers answers;
+    for (const auto& choices : replica.run(penalised)) answers.push_back(choices[0]);
+    return answers;
+  };
+  const Answers expected = penalised(spec());
+  expect_same(penalised(spec(1, 2)), expected, "in two stages");
+  ReplicaSpec chunked = spec(1, 3);
+  chunked.step_tokens_max = 100;
+  expect_same(penalised(chunked), expected, "in three stages and chunks");
 }
 
 TEST_P(Deterministic, OnTwoGpus) {

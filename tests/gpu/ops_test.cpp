@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <string>
 
 #include "tests/gpu/fixture.h"
@@ -32,6 +33,7 @@ class Side {
     CHECK(memory.ok());
     owned_.push_back(*memory);
     ops.copy_to_device(device(), *memory, std::vector<uint8_t>(static_cast<size_t>(bytes), 0xff).data(), bytes);
+    if (&ops == &cuda_ops()) poison_scratch(cuda::device_of(device()));
     return *memory;
   }
   template <typename T>
@@ -170,6 +172,31 @@ TEST(Ops, PackLinearConverts) {
       });
       EXPECT_EQ(got, expected) << info(format).name << ", " << rows << " rows";
     }
+  }
+}
+
+// Several blocks of threads; what no pair names keeps its value.
+TEST(Ops, Scatter) {
+  std::mt19937 random(12);
+  for (const int count : {1, 255, 256, 257, 2000}) {
+    const int64_t size = 4099;
+    std::vector<int32_t> before(static_cast<size_t>(size)), indices(before.size()), pairs;
+    std::iota(before.begin(), before.end(), 10'000);
+    std::iota(indices.begin(), indices.end(), 0);
+    std::ranges::shuffle(indices, random);
+    std::vector<int32_t> wanted = before;
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t index = indices[static_cast<size_t>(i)];
+      pairs.insert(pairs.end(), {index, -i});
+      wanted[static_cast<size_t>(index)] = -i;
+    }
+    const auto [got, expected] = on_both([&](Side& side) {
+      auto* to = side.upload(before);
+      side.ops.scatter(side.device(), {.to = to, .size = size, .pairs = side.upload(pairs), .count = count});
+      return side.download<int32_t>(to, size);
+    });
+    EXPECT_EQ(got, wanted) << count << " pairs";
+    EXPECT_EQ(expected, wanted) << count << " pairs, on the CPU";
   }
 }
 

@@ -253,6 +253,12 @@ TEST(PrefillAttention, LongPrefixesInPieces) {
   compare({.head_dim = 64, .q_heads = 4, .kv_heads = 1, .group_size = 4, .window = 2500, .prefixes = {6000},
            .queries = {33}});
 }
+// The same for sanitizers, which take long.
+TEST(PrefillAttention, FewPieces) {
+  compare({.prefixes = {2100}, .queries = {20}});
+  compare({.head_dim = 64, .q_heads = 4, .kv_heads = 1, .group_size = 4, .window = 2050, .prefixes = {2300},
+           .queries = {33}});
+}
 TEST(PrefillAttention, ManyShortRows) {
   Shape shape{.q_heads = 4, .kv_heads = 1, .group_size = 4, .prefixes = {}, .queries = {}};
   for (int i = 0; i < 150; ++i) {

@@ -25,6 +25,7 @@ GPUS = count()
 cuda_build = pytest.mark.skipif(not CUDA_BUILD, reason="needs a build with CUDA")
 one_gpu = pytest.mark.skipif(GPUS < 1, reason="needs a build with CUDA and a GPU")
 two_gpus = pytest.mark.skipif(GPUS < 2, reason="needs a build with CUDA and two GPUs")
+four_gpus = pytest.mark.skipif(GPUS < 4, reason="needs a build with CUDA and four GPUs")
 SMALL = ["--device", "cuda", "--max-num-seqs", 8, "--max-num-batched-tokens", 128, "--kv-cache-memory-bytes", 1 << 30]
 
 

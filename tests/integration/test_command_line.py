@@ -34,6 +34,11 @@ def test_port_zero_is_printed_and_two_servers_differ():
         one.stop()
 
 
+def test_what_the_kv_cache_really_holds(server):
+    ready = server.logs("replica ready")[0]
+    assert ready["requests_of_full_length"] == ready["kv_tokens"] // ready["context_max"] > 0
+
+
 def test_health_endpoints(server):
     assert [server.get(path).status for path in ("/health", "/livez", "/readyz")] == [200, 200, 200]
     assert server.get("/nothing-here").status == 404

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpus import SMALL, one_gpu, two_gpus
+from gpus import SMALL, four_gpus, one_gpu, two_gpus
 from skein_server import FIXTURES, Server, expected
 
 # As in tests/gpu/model_test.cpp, where they are justified.
@@ -38,3 +38,9 @@ def test_one_gpu(name):
 @pytest.mark.parametrize("flag", ["--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"])
 def test_two_gpus(flag, name):
     agree_with_transformers(name, flag, 2)
+
+
+@four_gpus
+@pytest.mark.parametrize("name", ["llama3_rope", "mistral_window"])
+def test_four_gpus(name):
+    agree_with_transformers(name, "--tensor-parallel-size", 2, "--pipeline-parallel-size", 2)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/executor_load.h"
+#include "tests/support/recording_ops.h"
 
 namespace skein::testing {
 namespace {
@@ -28,6 +29,20 @@ TEST(ExecutorLoad, EveryRequestGetsWhatItWouldGetAlone) {
   std::printf("%ld steps, %ld rows, %ld decode steps, %ld requests, %ld tokens, %ld scores, %ld cancelled, "
               "%ld preemptions, %ld prefix hits, %ld copies\n", all.steps, all.rows, all.decode_steps, all.requests,
               all.tokens, all.scores, all.cancelled, all.preemptions, all.prefix_hits, all.copies);
+}
+
+// What changes from step to step reaches a recording through memory alone.
+TEST(ExecutorLoad, RecordedStepsGiveThatToo) {
+  LoadReport all;
+  const int64_t before = replays();
+  for (uint64_t seed = 1; seed <= 6 && !HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    all.add(run_executor_load({.ops = recording_ops(), .model = "tests/oracles/fixtures/mistral_window", .seed = seed,
+                               .steps = 150, .slots_max = 4}));
+  }
+  if (HasFailure()) return;
+  EXPECT_GT(all.tokens, 500);
+  EXPECT_GT(replays() - before, 300) << "of " << all.decode_steps << " steps without prompts";
 }
 
 }  // namespace

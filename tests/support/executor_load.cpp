@@ -13,48 +13,14 @@
 #include <random>
 
 #include "base/checked.h"
-#include "comm/communicator.h"
-#include "model/shard.h"
+#include "tests/support/lone_rank.h"
 #include "tests/support/replica_harness.h"
 #include "tests/unit/model/temporary_folder.h"
-#include "worker/executor.h"
 
 namespace skein::testing {
 namespace {
 
 constexpr int kContext = 256;
-
-template <typename T>
-T value_of(Result<T> result) {
-  if (!result.ok()) std::fprintf(stderr, "%s\n", result.status().message().c_str());
-  CHECK(result.ok());
-  return std::move(*result);
-}
-
-// One rank without a leader.
-class LoneRank {
- public:
-  LoneRank(const ReplicaSpec& spec, const Checkpoint& checkpoint, const Ops& ops)
-      : shards_(value_of(plan_shards(checkpoint.description(), 1, 1))),
-        communicator_(value_of(Communicator::create(
-            {}, {.broadcast = [](std::string bytes) { return bytes; }, .barrier = [] {}}))),
-        device_(value_of(ops.open({.threads = spec.threads}))),
-        collectives_({}, *communicator_) {
-    const RankLinks links{.communicator = *communicator_, .collectives = collectives_,
-                          .minimum = [](int64_t value) { return value; }};
-    executor_ = value_of(Executor::create(spec, checkpoint, shards_[0], ops, *device_, links));
-    // As every rank does before it is ready.
-    CHECK(executor_->run(warm_up_plan(static_cast<int>(checkpoint.description().kv_groups.size()))).ok());
-  }
-  Executor& executor() { return *executor_; }
-
- private:
-  std::vector<ShardPlan> shards_;
-  std::unique_ptr<Communicator> communicator_;
-  std::unique_ptr<Device> device_;
-  SharedMemoryCollectives collectives_;
-  std::unique_ptr<Executor> executor_;
-};
 
 bool same(const SampledToken& a, const SampledToken& b) {
   const auto count = static_cast<size_t>(std::max(a.top_count, 0));

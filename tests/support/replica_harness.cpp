@@ -6,6 +6,7 @@
 
 #include "comm/communicator.h"
 #include "model/shard.h"
+#include "tests/support/staged_collectives.h"
 #include "worker/executor.h"
 
 namespace skein::testing {
@@ -27,8 +28,10 @@ struct ReplicaHarness::State {
 
   void run_rank(size_t rank) {
     const ShardPlan& shard = shards[rank];
+    const CommunicatorConfig place{.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
+                                   .pp_rank = shard.pp_rank};
     auto communicator = Communicator::create(
-        {.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank, .pp_rank = shard.pp_rank},
+        place,
         {.broadcast =
              [&](std::string bytes) {
                if (rank == 0) segment = std::move(bytes);
@@ -37,13 +40,13 @@ struct ReplicaHarness::State {
              },
          .barrier = [&] { meet->arrive_and_wait(); }});
     CHECK(communicator.ok());
-    auto device = ops->open({.index = static_cast<int>(rank), .threads = spec.threads,
-                             .deterministic = spec.deterministic});
+    // Stages share GPUs.
+    auto device = ops->open({.index = shard.tp_rank, .threads = spec.threads, .deterministic = spec.deterministic});
     CHECK(device.ok());
-    SharedMemoryCollectives collectives({.tp_size = shard.tp_size, .pp_size = shard.pp_size, .tp_rank = shard.tp_rank,
-                                         .pp_rank = shard.pp_rank},
-                                        **communicator);
-    const RankLinks links{.communicator = **communicator, .collectives = collectives,
+    const std::unique_ptr<Collectives> collectives =
+        ops->records ? std::make_unique<StagedCollectives>(place, **communicator, *ops, **device)
+                     : std::make_unique<SharedMemoryCollectives>(place, **communicator);
+    const RankLinks links{.communicator = **communicator, .collectives = *collectives,
                           .minimum = [](int64_t value) { return value; }, .peers = join_peers(shard, **device)};
     auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
@@ -70,8 +73,8 @@ struct ReplicaHarness::State {
     return all;
   }
 
-  // GPUs do without NCCL here: everything must fit into the peers' memory, in one stage. Deterministic ones have as
-  // little of it as there can be, so that sums take several launches.
+  // GPUs do without NCCL here: sums must fit into the peers' memory, in one stage. Deterministic ones have as little of
+  // it as there can be, so that sums take several launches.
   const PeerGroup* join_peers(const ShardPlan& shard, Device& device) {
     if (shard.tp_size == 1 || ops->native_stream(device) == nullptr) return nullptr;
     CHECK_EQ(shard.pp_size, 1);

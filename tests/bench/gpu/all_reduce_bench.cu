@@ -3,16 +3,19 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 
 #include "base/check.h"
 #include "kernels/cuda/launch.cuh"
+#include "tests/bench/gpu/bench.h"
 #include "tests/gpu/rank_pair.h"
 
-// Sums over two GPUs: with residual and norm in one launch, alone, and through NCCL. Chains of one graph on each rank,
-// both running; hidden 4096. Columns: microseconds a call, medians of rank 0; `others`: the sum alone, the better of
-// SGLang 0.5.14 and TensorRT-LLM 1.3 on two H200, as NVIDIA's AIConfigurator has them.
+// Sums over two GPUs: alone, with residual and norm in one launch, and through NCCL. Chains of one graph on each rank,
+// both running; hidden 4096. Medians of rank 0. `add_norm on two` is the norm without a sum: what the sum adds to it is
+// the difference of two lines.
 
 namespace skein::bench {
 namespace {
@@ -22,13 +25,6 @@ using test::RankPair;
 constexpr int64_t kHidden = 4096;
 constexpr int64_t kTokensMax = 2048;
 constexpr int kRounds = 9;
-
-struct Size {
-  int64_t tokens;
-  double others_us;  // 0: not known
-};
-constexpr Size kSizes[] = {{1, 2.5},   {2, 0},     {4, 2.6},   {8, 2.9},    {16, 3.1},   {32, 3.6},
-                           {64, 4.3},  {128, 5.9}, {256, 9.1}, {512, 16.6}, {1024, 29.5}, {2048, 55.5}};
 
 void check(cudaError_t error) { CHECK_EQ(static_cast<int>(error), static_cast<int>(cudaSuccess)); }
 void check(ncclResult_t result) { CHECK_EQ(static_cast<int>(result), static_cast<int>(ncclSuccess)); }
@@ -92,22 +88,36 @@ class RankBench {
   }
   void meet() { cuda::peer_meet(rank_.device, {.group = &rank_.group}); }
 
-  void line(const Size& size) {
-    const int64_t tokens = size.tokens;
+  // To the other rank, which does the same.
+  double copy_rate() {
+    constexpr size_t kBytes = size_t{256} << 20;
+    const void* from = allocate(kBytes);
+    void* arriving = allocate(kBytes);
+    const std::vector<std::string> all =
+        pair_.all_gather(rank_.index, {reinterpret_cast<const char*>(&arriving), sizeof arriving});
+    void* to = nullptr;
+    std::memcpy(&to, all[static_cast<size_t>(1 - rank_.index)].data(), sizeof to);
+    const double us =
+        time(5, [&] { check(cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, rank_.device.stream())); });
+    return static_cast<double>(kBytes) / us * 1e6;
+  }
+
+  void lines(int64_t tokens) {
     const int calls = tokens <= 128 ? 200 : 40;
-    const double fused = time(calls, [&] { add_norm(tokens, &rank_.group); });
-    const double plain = time(calls, [&] { add_norm(tokens, nullptr); });
-    const double alone = time(calls, [&] { sum(tokens); });
-    const double nccl = time(calls, [&] { nccl_sum(tokens); });
-    const double nccl_norm = time(calls, [&] {
+    const auto part = static_cast<double>(tokens * kHidden * 2);  // bytes that each rank has, and sends
+    const std::string size = " 4096 m=" + std::to_string(tokens);
+    const auto line = [&](const std::string& name, double bytes, double link_bytes, const std::function<void()>& body) {
+      const double us = time(calls, body);
+      if (rank_.index == 0) report({.name = name + size, .us = us, .bytes = bytes, .link_bytes = link_bytes});
+    };
+    line("sum of two", 2 * part, part, [&] { sum(tokens); });
+    line("sum of two, add_norm", 6 * part, part, [&] { add_norm(tokens, &rank_.group); });
+    line("add_norm on two", 6 * part, 0, [&] { add_norm(tokens, nullptr); });
+    line(" NCCL sum of two", 2 * part, part, [&] { nccl_sum(tokens); });
+    line(" NCCL sum of two, add_norm", 8 * part, part, [&] {
       nccl_sum(tokens);
       add_norm(tokens, nullptr);
     });
-    if (rank_.index != 0) return;
-    const double bytes = static_cast<double>(tokens * kHidden * 2);
-    std::printf("%8.0f KiB  fused %7.2f  add_norm %7.2f  difference %7.2f (%4.0f GB/s)  alone %7.2f  "
-                "others %5.1f  nccl %7.2f  nccl + add_norm %7.2f\n",
-                bytes / 1024, fused, plain, fused - plain, bytes / fused / 1e3, alone, size.others_us, nccl, nccl_norm);
   }
 
  private:
@@ -136,9 +146,11 @@ void run() {
     ncclComm_t nccl;
     check(ncclCommInitRank(&nccl, 2, id, rank.index));
     RankBench bench(pair, rank, nccl);
-    for (const Size& size : kSizes) bench.line(size);
+    const double rate = bench.copy_rate();
+    if (rank.index == 0) set_link_ceiling(rate);
+    for (int64_t tokens = 1; tokens <= kTokensMax; tokens *= 2) bench.lines(tokens);
     const double meeting = bench.time(200, [&] { bench.meet(); });
-    if (rank.index == 0) std::printf("meeting %.2f\n", meeting);
+    if (rank.index == 0) report({.name = " meeting of two", .us = meeting});
     check(ncclCommDestroy(nccl));
   });
 }
@@ -146,13 +158,13 @@ void run() {
 }  // namespace
 }  // namespace skein::bench
 
-int main() {
+int main(int argc, char** argv) {
   if (!skein::test::RankPair::there()) {
     std::printf("skipped: there are no two GPUs that reach each other's memory\n");
     return 77;
   }
-  cudaDeviceProp properties{};
-  (void)cudaGetDeviceProperties(&properties, 0);
-  std::printf("# two %s\n", properties.name);
+  setenv("NCCL_NVLS_ENABLE", "0", 1);  // docs/decisions/0006-gpus-of-a-replica.md
+  if (const int status = skein::bench::open_bench(argc, argv)) return status;
   skein::bench::run();
+  return 0;
 }

@@ -6,8 +6,8 @@
 #include "base/check.h"
 #include "tests/bench/gpu/bench.h"
 
-// Decode attention with rotation and append in the launch, and rope_append alone. Every call of a graph has its own
-// pages where they would stay in the L2 cache otherwise.
+// Decode attention with rotation and append in the launch, the plain kernel of other head sizes with both before it,
+// and rope_append alone. Every call of a graph has its own pages where they would stay in the L2 cache otherwise.
 
 namespace skein::bench {
 namespace {
@@ -45,7 +45,7 @@ struct Memory {
   const float* cos_sin = upload(std::vector<float>(size_t{kPositions} * 128, 0.7f));
 };
 
-void decode(const Memory& memory, const Heads& heads, const Rows& rows) {
+void decode(const Memory& memory, const Heads& heads, const Rows& rows, const std::string& what = "decode") {
   const int batch = static_cast<int>(rows.lengths.size());
   int64_t tokens = 0;
   int64_t blocks = 0;
@@ -96,7 +96,7 @@ void decode(const Memory& memory, const Heads& heads, const Rows& rows) {
                             .group_size = heads.q / heads.kv, .scale = 0.088f, .append = &append});
   };
   const int calls = std::max(2, std::min(20, copies * 2));
-  report({.name = "decode " + name_of(heads) + " " + rows.name, .us = time_us(body, calls),
+  report({.name = what + " " + name_of(heads) + " " + rows.name, .us = time_us(body, calls),
           .bytes = static_cast<double>(tokens * token_bytes + batch * (columns + out_columns) * 2)});
 }
 
@@ -156,6 +156,9 @@ int main(int argc, char** argv) {
   decode(memory, {.q = 32, .kv = 32}, equal_rows(16, 4096));
   decode(memory, {.q = 64, .kv = 4}, equal_rows(32, 8192));
   decode(memory, {.q = 32, .kv = 8, .dim = 64}, equal_rows(64, 8192));
+  for (const int dim : {80, 96, 256}) {
+    for (const int batch : {1, 64}) decode(memory, {.q = 32, .kv = 8, .dim = dim}, equal_rows(batch, 1024), "plain");
+  }
   for (const int tokens : {1, 64, 1024, 8192}) rope(memory, whole, tokens);
   return 0;
 }

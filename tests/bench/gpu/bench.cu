@@ -148,6 +148,10 @@ void read_peers(const std::string& path) {
 }  // namespace
 
 const Ceilings& ceilings() { return the_ceilings; }
+void set_link_ceiling(double bytes_per_s) {
+  the_ceilings.link_bytes_per_s = bytes_per_s;
+  std::printf("# between the GPUs, each way while as much goes the other way: %.0f GB/s\n", bytes_per_s / 1e9);
+}
 cuda::CudaDevice& gpu() { return cuda::device_of(*the_gpu); }
 
 double time_us(const std::function<void(int)>& body, int calls, int rounds) {
@@ -203,10 +207,12 @@ void* random_bf16(int64_t elements, double scale, uint32_t seed) {
 }
 
 void report(const Line& line) {
-  const double floor_us =
-      (line.bytes / the_ceilings.read_bytes_per_s + line.flops / the_ceilings.bf16_flops_per_s) * 1e6;
-  std::printf("%-52s %9.2f us %7.0f GB/s %7.1f TFLOP/s  floor %8.2f us = %5.1f %%", line.name.c_str(), line.us,
-              line.bytes / line.us / 1e3, line.flops / line.us / 1e6, floor_us, 100 * floor_us / line.us);
+  double floor_us = (line.bytes / the_ceilings.read_bytes_per_s + line.flops / the_ceilings.bf16_flops_per_s) * 1e6;
+  if (line.link_bytes > 0) floor_us += line.link_bytes / the_ceilings.link_bytes_per_s * 1e6;
+  const double all_bytes = line.bytes + line.link_bytes;
+  std::printf("%-52s %9.2f us %11.3f MB %10.3f GFLOP %7.0f GB/s %7.1f TFLOP/s  floor %8.2f us = %5.1f %%",
+              line.name.c_str(), line.us, all_bytes / 1e6, line.flops / 1e9, all_bytes / line.us / 1e3,
+              line.flops / line.us / 1e6, floor_us, 100 * floor_us / line.us);
   const auto peer = peers.find(line.name);
   if (peer != peers.end()) std::printf("  %s %.2f us", peer->second.second.c_str(), peer->second.first);
   std::printf("\n");

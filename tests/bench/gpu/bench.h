@@ -15,8 +15,11 @@ namespace skein::bench {
 struct Ceilings {
   double read_bytes_per_s = 0;
   double bf16_flops_per_s = 0;  // a large product through cuBLASLt on random data
+  double link_bytes_per_s = 0;  // between two GPUs, one way while as much comes the other way; 0: not measured
 };
 const Ceilings& ceilings();
+// A benchmark of two GPUs measures their link itself, before its first line.
+void set_link_ceiling(double bytes_per_s);
 
 cuda::CudaDevice& gpu();
 
@@ -42,8 +45,10 @@ struct Line {
   double us = 0;
   double bytes = 0;   // each input read once, each output written once
   double flops = 0;
+  double link_bytes = 0;  // written to another GPU
 };
-// Prints a line: time, rates, share of the ceilings' floor (bytes, then FLOPs, one after the other), the peer's time.
+// Prints a line: time, bytes, FLOPs, rates, share of the ceilings' floor (bytes, FLOPs and bytes over the link, one
+// after the other), the peer's time.
 // When the program ends, it lists lines that miss the floor or the peer by more than 5 %, with the cause as
 // tests/bench/gpu/causes.tsv has it by the beginning of the name. Names that begin with a blank are not looked at.
 void report(const Line& line);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -114,6 +115,56 @@ void bench_store(int rows) {
   report({.name = "store_tokens rows=" + std::to_string(rows), .us = us, .bytes = static_cast<double>(rows * 16)});
 }
 
+// As after a step with prompts, whose last tokens become logits.
+void bench_gather_rows(int rows) {
+  constexpr int64_t kTokens = 8192;
+  void* x = random_bf16(kTokens * kHidden);
+  void* out = device_memory(rows * kHidden * 2);
+  std::vector<int32_t> picked;
+  for (int r = 0; r < rows; ++r) picked.push_back(static_cast<int32_t>((r + 1) * kTokens / rows - 1));
+  const int32_t* from = upload(picked);
+  const double us = time_us(
+      [&](int) {
+        cuda::gather_rows(gpu(), {.out = matrix(out, Format::kBF16, rows, kHidden),
+                                  .x = matrix(x, Format::kBF16, kTokens, kHidden), .rows = from, .count = rows});
+      },
+      200);
+  report({.name = "gather_rows 4096 m=" + std::to_string(rows), .us = us,
+          .bytes = static_cast<double>(rows * kHidden * 4)});
+}
+
+// Entries of block tables: a step of decodes has few new ones, a long prompt thousands.
+void bench_scatter(int count) {
+  constexpr int64_t kSize = 256 * 2048;
+  std::vector<int32_t> pairs;
+  for (int i = 0; i < count; ++i) pairs.insert(pairs.end(), {static_cast<int32_t>(i * (kSize / count)), i});
+  const int32_t* device_pairs = upload(pairs);
+  auto* to = static_cast<int32_t*>(device_memory(kSize * 4));
+  const double us = time_us(
+      [&](int) { cuda::scatter(gpu(), {.to = to, .size = kSize, .pairs = device_pairs, .count = count}); }, 200);
+  report({.name = "scatter n=" + std::to_string(count), .us = us, .bytes = static_cast<double>(count * 12)});
+}
+
+// Blocks of one layer, 256 KiB each; every call copies others.
+void bench_copy_blocks(int count) {
+  KvPages pages = {.format = Format::kBF16, .kv_heads = 8, .block_tokens = 64, .head_dim = 128};
+  const int64_t block_bytes = int64_t{2} * pages.kv_heads * pages.block_tokens * pages.head_dim * 2;
+  const int copies = rotations(2 * count * block_bytes);
+  pages.blocks = 2 * count * copies;
+  pages.data = random_bf16(pages.blocks * block_bytes / 2);
+  std::vector<int32_t> pairs;
+  for (int32_t pair = 0; pair < count * copies; ++pair) pairs.insert(pairs.end(), {2 * pair, 2 * pair + 1});
+  const int32_t* device_pairs = upload(pairs);
+  const double us = time_us(
+      [&](int i) {
+        cuda::copy_blocks(gpu(), {.pages = pages, .pairs = device_pairs + int64_t{i % copies} * 2 * count,
+                                  .count = count});
+      },
+      std::max(20, copies));
+  report({.name = "copy_blocks n=" + std::to_string(count), .us = us,
+          .bytes = static_cast<double>(2 * count * block_bytes)});
+}
+
 // Logits as a model has them: most far below the best few. `spread` is their standard deviation, `peak` what is added
 // to a few of them.
 std::vector<float> make_logits(int64_t rows, float spread, float peak) {
@@ -159,6 +210,9 @@ void run() {
   bench_gather(256, 7937);
   bench_store(1);
   bench_store(256);
+  for (const int rows : {1, 256}) bench_gather_rows(rows);
+  for (const int count : {1, 256, 8192}) bench_scatter(count);
+  for (const int count : {1, 64, 1024}) bench_copy_blocks(count);
   const SlotSampling greedy = {.temperature = 0}, plain = {}, nucleus = {.top_p = 0.9f};
   SlotSampling mixed = {.temperature = 0.8f, .top_p = 0.95f, .top_k = 50, .repetition_penalty = 1.1f};
   mixed.top_logprobs = 5;

@@ -217,6 +217,12 @@ TEST_F(CostOfTwoStages, OfTwoLanesTheSlowestStageSetsThePace) {
   EXPECT_NEAR(cost().step_us(kDecode, 2), kFirst + kHop + kLast + 100, kClose);
 }
 
+TEST_F(CostOfTwoStages, EachReplaysItsPartOfADecodeStep) {
+  device_.layer_launch_us = 1000;
+  EXPECT_NEAR(cost().stages_us(kDecode, 2)[0], kFirst, kClose);
+  EXPECT_NEAR(cost().stages_us(kPrompt, 2)[0], 1000, kClose);
+}
+
 TEST_F(CostOfTwoStages, OneStageHasItsNextStepQueued) {
   device_.host_us = 1000;
   EXPECT_NEAR(paper_cost({{.device = &device_}}).step_us(kDecode, 1), 1000, kClose);
