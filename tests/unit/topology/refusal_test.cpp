@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/parse_number.h"
 #include "topology/cluster_file.h"
 #include "topology/planner.h"
 
@@ -71,7 +72,9 @@ TEST_F(Refusal, TheContextThatItOffersCanBeHad) {
   const size_t offer = said.find("and one of ");
   ASSERT_NE(offer, std::string::npos) << said;
   EXPECT_THAT(said, HasSubstr("max-model-len 131072 tokens does not fit"));
-  demand().memory.context_max = std::stoi(said.substr(offer + 11));
+  const std::string number = said.substr(offer + 11, said.find(" does;") - offer - 11);
+  demand().memory.context_max = parse_number<int>(number);
+  ASSERT_TRUE(demand().memory.context_max.has_value()) << number;
   EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
 }
 
