@@ -11,15 +11,9 @@ namespace skein {
 namespace {
 
 constexpr size_t kAlternativesMax = 5;
-constexpr int kDegrees[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
-constexpr int kDevicesTriedMax = 512;  // to find out how many would do
 constexpr double kNoticeable = 0.005;  // gains below that are called none
 
 const ModelDemand& demand_of(const Search& search) { return search.request.models[static_cast<size_t>(search.model)]; }
-
-Packing pack(const Search& search, const Relaxed& rules, const PackingGoal& goal, ShapeBook& book) {
-  return Packer(*search.request.cluster, book, domains_of(search.request, search.taken, rules)).best(goal);
-}
 
 std::vector<const Shape*> shapes_of(const Packing& packing) {
   std::vector<const Shape*> shapes;
@@ -46,85 +40,6 @@ double figure(const Search& search, const Packing& packing) {
     case Objective::kLatency: return 1 / worst_latency_ms(packing, demand_of(search).load);
   }
   return 0;
-}
-
-std::string shape_text(const Shape& shape) {
-  return "TP " + std::to_string(shape.tp) + " x PP " + std::to_string(shape.stages.size());
-}
-
-std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
-  return text;
-}
-
-// The least devices of a kind that hold the model and a request, side by side in one domain; 0: no number does.
-int devices_needed(const Search& search, ShapeBook& book, const Domain& like) {
-  for (int devices = 1; devices <= kDevicesTriedMax; ++devices) {
-    for (const int tp : kDegrees) {
-      if (devices % tp != 0 || (tp > 1 && like.group_max == 1) || tp > std::max(8, like.group_max)) continue;
-      if (search.goal.tp != 0 && search.goal.tp != tp) continue;
-      const int stages = devices / tp;
-      if (stages > book.layers() || (search.goal.pp != 0 && search.goal.pp != stages)) continue;
-      if (book.find({like}, tp, {{.domain = 0, .stages = stages}}) != nullptr) return devices;
-    }
-  }
-  return 0;
-}
-
-struct Missing {
-  int needed = 0;
-  int there = 0;
-  std::string kind;
-};
-
-// Of the kind that lacks the fewest.
-std::optional<Missing> missing_devices(const Search& search, const Relaxed& rules) {
-  const Cluster& cluster = *search.request.cluster;
-  ShapeBook book(search.request, search.model, rules);
-  std::map<int, int> there;
-  const std::vector<Domain> domains = domains_of(search.request, search.taken, rules);
-  for (const Domain& domain : domains) there[domain.kind] += domain.size();
-  std::optional<Missing> least;
-  for (const auto& [kind, count] : there) {
-    const auto widest = std::ranges::max_element(domains, {}, [kind = kind](const Domain& domain) {
-      return domain.kind == kind ? domain.group_max : 0;
-    });
-    const int needed = devices_needed(search, book, *widest);
-    if (needed == 0 || (least && needed - count >= least->needed - least->there)) continue;
-    least = {.needed = needed, .there = count, .kind = cluster.kinds[static_cast<size_t>(kind)].name};
-  }
-  return least;
-}
-
-std::string asked_shape(const Search& search) {
-  std::string text;
-  if (search.goal.tp != 0) text += " with tensor-parallel-size " + std::to_string(search.goal.tp);
-  if (search.goal.pp != 0) {
-    text += (text.empty() ? " with " : " and ") + std::string("pipeline-parallel-size ") + std::to_string(search.goal.pp);
-  }
-  return text;
-}
-
-Status level_does_not_hold(const Search& search, const Packing& without_level) {
-  const ModelDemand& demand = demand_of(search);
-  double ttft = 1e300;
-  double itl = 1e300;
-  for (const Packed& replica : without_level.replicas) {
-    ttft = std::min(ttft, replica.shape->lone.ttft_ms);
-    itl = std::min(itl, replica.shape->lone.itl_ms);
-  }
-  std::string remedy;
-  if (demand.level.ttft_ms > 0 && demand.level.ttft_ms < ttft) {
-    remedy = "ttft-ms to " + std::to_string(static_cast<int>(std::ceil(ttft)));
-  }
-  if (demand.level.itl_ms > 0 && demand.level.itl_ms < itl) {
-    remedy += (remedy.empty() ? "" : " and ") + std::string("itl-ms to ") + std::to_string(static_cast<int>(std::ceil(itl)));
-  }
-  if (remedy.empty()) remedy = "either";  // each can be had, but not both on one shape
-  return resource_exhausted("the service level does not hold here even for one request at a time: its first token takes " +
-                            number_text(ttft) + " ms and each further one " + number_text(itl) + " ms" +
-                            asked_shape(search) + "; raise " + remedy + ", or use shorter requests");
 }
 
 // Goals that allow one shape each: those that give the most per device when the devices are filled with them, or the
@@ -162,6 +77,16 @@ std::vector<PackingGoal> promising_shapes(const Search& search, const std::vecto
 }
 
 }  // namespace
+
+std::string shape_text(const Shape& shape) {
+  return "TP " + std::to_string(shape.tp) + " x PP " + std::to_string(shape.stages.size());
+}
+
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, value < 10 ? "%.2g" : "%.0f", value);
+  return text;
+}
 
 std::string shapes_text(const Packing& packing) {
   std::vector<std::pair<std::string, int>> counts;
@@ -202,11 +127,13 @@ ModelOutcome outcome_of(const std::vector<const Shape*>& shapes, const Load& loa
   return outcome;
 }
 
-std::vector<Alternative> alternatives_to(const Search& search, const Packing& packing, ShapeBook& book) {
+std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& rules, const Packing& packing,
+                                         ShapeBook& book) {
   const double chosen = figure(search, packing);
+  const std::vector<Domain> domains = domains_of(search.request, search.taken, rules);
   std::vector<Alternative> all;
-  for (const PackingGoal& goal : promising_shapes(search, packing.domains, book)) {
-    const Packing other = Packer(*search.request.cluster, book, packing.domains).best(goal);
+  for (const PackingGoal& goal : promising_shapes(search, domains, book)) {
+    const Packing other = Packer(*search.request.cluster, book, domains).best(goal);
     if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
     all.push_back({.what = "TP " + std::to_string(goal.tp) + " x PP " + std::to_string(goal.pp),
                    .replicas = static_cast<int>(other.replicas.size()),
@@ -233,54 +160,19 @@ std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed
   if (!rules.group_over_pcie) add("tensor parallelism over NVLink only", &Relaxed::group_over_pcie);
   const double chosen = figure(search, packing);
   std::vector<ConstraintCost> costs;
-  for (const auto& [what, without] : constraints) {
+  const auto compare = [&](const std::string& what, const Search& where, const Relaxed& without) {
     ShapeBook book(search.request, search.model, without);
-    const Packing other = pack(search, without, search.goal, book);
+    const Packing other = with_kept(where, pack_beside(where, without, book), book);
     const double gain = figure(search, other) / chosen - 1;
     costs.push_back({.constraint = what, .gain = gain < kNoticeable ? 0 : gain, .without = shapes_text(other)});
-  }
+  };
+  for (const auto& [what, without] : constraints) compare(what, search, without);
+  if (search.kept.empty()) return costs;
+  Search anew = search;
+  anew.kept.clear();
+  const size_t kept = search.kept.size();
+  compare(std::to_string(kept) + (kept == 1 ? " replica stays where it is" : " replicas stay where they are"), anew, rules);
   return costs;
-}
-
-Status too_little(const Search& search, const Packing& packing) {
-  const double per_device = packing.request_rate / packing.devices;
-  const double lacking = search.goal.request_rate - packing.request_rate;
-  const auto devices = static_cast<int>(std::ceil(lacking / per_device));
-  const auto largest = std::ranges::max_element(packing.domains, {}, &Domain::size);
-  const std::string& kind = search.request.cluster->kinds[static_cast<size_t>(largest->kind)].name;
-  return resource_exhausted("these devices give " + number_text(packing.request_rate) + " requests/s of the " +
-                            number_text(search.goal.request_rate) + " asked for (" + shapes_text(packing) +
-                            "); add about " + std::to_string(devices) + " x " + kind +
-                            ", lower request-rate, or allow higher latencies");
-}
-
-Status nothing_fits(const Search& search) {
-  const Relaxed anywhere{.group_over_pcie = true};
-  Relaxed any_level = anywhere;
-  any_level.ttft = any_level.itl = true;
-  ShapeBook book(search.request, search.model, any_level);
-  PackingGoal goal = search.goal;
-  goal.objective = Objective::kGoodput;
-  const Packing without_level = pack(search, any_level, goal, book);
-  if (!without_level.replicas.empty()) return level_does_not_hold(search, without_level);
-  const std::string tokens =
-      std::to_string(demand_of(search).load.input_tokens + demand_of(search).load.output_tokens);
-  if (domains_of(search.request, search.taken, any_level).empty()) {
-    return resource_exhausted("the models placed before it leave no device free; add nodes, or plan it apart from them");
-  }
-  const std::optional<Missing> missing = missing_devices(search, any_level);
-  if (!missing) {
-    return resource_exhausted("the model and one request of " + tokens + " tokens do not fit on any number of these devices" +
-                              asked_shape(search) + "; use devices with more memory or shorter requests");
-  }
-  const std::string needed = std::to_string(missing->needed) + " x " + missing->kind;
-  if (missing->needed <= missing->there) {
-    return resource_exhausted("the model and one request of " + tokens + " tokens need " + needed + asked_shape(search) +
-                              ", side by side or joined by a network, and they are not; describe the links between nodes");
-  }
-  return resource_exhausted("the model and one request of " + tokens + " tokens need " + needed + asked_shape(search) +
-                            " and " + std::to_string(missing->there) + " are free; add " +
-                            std::to_string(missing->needed - missing->there) + " or use a smaller model");
 }
 
 }  // namespace skein

@@ -8,7 +8,8 @@
 #include "base/check.h"
 #include "topology/device_kinds.h"
 #include "topology/explain.h"
-#include "topology/packing.h"
+#include "topology/placing.h"
+#include "topology/refusal.h"
 #include "topology/seating.h"
 
 namespace skein {
@@ -34,126 +35,13 @@ std::vector<std::string> unusable(const PlanRequest& request) {
   return notes;
 }
 
-Status check_request(const PlanRequest& request) {
-  CHECK(!request.models.empty());
-  const Cluster& cluster = *request.cluster;
-  for (const std::string& name : request.nodes) {
-    if (std::ranges::find(cluster.nodes, name, &Node::name) == cluster.nodes.end()) {
-      return invalid_argument("the cluster \"" + cluster.name + "\" has no node \"" + name + "\"; leave it out of --nodes");
-    }
-  }
-  for (const DeviceKind& kind : cluster.kinds) {
-    if (calibration_of(kind, *request.calibration)) continue;
-    return invalid_argument("nobody has measured \"" + kind.name +
-                            "\": give its read rate and FLOPs in the cluster file, or a calibration of it");
-  }
-  if (domains_of(request, {}, {}).empty()) {
-    const std::vector<std::string> notes = unusable(request);
-    return resource_exhausted("there is no device to plan for" + (notes.empty() ? std::string() : ": " + notes.front()));
-  }
-  for (const ModelDemand& demand : request.models) {
-    const ModelDescription& model = demand.checkpoint->description();
-    const int tp = std::max(demand.tensor_parallel_size, 1);
-    const auto shards = plan_shards(model, tp, std::max(demand.pipeline_parallel_size, 1));
-    if (!shards.ok()) return shards.status().within(demand.name);
-    const Status formats = check_shard_formats(*demand.checkpoint, *shards);
-    if (!formats.ok()) return formats.within(demand.name);
-    if (demand.load.input_tokens + demand.load.output_tokens > model.context_max) {
-      return invalid_argument(demand.name + ": input-len and output-len are more than the " +
-                              std::to_string(model.context_max) + " tokens that the model was made for; lower them");
-    }
-    if (request.models.size() > 1 && demand.load.request_rate <= 0) {
-      return invalid_argument(demand.name + ": several models share the cluster by their request rates; give each one");
-    }
-  }
-  return {};
-}
-
-PlacedReplica placed(const PlanRequest& request, const Shape& shape, int model, std::vector<DeviceId> devices) {
-  PlacedReplica replica{.model = model,
-          .tensor_parallel_size = shape.tp,
-          .pipeline_parallel_size = static_cast<int>(shape.stages.size()),
-          .devices = std::move(devices),
-          .stages = shape.stages,
-          .group_link = shape.group_link,
-          .kv_blocks = shape.kv_blocks,
-          .best = shape.best,
-          .lone = shape.lone};
-  const Load& load = request.models[static_cast<size_t>(model)].load;
-  if (request.burst_prompts > 0) replica.burst = burst(*shape.cost, shape.limits, request.burst_prompts, load);
-  return replica;
-}
-
-std::vector<DeviceId> taken_by(const std::vector<PlacedReplica>& replicas) {
-  std::vector<DeviceId> taken;
-  for (const PlacedReplica& replica : replicas) {
-    taken.insert(taken.end(), replica.devices.begin(), replica.devices.end());
-  }
-  return taken;
-}
-
 std::vector<DeviceId> left_over(const PlanRequest& request, const std::vector<PlacedReplica>& replicas) {
   std::vector<DeviceId> free;
-  for (const Domain& domain : domains_of(request, taken_by(replicas), {})) {
+  for (const Domain& domain : domains_of(request, devices_of(replicas), {})) {
     for (const int device : domain.devices) free.push_back({.node = domain.node, .device = device});
   }
   std::ranges::sort(free);
   return free;
-}
-
-// A replica that is already there, as the book sees it; nullptr: its level does not hold any more.
-const Shape* shape_of(const std::vector<Domain>& all, ShapeBook& book, const PlacedReplica& replica) {
-  std::vector<Domain> domains;
-  std::vector<StageRun> runs;
-  for (const Domain& domain : all) {
-    const auto in_domain = [&](const DeviceId& id) {
-      return id.node == domain.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
-    };
-    const auto ranks = static_cast<int>(std::ranges::count_if(replica.devices, in_domain));
-    if (ranks == 0) continue;
-    runs.push_back({.domain = static_cast<int>(domains.size()), .stages = ranks / replica.tensor_parallel_size});
-    domains.push_back(domain);
-  }
-  // In the order of its stages.
-  std::ranges::sort(runs, {}, [&](const StageRun& run) {
-    const Domain& domain = domains[static_cast<size_t>(run.domain)];
-    return std::ranges::find_if(replica.devices, [&](const DeviceId& id) {
-             return id.node == domain.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
-           }) - replica.devices.begin();
-  });
-  return book.find(domains, replica.tensor_parallel_size, runs);
-}
-
-// One model onto what `taken` leaves. Its replicas are appended to the plan.
-Status place_model(const PlanRequest& request, int model, const PackingGoal& goal,
-                   const std::vector<PlacedReplica>& kept, PlacementPlan* plan) {
-  std::vector<PlacedReplica> there = plan->replicas;
-  there.insert(there.end(), kept.begin(), kept.end());
-  const std::vector<DeviceId> taken = taken_by(there);
-  const Search search{.request = request, .model = model, .goal = goal, .taken = taken};
-  const Relaxed strict;
-  // Tensor parallelism over PCIe only where nothing else fits.
-  for (const Relaxed& rules : {strict, Relaxed{.group_over_pcie = true}}) {
-    ShapeBook book(request, model, rules);
-    Packer packer(*request.cluster, book, domains_of(request, taken, rules));
-    const Packing packing = packer.best(goal);
-    if (packing.replicas.empty()) continue;
-    if (packing.request_rate * (1 + kNoise) < goal.request_rate) return too_little(search, packing);
-    std::vector<const Shape*> shapes;
-    for (const Packed& replica : packing.replicas) shapes.push_back(replica.shape);
-    const std::vector<std::vector<DeviceId>> seats = seat(*request.cluster, packing);
-    std::vector<PlacedReplica> replicas;
-    for (size_t i = 0; i < seats.size(); ++i) replicas.push_back(placed(request, *shapes[i], model, seats[i]));
-    std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
-    plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
-    ModelPlan explained;
-    explained.outcome = outcome_of(shapes, request.models[static_cast<size_t>(model)].load, request.objective);
-    explained.alternatives = alternatives_to(search, packing, book);
-    explained.constraints = constraint_costs(search, rules, packing);
-    plan->models[static_cast<size_t>(model)] = std::move(explained);
-    return {};
-  }
-  return nothing_fits(search);
 }
 
 PackingGoal goal_of(const PlanRequest& request, const ModelDemand& demand) {
@@ -175,117 +63,192 @@ std::vector<int> placing_order(const PlanRequest& request) {
   return order;
 }
 
-// A device of the old cluster in the new one; nullopt: it is gone.
-std::optional<DeviceId> still_there(const DeviceId& id, const Cluster& old_cluster, const Cluster& cluster) {
-  const Node& old_node = old_cluster.nodes[static_cast<size_t>(id.node)];
-  const auto node = std::ranges::find(cluster.nodes, old_node.name, &Node::name);
-  if (node == cluster.nodes.end() || static_cast<size_t>(id.device) >= node->devices.size()) return std::nullopt;
-  const DeviceId now{.node = static_cast<int>(node - cluster.nodes.begin()), .device = id.device};
-  if (kind_of(old_cluster, id).name != kind_of(cluster, now).name) return std::nullopt;
-  return now;
+// Beside its own of `kept`, on what the plan so far and the others of `kept` leave.
+Search search_of(const PlanRequest& request, int model, const std::vector<PlacedReplica>& kept,
+                 const PlacementPlan& so_far) {
+  Search search{.request = request,
+                .model = model,
+                .goal = goal_of(request, request.models[static_cast<size_t>(model)]),
+                .taken = devices_of(so_far.replicas)};
+  for (const PlacedReplica& replica : kept) {
+    if (replica.model == model) {
+      search.kept.push_back(replica);
+    } else {
+      search.taken.insert(search.taken.end(), replica.devices.begin(), replica.devices.end());
+    }
+  }
+  return search;
 }
 
-std::vector<PlacedReplica> survivors(const PlanRequest& request, const Cluster& old_cluster,
-                                     const PlacementPlan& previous) {
-  std::vector<PlacedReplica> kept;
-  for (PlacedReplica replica : previous.replicas) {
-    bool whole = true;
-    for (DeviceId& id : replica.devices) {
-      const std::optional<DeviceId> now = still_there(id, old_cluster, *request.cluster);
-      whole = whole && now.has_value();
-      if (now) id = *now;
-    }
-    if (whole) kept.push_back(std::move(replica));
-  }
-  return kept;
+// What a model gets: `all` with the replicas that are kept.
+struct Found {
+  Relaxed rules = {};
+  Packing fresh = {};
+  Packing all = {};
+};
+
+bool reached(const Search& search, const Packing& packing) {
+  return !packing.replicas.empty() && packing.request_rate * (1 + kNoise) >= search.goal.request_rate;
 }
 
-// Plans what `kept` leaves open. nullopt: the loads are not reached beside it.
-std::optional<PlacementPlan> plan_beside(const PlanRequest& request, const std::vector<PlacedReplica>& kept) {
-  PlacementPlan plan;
-  plan.models.resize(request.models.size());
-  std::vector<ShapeBook> books;
-  std::vector<std::vector<const Shape*>> shapes(request.models.size());
-  books.reserve(request.models.size());
-  const std::vector<Domain> domains = domains_of(request, {}, {.group_over_pcie = true});
-  for (size_t model = 0; model < request.models.size(); ++model) {
-    books.emplace_back(request, static_cast<int>(model), Relaxed{.group_over_pcie = true});
+// Tensor parallelism over PCIe only where nothing else fits.
+Found find_places(const Search& search, Books* books) {
+  Found found;
+  for (const Relaxed& rules : {Relaxed{}, Relaxed{.group_over_pcie = true}}) {
+    ShapeBook& book = books->of(search.model, rules);
+    found = {.rules = rules, .fresh = pack_beside(search, rules, book)};
+    found.all = with_kept(search, found.fresh, book);
+    if (!found.fresh.replicas.empty() || reached(search, found.all)) break;
   }
-  std::vector<PlacedReplica> stay(kept);
-  for (PlacedReplica& replica : stay) {
-    const auto model = static_cast<size_t>(replica.model);
-    const Shape* shape = shape_of(domains, books[model], replica);
-    if (shape == nullptr) continue;
-    shapes[model].push_back(shape);
-    // Plan files keep no figures. Those of other layers than the planner's own are close.
-    replica.best = shape->best;
-    replica.lone = shape->lone;
-    replica.group_link = shape->group_link;
-    for (size_t stage = 0; stage < replica.stages.size(); ++stage) {
-      const int layers = replica.stages[stage].layers;
-      replica.stages[stage] = shape->stages[stage];
-      replica.stages[stage].layers = layers;
-    }
+  return found;
+}
+
+Status refusal(const Search& search, const Found& found) {
+  return found.all.replicas.empty() ? nothing_fits(search) : too_little(search, found.all);
+}
+
+void append(const Search& search, const Packing& fresh, PlacementPlan* plan) {
+  const std::vector<std::vector<DeviceId>> seats = seat(*search.request.cluster, fresh, search.kept);
+  std::vector<PlacedReplica> replicas;
+  for (size_t i = 0; i < seats.size(); ++i) {
+    replicas.push_back(placed(search.request, *fresh.replicas[i].shape, search.model, seats[i]));
   }
-  for (const int model : placing_order(request)) {
-    const auto at = static_cast<size_t>(model);
-    PackingGoal goal = goal_of(request, request.models[at]);
-    double there = 0;
-    for (const Shape* shape : shapes[at]) there += shape->best.request_rate;
-    const bool wanted = goal.request_rate > 0 || there == 0;
-    if (goal.request_rate > 0) goal.request_rate = std::max(0.0, goal.request_rate - there);
-    const bool held = wanted && there > 0 && goal.request_rate <= request.models[at].load.request_rate * kNoise;
-    const size_t before = plan.replicas.size();
-    if (!held) {
-      const Status placed_rest = place_model(request, model, goal, kept, &plan);
-      if (!placed_rest.ok() && (goal.request_rate > 0 || there == 0)) return std::nullopt;
-    }
-    for (size_t i = before; i < plan.replicas.size(); ++i) {
-      shapes[at].push_back(shape_of(domains, books[at], plan.replicas[i]));
-    }
-    std::erase(shapes[at], nullptr);
-    plan.models[at].outcome = outcome_of(shapes[at], request.models[at].load, request.objective);
+  std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
+  plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
+}
+
+ModelPlan explained(const Search& search, const Found& found, ShapeBook& book) {
+  const ModelDemand& demand = search.request.models[static_cast<size_t>(search.model)];
+  std::vector<const Shape*> shapes;
+  for (const Packed& replica : found.all.replicas) shapes.push_back(replica.shape);
+  return {.outcome = outcome_of(shapes, demand.load, search.request.objective),
+          .alternatives = alternatives_to(search, found.rules, found.all, book),
+          .constraints = constraint_costs(search, found.rules, found.all)};
+}
+
+Status check_part(const Cluster& cluster, const NodePart& part) {
+  const auto node = std::ranges::find(cluster.nodes, part.node, &Node::name);
+  if (node == cluster.nodes.end()) {
+    return invalid_argument("the cluster \"" + cluster.name + "\" has no node \"" + part.node + "\"; leave it out of --nodes");
   }
-  plan.replicas.insert(plan.replicas.begin(), stay.begin(), stay.end());
-  plan.left_over = left_over(request, plan.replicas);
-  plan.notes = unusable(request);
-  return plan;
+  if (part.first == 0 && part.last == INT32_MAX) return {};
+  const auto count = static_cast<int>(node->devices.size());
+  if (count > 0 && !kind_of(cluster, node->devices[0]).gpu) {
+    return invalid_argument("--nodes names a part of \"" + part.node + "\", which computes on its cores, and these are used "
+                            "all together: name the node alone");
+  }
+  if (part.first <= part.last && part.last < count) return {};
+  return invalid_argument("--nodes names devices " + std::to_string(part.first) + " to " + std::to_string(part.last) +
+                          " of \"" + part.node + "\", which has " + std::to_string(count) +
+                          ", counted from 0: give NODE:FIRST-LAST, or the node alone for all");
+}
+
+std::vector<std::string> notes_of(const PlanRequest& request, const std::vector<PlacedReplica>& replicas) {
+  std::vector<std::string> notes = unusable(request);
+  const bool assumed = std::ranges::any_of(replicas, [](const PlacedReplica& replica) {
+    return std::ranges::any_of(replica.stages, &PlannedStage::runtime_assumed);
+  });
+  if (assumed) {
+    notes.push_back("what communicators take of a GPU's memory was not measured over all of these links: there, the most that "
+                    "was measured over others is assumed (`skein topology --measure` measures it)");
+  }
+  return notes;
 }
 
 }  // namespace
 
-Result<PlacementPlan> plan_placement(const PlanRequest& request) {
-  RETURN_IF_ERROR(check_request(request));
+Status check_request(const PlanRequest& request) {
+  CHECK(!request.models.empty());
+  const Cluster& cluster = *request.cluster;
+  for (const NodePart& part : request.nodes) RETURN_IF_ERROR(check_part(cluster, part));
+  for (const DeviceKind& kind : cluster.kinds) {
+    if (calibration_of(kind, *request.calibration)) continue;
+    return invalid_argument("nobody has measured \"" + kind.name +
+                            "\": give its read rate and FLOPs in the cluster file, or a calibration of it");
+  }
+  if (domains_of(request, {}, {}).empty()) {
+    const std::vector<std::string> notes = unusable(request);
+    return resource_exhausted("there is no device to plan for" + (notes.empty() ? std::string() : ": " + notes.front()));
+  }
+  for (const ModelDemand& demand : request.models) {
+    const ModelDescription& model = demand.checkpoint->description();
+    const int tp = std::max(demand.tensor_parallel_size, 1);
+    const auto shards = plan_shards(model, tp, std::max(demand.pipeline_parallel_size, 1));
+    if (!shards.ok()) return shards.status().within(demand.name);
+    const Status formats = check_shard_formats(*demand.checkpoint, *shards);
+    if (!formats.ok()) return formats.within(demand.name);
+    if (demand.load.input_tokens + demand.load.output_tokens > model.context_max) {
+      return invalid_argument(demand.name + ": input-len and output-len are more than the " +
+                              std::to_string(model.context_max) + " tokens that the model was made for; lower them");
+    }
+    if (demand.load.input_tokens + demand.load.output_tokens > demand.memory.context_max.value_or(INT32_MAX)) {
+      return invalid_argument(demand.name + ": input-len and output-len are more than max-model-len " +
+                              std::to_string(*demand.memory.context_max) + ": raise it, or give the lengths that requests have");
+    }
+    if (request.models.size() > 1 && demand.load.request_rate <= 0) {
+      return invalid_argument(demand.name + ": several models share the cluster by their request rates; give each one");
+    }
+  }
+  return {};
+}
+
+bool may_use(const std::vector<NodePart>& parts, const std::string& node, int device) {
+  return parts.empty() || std::ranges::any_of(parts, [&](const NodePart& part) {
+    return part.node == node && part.first <= device && device <= part.last;
+  });
+}
+
+ShapeBook& Books::of(int model, const Relaxed& rules) {
+  return books_.try_emplace({model, rules.group_over_pcie}, request_, model, rules).first->second;
+}
+
+PlacedReplica placed(const PlanRequest& request, const Shape& shape, int model, std::vector<DeviceId> devices) {
+  PlacedReplica replica{.model = model,
+          .tensor_parallel_size = shape.tp,
+          .pipeline_parallel_size = static_cast<int>(shape.stages.size()),
+          .devices = std::move(devices),
+          .stages = shape.stages,
+          .group_link = shape.group_link,
+          .kv_blocks = shape.kv_blocks,
+          .best = shape.best,
+          .lone = shape.lone};
+  const Load& load = request.models[static_cast<size_t>(model)].load;
+  if (request.burst_prompts > 0) replica.burst = burst(*shape.cost, shape.limits, request.burst_prompts, load);
+  return replica;
+}
+
+bool holds_beside(const PlanRequest& request, const std::vector<PlacedReplica>& kept, Books* books) {
+  PlacementPlan plan;
+  for (const int model : placing_order(request)) {
+    const Search search = search_of(request, model, kept, plan);
+    const Found found = find_places(search, books);
+    if (!reached(search, found.all)) return false;
+    append(search, found.fresh, &plan);
+  }
+  return true;
+}
+
+Result<PlacementPlan> plan_beside(const PlanRequest& request, const std::vector<PlacedReplica>& kept) {
+  Books books(request);
   PlacementPlan plan;
   plan.models.resize(request.models.size());
   for (const int model : placing_order(request)) {
-    const ModelDemand& demand = request.models[static_cast<size_t>(model)];
-    const Status status = place_model(request, model, goal_of(request, demand), {}, &plan);
-    if (!status.ok()) return status.within(demand.name);
+    const auto at = static_cast<size_t>(model);
+    const Search search = search_of(request, model, kept, plan);
+    const Found found = find_places(search, &books);
+    if (!reached(search, found.all)) return refusal(search, found).within(request.models[at].name);
+    append(search, found.fresh, &plan);
+    plan.models[at] = explained(search, found, books.of(model, found.rules));
   }
+  plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
   plan.left_over = left_over(request, plan.replicas);
-  plan.notes = unusable(request);
+  plan.notes = notes_of(request, plan.replicas);
   return plan;
 }
 
-Result<PlacementPlan> replan(const PlanRequest& request, const Cluster& old_cluster, const PlacementPlan& previous) {
+Result<PlacementPlan> plan_placement(const PlanRequest& request) {
   RETURN_IF_ERROR(check_request(request));
-  const std::vector<PlacedReplica> kept = survivors(request, old_cluster, previous);
-  if (std::optional<PlacementPlan> plan = plan_beside(request, kept)) return std::move(*plan);
-  // One survivor gives up its place, then any two next to each other, and so on: the fewest that let the load hold.
-  for (size_t moved = 1; moved < kept.size(); ++moved) {
-    for (size_t first = 0; first + moved <= kept.size(); ++first) {
-      std::vector<PlacedReplica> rest(kept);
-      rest.erase(rest.begin() + static_cast<ptrdiff_t>(first), rest.begin() + static_cast<ptrdiff_t>(first + moved));
-      std::optional<PlacementPlan> plan = plan_beside(request, rest);
-      if (!plan) continue;
-      plan->moved = static_cast<int>(moved);
-      return std::move(*plan);
-    }
-  }
-  ASSIGN_OR_RETURN(PlacementPlan plan, plan_placement(request));
-  plan.moved = static_cast<int>(kept.size());
-  return plan;
+  return plan_beside(request, {});
 }
 
 }  // namespace skein

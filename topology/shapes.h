@@ -63,14 +63,17 @@ class ShapeBook {
  public:
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed);
 
-  // nullptr: the model does not fit, or its service level does not hold even for a lone request.
-  const Shape* find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
+  // With these layers for the stages; none: the best ones. nullptr: the model does not fit or has other layers, or its
+  // service level does not hold even for a lone request.
+  const Shape* find(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs,
+                    const std::vector<int>& layers = {});
 
   // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
   std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
 
   const ModelDemand& demand() const { return demand_; }
-  std::vector<double> latencies() const;  // of a lone request on every shape found so far, ascending, each once
+  std::vector<const Shape*> shapes() const;  // all found so far
+  std::vector<double> latencies() const;  // of a lone request on each, ascending, each once
   int layers() const;
 
  private:
@@ -84,10 +87,12 @@ class ShapeBook {
                                    const Path& next);
   std::optional<Sites> sites_of(const std::vector<Domain>& domains, int tp, const std::vector<StageRun>& runs);
   std::optional<Shape> work_out(int tp, const Sites& sites);
+  std::optional<Shape> with_layers(int tp, const std::vector<int>& layers, const Sites& sites);
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
   const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
-  MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;
+  double library_bytes(const StageSite& site, int tp, size_t stages, bool* assumed) const;
+  MemoryRequest memory_request(const StageSite& site, int tp, size_t stages, bool* assumed) const;
 
   const PlanRequest& request_;
   const ModelDemand& demand_;
