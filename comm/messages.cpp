@@ -2,20 +2,19 @@
 
 #include <zmq.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <thread>
 
 #include "base/log.h"
+#include "comm/peer_table.h"
 
 namespace skein {
 namespace {
 
 constexpr int kQueueFrames = 100'000;   // to replicas
 constexpr int kAnswerFrames = 1'000;    // from one replica; more wait in its leader, which joins them
-constexpr int kHeartbeatMs = 500;
-constexpr int kHeartbeatTimeoutMs = 2000;
+constexpr int kUnackedMs = 10'000;      // then a TCP connection has ended
+constexpr int kIdleSeconds = 60;        // then the other side's kernel is asked whether it still knows of it
 constexpr int kConnectTimeoutMs = 2000;
 constexpr int kReconnectMsMax = 1000;
 constexpr int kHandshakeMs = 5000;  // strangers that say nothing are dropped then
@@ -115,6 +114,9 @@ struct MessageSocket::State {
   void* socket = nullptr;
   void* monitor = nullptr;
   bool router = false;
+  PeerTable peers;      // of a ROUTER
+  std::string name;     // of a DEALER
+  uint64_t frames = 0;  // that a DEALER sent
   std::unique_ptr<Authenticator> authenticator;
 
   ~State() {
@@ -135,9 +137,10 @@ struct MessageSocket::State {
     set(state->socket, ZMQ_LINGER, 0);
     set(state->socket, ZMQ_SNDHWM, state->router ? kQueueFrames : kAnswerFrames);
     set(state->socket, ZMQ_RCVHWM, state->router ? kAnswerFrames : kQueueFrames);
-    set(state->socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
-    set(state->socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
-    set(state->socket, ZMQ_HEARTBEAT_TTL, kHeartbeatTimeoutMs);
+    // No heartbeats: libzmq 4.3.4 aborts where one is due on a dead connection with more unread than the queue takes.
+    set(state->socket, ZMQ_TCP_MAXRT, kUnackedMs);
+    set(state->socket, ZMQ_TCP_KEEPALIVE, 1);
+    set(state->socket, ZMQ_TCP_KEEPALIVE_IDLE, kIdleSeconds);
     set(state->socket, ZMQ_CONNECT_TIMEOUT, kConnectTimeoutMs);
     set(state->socket, ZMQ_RECONNECT_IVL_MAX, kReconnectMsMax);
     set(state->socket, ZMQ_HANDSHAKE_IVL, kHandshakeMs);
@@ -145,6 +148,9 @@ struct MessageSocket::State {
     CHECK_EQ(zmq_setsockopt(state->socket, ZMQ_MAXMSGSIZE, &bytes_max, sizeof bytes_max), 0);
     return state;
   }
+
+  void find_sender(const std::string& connection, Envelope envelope, Received* received);
+  void refuse(const std::string& connection, uint32_t version, const Status& why);
 
   void set_key(int option, const std::string& key) {
     CHECK_EQ(zmq_setsockopt(socket, option, key.c_str(), key.size() + 1), 0);
@@ -160,12 +166,38 @@ struct MessageSocket::State {
     set_key(ZMQ_CURVE_SERVERKEY, keys.server_public_key);
     set_key(ZMQ_CURVE_PUBLICKEY, keys.own.public_key);
     set_key(ZMQ_CURVE_SECRETKEY, keys.own.secret_key);
-    CHECK_EQ(zmq_socket_monitor(socket, kMonitor, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED), 0);
+    CHECK_EQ(zmq_socket_monitor(socket, kMonitor, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH), 0);
     monitor = zmq_socket(context, ZMQ_PAIR);
     set(monitor, ZMQ_LINGER, 0);
     CHECK_EQ(zmq_connect(monitor, kMonitor), 0);
   }
 };
+
+// Whose frame it is that came over that connection, and whether it may be.
+void MessageSocket::State::find_sender(const std::string& connection, Envelope envelope, Received* received) {
+  const Status& status = received->frame.status();
+  if (status.code() == Code::kUnsupported) refuse(connection, envelope.version, status);
+  if (!status.ok()) return;
+  if (envelope.sender.empty()) {
+    received->frame = corrupt("a frame does not say whose it is");
+    return;
+  }
+  received->peer = std::move(envelope.sender);
+  switch (peers.heard({received->peer, envelope.number, received->user, connection})) {
+    case PeerTable::Heard::kAsBefore: break;
+    case PeerTable::Heard::kReconnected: received->reconnected = true; break;
+    case PeerTable::Heard::kForeign:
+      received->frame = invalid_argument("a frame of " + received->user + " says that it is of " + received->peer +
+                                         ", which has another key");
+  }
+}
+
+// In words that a Skein of that version reads, too. One that has gone again needs none.
+void MessageSocket::State::refuse(const std::string& connection, uint32_t version, const Status& why) {
+  const std::string bytes = encode_frame(RefuseAgent{why.message()}, {.version = version});
+  if (zmq_send(socket, connection.data(), connection.size(), ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) return;
+  zmq_send(socket, bytes.data(), bytes.size(), ZMQ_DONTWAIT);
+}
 
 MessageSocket::MessageSocket(std::unique_ptr<State> state) : state_(std::move(state)) {}
 MessageSocket::~MessageSocket() = default;
@@ -181,10 +213,14 @@ Result<std::unique_ptr<MessageSocket>> MessageSocket::bind(const std::string& en
   return std::unique_ptr<MessageSocket>(new MessageSocket(std::move(state)));
 }
 
-Result<std::unique_ptr<MessageSocket>> MessageSocket::connect(const std::string& endpoint, const std::string& identity,
+Result<std::unique_ptr<MessageSocket>> MessageSocket::connect(const std::string& endpoint, const std::string& name,
                                                               const std::optional<ConnectKeys>& keys) {
+  if (name.empty() || name.size() > kSenderBytesMax) {
+    return invalid_argument("a name of " + std::to_string(name.size()) + " bytes; choose one of 1 to " +
+                            std::to_string(kSenderBytesMax) + ": " + name);
+  }
   auto state = State::make(ZMQ_DEALER);
-  CHECK_EQ(zmq_setsockopt(state->socket, ZMQ_ROUTING_ID, identity.data(), identity.size()), 0);
+  state->name = name;
   if (keys) state->connect_with(*keys);
   if (zmq_connect(state->socket, endpoint.c_str()) != 0) {
     return zmq_error("cannot connect to the coordinator at " + endpoint);
@@ -193,13 +229,20 @@ Result<std::unique_ptr<MessageSocket>> MessageSocket::connect(const std::string&
 }
 
 Status MessageSocket::send(std::string_view peer, const Frame& frame) {
-  const std::string bytes = encode_frame(frame);
   void* socket = state_->socket;
-  if (state_->router && zmq_send(socket, peer.data(), peer.size(), ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-    if (zmq_errno() == EAGAIN) {
-      return resource_exhausted("the message queue to " + std::string(peer) + " is full");
+  std::string bytes;
+  if (state_->router) {
+    const std::string* connection = state_->peers.connection_of(peer);
+    if (connection == nullptr) return unavailable(std::string(peer) + " is not connected");
+    if (zmq_send(socket, connection->data(), connection->size(), ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
+      if (zmq_errno() == EAGAIN) {
+        return resource_exhausted("the message queue to " + std::string(peer) + " is full");
+      }
+      return zmq_error("no connection to " + std::string(peer));
     }
-    return zmq_error("no connection to " + std::string(peer));
+    bytes = encode_frame(frame);
+  } else {
+    bytes = encode_frame(frame, {.sender = state_->name, .number = ++state_->frames});
   }
   if (zmq_send(socket, bytes.data(), bytes.size(), ZMQ_DONTWAIT) < 0) {
     if (zmq_errno() == EAGAIN) return resource_exhausted("the message queue is full");
@@ -212,24 +255,20 @@ std::optional<MessageSocket::Received> MessageSocket::receive() {
   std::vector<std::string> parts;
   std::string user;
   if (!receive_parts(state_->socket, ZMQ_DONTWAIT, &parts, &user)) return std::nullopt;
-  const size_t expected = state_->router ? 2 : 1;
-  std::string peer = state_->router ? parts[0] : std::string();
-  if (parts.size() != expected) {
-    return Received{peer, user, corrupt("a message has " + std::to_string(parts.size()) + " parts")};
+  if (parts.size() != (state_->router ? 2 : 1)) {
+    return Received{.user = user, .frame = corrupt("a message has " + std::to_string(parts.size()) + " parts")};
   }
-  return Received{std::move(peer), std::move(user), decode_frame(parts.back())};
+  Envelope envelope;
+  Received received{.user = std::move(user), .frame = decode_frame(parts.back(), &envelope)};
+  if (state_->router) state_->find_sender(parts[0], std::move(envelope), &received);
+  return received;
 }
 
-MessageSocket::Events MessageSocket::events() {
-  std::vector<std::string> event;
-  Events events;
-  while (state_->monitor != nullptr && receive_parts(state_->monitor, ZMQ_DONTWAIT, &event)) {
-    uint16_t kind = 0;
-    std::memcpy(&kind, event[0].data(), std::min(sizeof kind, event[0].size()));
-    events.key_refused |= kind == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
-    events.broken |= kind == ZMQ_EVENT_DISCONNECTED;
-  }
-  return events;
+bool MessageSocket::key_refused() {
+  std::vector<std::string> event;  // there is one kind
+  bool refused = false;
+  while (state_->monitor != nullptr && receive_parts(state_->monitor, ZMQ_DONTWAIT, &event)) refused = true;
+  return refused;
 }
 
 int MessageSocket::fd() const {

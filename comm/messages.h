@@ -26,12 +26,14 @@ struct ConnectKeys {
 };
 
 // A ZeroMQ socket that carries frames. Single-owner. Nothing here blocks: a full queue refuses, an empty one says so.
-// Options: LINGER 0, bounded queues, MAXMSGSIZE, heartbeats of 500 ms that drop a silent connection after 2 s.
+// Options: LINGER 0, bounded queues, MAXMSGSIZE. A TCP connection ends when the other side's kernel has not taken what
+// was sent for 10 s, so that a process that stands still for less keeps it.
 class MessageSocket {
  public:
   struct Received {
-    std::string peer;  // a ROUTER's sender; empty on a DEALER
-    std::string user;  // whose key it has, of the allow-list; empty without keys
+    std::string peer = {};  // a ROUTER's sender, if the frame could be read; empty on a DEALER
+    std::string user = {};  // whose key it has, of the allow-list; empty without keys
+    bool reconnected = false;  // the first frame on a later connection: frames from that peer or to it may be lost
     Result<Frame> frame;
   };
 
@@ -39,22 +41,19 @@ class MessageSocket {
   // all of it is encrypted (CURVE), and only peers of the allow-list get a connection; a thread more answers for that.
   static Result<std::unique_ptr<MessageSocket>> bind(const std::string& endpoint,
                                                      const std::optional<ListenKeys>& keys = std::nullopt);
-  // DEALER that names itself `identity`. Connects when it can, and again when the connection breaks.
-  static Result<std::unique_ptr<MessageSocket>> connect(const std::string& endpoint, const std::string& identity,
+  // DEALER whose frames say that they are of `name`, which no other has. Connects when it can, and again when the
+  // connection breaks.
+  static Result<std::unique_ptr<MessageSocket>> connect(const std::string& endpoint, const std::string& name,
                                                         const std::optional<ConnectKeys>& keys = std::nullopt);
   ~MessageSocket();
 
   // kUnavailable: that peer is not connected; kResourceExhausted: its queue is full. `peer` is unused on a DEALER.
   Status send(std::string_view peer, const Frame& frame);
-  // The next message that is here, if any.
+  // The next message that is here, if any. A ROUTER tells a peer of another wire version so.
   std::optional<Received> receive();
 
-  // What became of a DEALER's connection since the last call; call now and then. Nothing is told of one without keys.
-  struct Events {
-    bool key_refused = false;
-    bool broken = false;  // what was on its way is lost
-  };
-  Events events();
+  // Whether a DEALER's key was refused since the last call.
+  bool key_refused();
 
   // Readable on an edge when something may have changed: then call receive() until it gives nothing, and again after
   // every send().

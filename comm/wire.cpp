@@ -42,7 +42,6 @@ void fill(const RegisterReplica& from, wire::Frame* frame) {
   to->set_load_seconds(from.load_seconds);
   to->set_transport(from.transport);
   to->mutable_rank_bytes()->Add(from.rank_bytes.begin(), from.rank_bytes.end());
-  to->set_interruptions(from.interruptions);
 }
 
 Result<Frame> read(const wire::RegisterReplica& from) {
@@ -65,8 +64,7 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .context_max = from.context_max(),
                                .load_seconds = from.load_seconds(),
                                .transport = from.transport(),
-                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()},
-                               .interruptions = from.interruptions()});
+                               .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()}});
 }
 
 void to_wire(const StepWork& from, wire::StepWork* to) {
@@ -104,7 +102,6 @@ void fill(const ReplicaStatus& from, wire::Frame* frame) {
   to->set_starved_seconds(from.starved_seconds);
   to_wire(from.decode_work, to->mutable_decode_work());
   to_wire(from.prefill_work, to->mutable_prefill_work());
-  to->set_interruptions(from.interruptions);
 }
 
 Result<Frame> read(const wire::ReplicaStatus& from) {
@@ -118,8 +115,7 @@ Result<Frame> read(const wire::ReplicaStatus& from) {
                              .steps = from.steps(),
                              .starved_seconds = from.starved_seconds(),
                              .decode_work = from_wire(from.decode_work()),
-                             .prefill_work = from_wire(from.prefill_work()),
-                             .interruptions = from.interruptions()});
+                             .prefill_work = from_wire(from.prefill_work())});
 }
 
 void fill(const TokenFrame& from, wire::Frame* frame) {
@@ -385,14 +381,16 @@ void fill(const LaunchEnded& from, wire::Frame* frame) {
 
 }  // namespace
 
-std::string encode_frame(const Frame& frame) {
+std::string encode_frame(const Frame& frame, const Envelope& envelope) {
   wire::Frame message;
-  message.set_version(kWireVersion);
+  message.set_version(envelope.version);
+  message.set_sender(envelope.sender);
+  message.set_number(envelope.number);
   std::visit([&](const auto& body) { fill(body, &message); }, frame);
   return message.SerializeAsString();
 }
 
-Result<Frame> decode_frame(std::string_view bytes) {
+Result<Frame> decode_frame(std::string_view bytes, Envelope* envelope) {
   if (bytes.size() > kFrameBytesMax) {
     return corrupt("a frame of " + std::to_string(bytes.size()) + " bytes is over the limit");
   }
@@ -400,9 +398,13 @@ Result<Frame> decode_frame(std::string_view bytes) {
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return corrupt("a message is no frame");
   }
+  if (message.sender().size() > kSenderBytesMax) return corrupt("a frame's sender has a name that is too long");
+  if (envelope != nullptr) {
+    *envelope = {.version = message.version(), .sender = message.sender(), .number = message.number()};
+  }
   if (message.version() != kWireVersion) {
-    return corrupt("a peer speaks wire version " + std::to_string(message.version()) + ", not " +
-                   std::to_string(kWireVersion) + ": run the same Skein everywhere");
+    return unsupported("wire version " + std::to_string(message.version()) + " meets a Skein that speaks " +
+                       std::to_string(kWireVersion) + ": run the same Skein everywhere");
   }
   switch (message.body_case()) {
     case wire::Frame::kRegisterReplica: return read(message.register_replica());

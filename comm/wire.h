@@ -12,8 +12,9 @@
 
 namespace skein {
 
-inline constexpr uint32_t kWireVersion = 2;
+inline constexpr uint32_t kWireVersion = 3;
 inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
+inline constexpr size_t kSenderBytesMax = 255;
 inline constexpr uint32_t kNodeDevicesMax = 1024;  // of a node
 inline constexpr uint32_t kReplicaRanksMax = 65536;   // of a replica
 inline constexpr uint64_t kDeviceBytesMax = uint64_t{1} << 50;
@@ -31,7 +32,6 @@ struct RegisterReplica {
   double load_seconds = 0;
   std::string transport = {};  // how its ranks reach each other: "shared memory", "TCP over 10.0.0.0/24"
   std::vector<uint64_t> rank_bytes = {};  // by rank: on CPUs its own memory, on GPUs all that is in use on its own
-  uint64_t interruptions = 0;  // how often its leader's connection has broken, and requests and tokens may be lost
 };
 
 // Sums over steps since a replica's launch.
@@ -59,7 +59,6 @@ struct ReplicaStatus {
   double starved_seconds = 0;  // the device had nothing to do although sequences ran; at most
   StepWork decode_work = {};   // of steps without prompts
   StepWork prefill_work = {};  // of the others
-  uint64_t interruptions = 0;  // as in RegisterReplica, but of now
 };
 
 struct CancelRequest {
@@ -72,8 +71,8 @@ struct Lease {};
 // Leave in order: a leader stops its ranks, an agent ends its jobs.
 struct Stop {};
 
-// To a peer that this coordinator does not know: register (again). Another `instance` is another coordinator, which
-// knows nothing of what was asked before.
+// To a peer that this coordinator does not know, or to which frames may be lost: register (again). With another
+// `instance` nobody waits any more for what a leader was asked for before.
 struct Introduce {
   uint64_t instance = 0;
 };
@@ -166,8 +165,16 @@ using Frame = std::variant<RegisterReplica, ReplicaStatus, TokenFrame, Generatio
                            RegisterAgent, Launch, EndLaunch, LaunchEnded, Introduce, RefuseAgent, AgentStatus,
                            StartDaemon, DaemonStarted, LaunchReady>;
 
-std::string encode_frame(const Frame& frame);
-// kCorrupt for bytes that are no frame, another version, or a frame whose parts contradict each other.
-Result<Frame> decode_frame(std::string_view bytes);
+// What a frame says of itself.
+struct Envelope {
+  uint32_t version = kWireVersion;
+  std::string sender = {};  // its name; empty: the coordinator
+  uint64_t number = 0;      // grows with each of the sender's frames
+};
+
+std::string encode_frame(const Frame& frame, const Envelope& envelope = {});
+// kUnsupported for another version; kCorrupt for bytes that are no frame, or one whose parts contradict each other.
+// *envelope is what could be read of it, also where the frame is refused.
+Result<Frame> decode_frame(std::string_view bytes, Envelope* envelope = nullptr);
 
 }  // namespace skein

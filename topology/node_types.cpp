@@ -5,6 +5,7 @@
 #include <map>
 
 #include "topology/cluster_file.h"
+#include "topology/memory.h"
 
 namespace skein {
 namespace {
@@ -14,7 +15,45 @@ std::string label_of(size_t index) {
   return index < 26 ? label : label + std::to_string(index / 26);
 }
 
+// "GPUs 0 1 2 3" for each domain.
+std::string nvlink_text(const Cluster& cluster, const Node& node) {
+  std::map<int, std::string> domains;
+  for (size_t i = 0; i < node.devices.size(); ++i) {
+    const Device& device = node.devices[i];
+    if (device.nvlink_domain < 0) continue;
+    std::string& text = domains[device.nvlink_domain];
+    text += (text.empty() ? "GPUs " : " ") + std::to_string(i);
+    const int links = kind_of(cluster, device).nvlinks;
+    if (device.nvlinks_up < 0 || device.nvlinks_up >= links) continue;
+    text += " (" + std::to_string(device.nvlinks_up) + " of " + std::to_string(links) + " links up)";
+  }
+  std::string all;
+  for (const auto& [domain, text] : domains) all += (all.empty() ? "" : ", ") + text;
+  return all;
+}
+
+std::string nic_text(const Nic& nic) {
+  std::string text = std::string(name(nic.network)) + " " + readable_gbit(nic.bytes_per_s);
+  if (nic.rail >= 0) text += ", rail " + std::to_string(nic.rail);
+  if (!nic.devices.empty()) text += ", near GPUs";
+  for (const int device : nic.devices) text += " " + std::to_string(device);
+  return text + (nic.up ? "" : ", down");
+}
+
 }  // namespace
+
+std::map<std::string, std::string> hardware_of(const Cluster& cluster, const Node& node) {
+  std::map<std::string, std::string> all;
+  if (!node.rack.empty()) all["rack"] = node.rack;
+  all["host memory"] = readable_bytes(node.memory_bytes);
+  for (const Device& device : node.devices) {
+    const DeviceKind& kind = kind_of(cluster, device);
+    if (kind.gpu) all["memory of " + kind.name] = readable_bytes(kind.memory_bytes);
+  }
+  if (std::string nvlink = nvlink_text(cluster, node); !nvlink.empty()) all["NVLink"] = std::move(nvlink);
+  for (const Nic& nic : node.nics) all["NIC " + nic.name] = nic_text(nic);
+  return all;
+}
 
 std::vector<NodeType> node_types(const Cluster& cluster) {
   std::map<std::string, size_t> indices;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,9 @@ struct NodeType {
   std::string label;       // "A", "B", ... "Z", "A1", ...
   std::vector<int> nodes;  // ascending
 };
+
+// What a plan depends on beside the kinds of devices, each by a name and in words: "NVLink", "NIC mlx5_0", "host memory".
+std::map<std::string, std::string> hardware_of(const Cluster& cluster, const Node& node);
 
 // In the order of their first nodes.
 std::vector<NodeType> node_types(const Cluster& cluster);

@@ -2,22 +2,27 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <map>
+#include <set>
 
+#include "base/parse_number.h"
 #include "model/mapped_file.h"
+#include "topology/node_types.h"
 
 namespace skein {
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr size_t kFileBytesMax = size_t{64} << 20;
 constexpr int64_t kNumberMax = 1 << 24;
 
 // Four digits: what a prediction is worth.
 Json rounded(double value) {
-  if (value == 0 || !std::isfinite(value)) return Json(0.0);
-  const double unit = std::pow(10.0, std::floor(std::log10(std::abs(value))) - 3);
-  return Json(std::round(value / unit) * unit);
+  if (!std::isfinite(value)) return Json(0.0);
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  return Json(*parse_number<double>(text));
 }
 
 Json operation_json(const Operation& operation) {
@@ -119,6 +124,9 @@ Json cluster_json(const Cluster& cluster) {
     Json devices = Json::array();
     for (const Device& device : node.devices) devices.push_back(kind_of(cluster, device).name);
     item.set("devices", std::move(devices));
+    Json hardware = Json::object();
+    for (const auto& [what, text] : hardware_of(cluster, node)) hardware.set(what, text);
+    item.set("hardware", std::move(hardware));
     nodes.push_back(std::move(item));
   }
   Json json = Json::object();
@@ -157,13 +165,25 @@ Result<std::string> text(const Json& json, const char* key) {
   return value->as_string();
 }
 
-Result<Cluster> parse_nodes(const Json& json) {
-  Cluster cluster;
+Result<std::map<std::string, std::string>> parse_hardware(const Json& node) {
+  const Json* all = node.find("hardware");
+  if (all == nullptr || !all->is_object()) return lacks("the hardware of a node");
+  std::map<std::string, std::string> hardware;
+  for (const auto& [what, value] : all->as_object()) {
+    if (!value.is_string()) return lacks("a text \"" + what + "\"");
+    hardware[what] = value.as_string();
+  }
+  return hardware;
+}
+
+Status parse_nodes(const Json& json, PlanFile* file) {
+  Cluster& cluster = file->cluster;
   ASSIGN_OR_RETURN(cluster.name, text(json, "name"));
   ASSIGN_OR_RETURN(const Json::Array* nodes, array(json, "nodes"));
   for (const Json& item : *nodes) {
     Node& node = cluster.nodes.emplace_back();
     ASSIGN_OR_RETURN(node.name, text(item, "name"));
+    ASSIGN_OR_RETURN(file->hardware.emplace_back(), parse_hardware(item));
     ASSIGN_OR_RETURN(const Json::Array* devices, array(item, "devices"));
     for (const Json& kind : *devices) {
       if (!kind.is_string()) return lacks("the name of a device");
@@ -175,7 +195,7 @@ Result<Cluster> parse_nodes(const Json& json) {
       node.devices.emplace_back().kind = static_cast<int>(at - cluster.kinds.begin());
     }
   }
-  return cluster;
+  return {};
 }
 
 Result<ModelDemand> parse_model(const Json& json) {
@@ -228,6 +248,22 @@ std::string devices_text(const Cluster& cluster, const Node& node) {
   return text.empty() ? "no devices" : text;
 }
 
+// "NVLink was GPUs 0 1 and is none"; empty: there is none.
+std::string difference(const std::map<std::string, std::string>& then, const std::map<std::string, std::string>& now) {
+  const auto text_in = [](const std::map<std::string, std::string>& all, const std::string& what) {
+    const auto at = all.find(what);
+    return at == all.end() ? std::string("none") : at->second;
+  };
+  std::map<std::string, std::string> either = then;
+  either.insert(now.begin(), now.end());
+  for (const auto& [what, text] : either) {
+    const std::string before = text_in(then, what);
+    const std::string after = text_in(now, what);
+    if (before != after) return what + " was " + before + " and is " + after;
+  }
+  return {};
+}
+
 }  // namespace
 
 Json to_json(const PlanRequest& request, const PlacementPlan& plan) {
@@ -261,7 +297,7 @@ Result<PlanFile> parse_plan(std::string_view json_text) {
   const Json* cluster = json.find("cluster");
   if (cluster == nullptr || !cluster->is_object()) return lacks("its cluster");
   PlanFile file;
-  ASSIGN_OR_RETURN(file.cluster, parse_nodes(*cluster));
+  RETURN_IF_ERROR(parse_nodes(*cluster, &file));
   std::map<std::string, int> nodes;
   for (size_t i = 0; i < file.cluster.nodes.size(); ++i) nodes[file.cluster.nodes[i].name] = static_cast<int>(i);
   ASSIGN_OR_RETURN(const Json::Array* models, array(json, "models"));
@@ -269,8 +305,14 @@ Result<PlanFile> parse_plan(std::string_view json_text) {
     ASSIGN_OR_RETURN(file.models.emplace_back(), parse_model(model));
   }
   ASSIGN_OR_RETURN(const Json::Array* replicas, array(json, "replicas"));
+  std::set<DeviceId> taken;
   for (const Json& item : *replicas) {
     ASSIGN_OR_RETURN(PlacedReplica replica, parse_replica(item, nodes, file));
+    for (const DeviceId& id : replica.devices) {
+      if (taken.insert(id).second) continue;
+      return invalid_argument("the plan puts two ranks on device " + std::to_string(id.device) + " of node \"" +
+                              file.cluster.nodes[static_cast<size_t>(id.node)].name + "\": correct it, or plan again");
+    }
     file.plan.replicas.push_back(std::move(replica));
   }
   return file;
@@ -287,7 +329,8 @@ Status check_unchanged(const PlanFile& file, const Cluster& cluster) {
   const std::string remedy = "; plan again, with --previous to keep what can stay";
   std::map<std::string, const Node*> now;
   for (const Node& node : cluster.nodes) now[node.name] = &node;
-  for (const Node& then : file.cluster.nodes) {
+  for (size_t i = 0; i < file.cluster.nodes.size(); ++i) {
+    const Node& then = file.cluster.nodes[i];
     const auto at = now.find(then.name);
     if (at == now.end()) {
       return invalid_argument("the plan was made for a cluster with a node \"" + then.name + "\", which is not there now" + remedy);
@@ -297,6 +340,9 @@ Status check_unchanged(const PlanFile& file, const Cluster& cluster) {
     if (before != after) {
       return invalid_argument("the plan was made when node \"" + then.name + "\" had " + before + ", and it has " + after +
                               " now" + remedy);
+    }
+    if (const std::string other = difference(file.hardware[i], hardware_of(cluster, *at->second)); !other.empty()) {
+      return invalid_argument("the plan was made for another node \"" + then.name + "\": " + other + remedy);
     }
     now.erase(at);
   }

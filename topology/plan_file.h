@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/json.h"
 #include "topology/planner.h"
@@ -15,6 +17,7 @@ Json to_json(const PlanRequest& request, const PlacementPlan& plan);
 // What a plan file says of places, and what it was planned for; its figures are not read back.
 struct PlanFile {
   Cluster cluster;      // names and kinds of devices only
+  std::vector<std::map<std::string, std::string>> hardware;  // hardware_of() each node
   PlacementPlan plan;   // replicas: model, degrees, devices, layers, blocks
   std::vector<ModelDemand> models;  // names, loads, levels
 };

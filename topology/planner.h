@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,13 +34,23 @@ struct ModelDemand {
   int pipeline_parallel_size = 0;
 };
 
+// Devices of a node that may be used: all, or some of its GPUs.
+struct NodePart {
+  std::string node;
+  int first = 0;
+  int last = INT32_MAX;
+};
+
+// No parts: everything may.
+bool may_use(const std::vector<NodePart>& parts, const std::string& node, int device);
+
 struct PlanRequest {
   const Cluster* cluster = nullptr;
   const Calibration* calibration = nullptr;
   std::vector<ModelDemand> models;   // several: each with a request rate
   Objective objective = Objective::kGoodput;
   double memory_share = 0.9;         // of a GPU's memory that a rank may fill
-  std::vector<std::string> nodes = {};  // that may be used; empty: all
+  std::vector<NodePart> nodes = {};  // that may be used; empty: all
   int burst_prompts = 0;             // PlacedReplica::burst is for so many; 0: none
   bool even_layers = false;          // stages as plan_shards() deals them, instead of the fastest ones
 };
@@ -48,6 +59,7 @@ struct PlannedStage {
   int layers = 0;
   RankMemory memory;   // of its fullest rank
   LinkKind to_next = LinkKind::kSelf;
+  bool runtime_assumed = false;  // nobody measured what communicators take over its links
 };
 
 struct PlacedReplica {
@@ -111,7 +123,8 @@ int64_t usable_memory(const Cluster& cluster, DeviceId device, double memory_sha
 Result<PlacementPlan> plan_placement(const PlanRequest& request);
 
 // The same for a cluster that has changed since `previous` was made for `old_cluster`: replicas whose devices are all
-// there stay where they are, and as few of them move as the load allows.
+// there, and which can serve there, stay where they are with their layers; few of them move so that the load holds
+// (topology/README.md). What it refuses, plan_placement() refuses.
 Result<PlacementPlan> replan(const PlanRequest& request, const Cluster& old_cluster, const PlacementPlan& previous);
 
 }  // namespace skein

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 
 #include "base/check.h"
 #include "topology/rank_order.h"
@@ -17,18 +18,31 @@ int index_of(std::map<std::string, int>* indices, const std::string& text) {
 // Replicas by what is already there: fewest in the rack, then on the node.
 class Spread {
  public:
-  Spread(const Cluster& cluster, const std::vector<Domain>& domains) : on_node_(cluster.nodes.size(), 0) {
+  Spread(const Cluster& cluster, const std::vector<Domain>& domains, const std::vector<PlacedReplica>& kept)
+      : on_node_(cluster.nodes.size(), 0) {
     std::map<std::string, int> racks;
     std::map<std::string, int> kinds;
+    std::vector<size_t> rack_of;
+    for (const Node& node : cluster.nodes) {
+      // Without racks every node is one.
+      rack_of.push_back(static_cast<size_t>(index_of(&racks, node.rack.empty() ? "node " + node.name : node.rack)));
+    }
+    in_rack_.assign(racks.size(), 0);
     for (const Domain& domain : domains) {
-      const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
-      places_.push_back({.node = static_cast<size_t>(domain.node),
-                         // Without racks every node is one.
-                         .rack = static_cast<size_t>(index_of(&racks, node.rack.empty() ? "node " + node.name : node.rack)),
+      const auto node = static_cast<size_t>(domain.node);
+      places_.push_back({.node = node,
+                         .rack = rack_of[node],
                          .kind = index_of(&kinds, domain.site + ";" + path_key(domain.inside)),
                          .free = domain.size()});
     }
-    in_rack_.assign(racks.size(), 0);
+    for (const PlacedReplica& replica : kept) {
+      std::set<int> nodes;
+      for (const DeviceId& id : replica.devices) nodes.insert(id.node);
+      for (const int node : nodes) {
+        ++on_node_[static_cast<size_t>(node)];
+        ++in_rack_[rack_of[static_cast<size_t>(node)]];
+      }
+    }
   }
 
   // By world rank.
@@ -89,12 +103,13 @@ std::vector<size_t> seating_order(const Packing& packing) {
 
 // The packing with replicas of one domain moved to the least used domains of the kind; as it was, if they do not all
 // fit so.
-std::vector<Packed> spread_out(const Cluster& cluster, const Packing& packing, const std::vector<size_t>& order) {
+std::vector<Packed> spread_out(const Cluster& cluster, const Packing& packing, const std::vector<size_t>& order,
+                               const std::vector<PlacedReplica>& kept) {
   int devices = 0;
   for (const Domain& domain : packing.domains) devices += domain.size();
   if (packing.devices == devices) return packing.replicas;
   std::vector<Packed> replicas = packing.replicas;
-  Spread spread(cluster, packing.domains);
+  Spread spread(cluster, packing.domains, kept);
   for (const size_t i : order) {
     Packed& replica = replicas[i];
     if (!spans(replica)) {
@@ -127,9 +142,10 @@ DeviceId take_first(std::vector<DeviceId>* pool) {
 
 }  // namespace
 
-std::vector<std::vector<DeviceId>> seat(const Cluster& cluster, const Packing& packing) {
+std::vector<std::vector<DeviceId>> seat(const Cluster& cluster, const Packing& packing,
+                                        const std::vector<PlacedReplica>& kept) {
   const std::vector<size_t> order = seating_order(packing);
-  const std::vector<Packed> replicas = spread_out(cluster, packing, order);
+  const std::vector<Packed> replicas = spread_out(cluster, packing, order, kept);
   std::vector<std::vector<DeviceId>> pools;
   for (const Domain& domain : packing.domains) {
     std::vector<DeviceId>& pool = pools.emplace_back();

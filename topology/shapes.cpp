@@ -149,8 +149,7 @@ void add_domains(const PlanRequest& request, int node_index, const std::vector<i
 int ranks_of_cores(const PlanRequest& request, size_t cores) {
   const Cluster& cluster = *request.cluster;
   const auto may_be_used = [&](const Node& node) {
-    return !node.devices.empty() && !kind_of(cluster, node.devices[0]).gpu &&
-           (request.nodes.empty() || std::ranges::find(request.nodes, node.name) != request.nodes.end());
+    return !node.devices.empty() && !kind_of(cluster, node.devices[0]).gpu && may_use(request.nodes, node.name, 0);
   };
   const auto nodes = std::max<int64_t>(std::ranges::count_if(cluster.nodes, may_be_used), 1);
   int64_t ranks = 1;
@@ -212,7 +211,9 @@ std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<Dev
   std::vector<Domain> domains;
   for (size_t n = 0; n < cluster.nodes.size(); ++n) {
     const Node& node = cluster.nodes[n];
-    if (!request.nodes.empty() && std::ranges::find(request.nodes, node.name) == request.nodes.end()) continue;
+    for (int device = 0; !request.nodes.empty() && device < std::ssize(node.devices); ++device) {
+      if (!may_use(request.nodes, node.name, device)) taken_of[n].push_back(device);
+    }
     add_domains(request, static_cast<int>(n), taken_of[n], relaxed, &domains);
   }
   for (size_t i = 0; i < domains.size(); ++i) {
@@ -264,7 +265,7 @@ std::optional<std::vector<StageWays>> ways_of(const Cluster& cluster, int tp, co
 
 // What a shape is worked out from, by stage.
 struct ShapeBook::Sites {
-  std::vector<int> key;  // as in shapes_
+  std::vector<int> key;  // tp, and by stage the numbers of site and ways
   std::vector<StageSite> stages;
   std::vector<int64_t> memory;   // that a rank may fill
 };
@@ -311,15 +312,22 @@ int64_t ShapeBook::evaluations() const { return shared_->evaluations; }
 
 int ShapeBook::layers() const { return static_cast<int>(demand_.checkpoint->description().layers.size()); }
 
+std::vector<const Shape*> ShapeBook::shapes() const {
+  std::vector<const Shape*> shapes;
+  for (const auto& [key, shape] : shapes_) {
+    if (shape) shapes.push_back(&*shape);
+  }
+  return shapes;
+}
+
 std::vector<double> ShapeBook::latencies() const {
   std::set<double> latencies;
-  for (const auto& [key, shape] : shapes_) {
-    if (shape) latencies.insert(shape->lone.latency_ms(demand_.load));
-  }
+  for (const Shape* shape : shapes()) latencies.insert(shape->lone.latency_ms(demand_.load));
   return {latencies.begin(), latencies.end()};
 }
 
-const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways) {
+const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways,
+                             const std::vector<int>& layers) {
   std::vector<int> key = {tp};
   for (size_t stage = 0; stage < stages.size(); ++stage) {
     const bool again = stage > 0 && stages[stage] == stages[stage - 1];
@@ -327,12 +335,12 @@ const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, c
     key.push_back(shared_->number_of(ways[stage].group));
     key.push_back(shared_->number_of(ways[stage].next));
   }
-  const auto [at, fresh] = shapes_.try_emplace(std::move(key));
+  const auto [at, fresh] = shapes_.try_emplace({std::move(key), layers});
   if (fresh) {
     std::optional<Sites> sites = sites_of(stages, tp, ways);
     if (sites) {
-      sites->key = at->first;
-      at->second = work_out(tp, *sites);
+      sites->key = at->first.first;
+      at->second = layers.empty() ? work_out(tp, *sites) : with_layers(tp, layers, *sites);
     }
   }
   return at->second ? &*at->second : nullptr;
@@ -446,6 +454,12 @@ std::optional<Shape> ShapeBook::work_out(int tp, const Sites& sites) {
   return best;
 }
 
+std::optional<Shape> ShapeBook::with_layers(int tp, const std::vector<int>& layers, const Sites& sites) {
+  const auto shards = plan_shards(demand_.checkpoint->description(), tp, layers);
+  if (!shards.ok() || !check_shard_formats(*demand_.checkpoint, *shards).ok()) return std::nullopt;
+  return settle(tp, layers, sites);
+}
+
 bool ShapeBook::better(const Shape& a, const Shape& b) const {
   if (request_.objective == Objective::kLatency) {
     const double latency = b.lone.latency_ms(demand_.load) - a.lone.latency_ms(demand_.load);
@@ -454,15 +468,26 @@ bool ShapeBook::better(const Shape& a, const Shape& b) const {
   return a.best.request_rate > b.best.request_rate * (1 + kNoise);
 }
 
+// What communicators take of a rank. Over links that nobody measured: the most that was measured over others.
+double ShapeBook::library_bytes(const StageSite& site, int tp, size_t stages, bool* assumed) const {
+  const auto bytes_of = [&](const LinkCalibration* measured, double LinkCalibration::*bytes) {
+    if (measured != nullptr && measured->*bytes > 0) return measured->*bytes;
+    *assumed = true;
+    double most = 0;
+    for (const LinkCalibration& link : request_.calibration->links) most = std::max(most, link.*bytes);
+    return most;
+  };
+  const double group = tp > 1 ? bytes_of(site.group.measured, &LinkCalibration::library_bytes) : 0;
+  return stages > 1 ? std::max(group, bytes_of(site.next.measured, &LinkCalibration::stage_bytes)) : group;
+}
+
 // Memory that the runtime takes besides.
-MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t stages) const {
+MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t stages, bool* assumed) const {
   MemoryRequest request = demand_.memory;
   request.gpu = site.gpu;
   if (site.device->context_bytes == 0) return request;  // not measured
-  double library = 0;
-  if (tp > 1 && site.group.measured != nullptr) library = site.group.measured->library_bytes;
-  if (stages > 1 && site.next.measured != nullptr) library = std::max(library, site.next.measured->stage_bytes);
-  request.runtime_bytes = static_cast<int64_t>(site.device->context_bytes + site.device->graph_bytes + library);
+  const double bytes = site.device->context_bytes + site.device->graph_bytes;
+  request.runtime_bytes = static_cast<int64_t>(bytes + library_bytes(site, tp, stages, assumed));
   return request;
 }
 
@@ -483,8 +508,8 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
   const size_t stages = layers.size();
   for (size_t stage = 0; stage < stages; ++stage) {
     const StageSite& site = sites.stages[stage];
-    const MemoryRequest request = memory_request(site, tp, stages);
     PlannedStage planned{.layers = layers[stage], .memory = {}};
+    const MemoryRequest request = memory_request(site, tp, stages, &planned.runtime_assumed);
     if (stage + 1 < stages) planned.to_next = site.next.path.link;
     for (int rank = 0; rank < tp; ++rank) {
       const ShardPlan& shard = (*shards)[stage * static_cast<size_t>(tp) + static_cast<size_t>(rank)];

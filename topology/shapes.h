@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "topology/planner.h"
@@ -80,15 +81,17 @@ class ShapeBook {
   // change is worked out once for both.
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other);
 
-  // By stage, where and over what. nullptr: the model does not fit, or its service level does not hold even for a lone
-  // request.
-  const Shape* find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways);
+  // By stage, where and over what. With these layers for the stages; none: the best ones. nullptr: the model does not fit
+  // or has other layers, or its service level does not hold even for a lone request.
+  const Shape* find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways,
+                    const std::vector<int>& layers = {});
 
   // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
   std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
 
   const ModelDemand& demand() const { return demand_; }
-  std::vector<double> latencies() const;  // of a lone request on every shape found so far, ascending, each once
+  std::vector<const Shape*> shapes() const;  // all found so far
+  std::vector<double> latencies() const;  // of a lone request on each, ascending, each once
   int layers() const;
   int64_t evaluations() const;  // steady states worked out, by all books that share
 
@@ -104,19 +107,22 @@ class ShapeBook {
   std::optional<StageSite> site_on(const Device& device, const CoreParts& parts, int tp, const StageWays& ways);
   std::optional<Sites> sites_of(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways);
   std::optional<Shape> work_out(int tp, const Sites& sites);
+  std::optional<Shape> with_layers(int tp, const std::vector<int>& layers, const Sites& sites);
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
   Worked& worked(const std::vector<int>& layers, const Sites& sites);
   Operation operate_at(Worked* worked, const ReplicaLimits& limits, int concurrency);
   const RankMemory& memory_of(const ShardPlan& shard, const MemoryRequest& request);
-  MemoryRequest memory_request(const StageSite& site, int tp, size_t stages) const;
+  double library_bytes(const StageSite& site, int tp, size_t stages, bool* assumed) const;
+  MemoryRequest memory_request(const StageSite& site, int tp, size_t stages, bool* assumed) const;
 
   const PlanRequest& request_;
   const ModelDemand& demand_;
   const Relaxed relaxed_;
   const ModelFormats formats_;
   std::shared_ptr<Shared> shared_;
-  std::map<std::vector<int>, std::optional<Shape>> shapes_;  // by degree and by what each stage's site and ways are
+  // By degree and by what each stage's site and ways are; by layers that are given.
+  std::map<std::pair<std::vector<int>, std::vector<int>>, std::optional<Shape>> shapes_;
 };
 
 // Whether there is a backend for it: GPUs that are not known may be of the right generation.

@@ -27,7 +27,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kStatusPeriod = std::chrono::milliseconds(250);
 constexpr int kFramesPerTurn = 256;
 
-struct CancelAll {};  // another coordinator: nobody waits for what the one before asked for
+struct CancelAll {};  // nobody waits any more for what was asked for
 using Event = std::variant<GenerationRequest, CancelRequest, CancelAll, StepResult, Stop>;
 
 // Ends the process at once; mpirun then ends the other ranks. For states from which nothing here can be saved.
@@ -71,7 +71,7 @@ struct Leader::State {
   std::unique_ptr<Batcher> batcher;       // batcher thread
   Communicator& communicator;
   RegisterReplica registration;
-  uint64_t coordinator = 0;  // control thread: the instance that asked who this is; 0: none had to
+  uint64_t coordinator = 0;  // control thread: the instance that asked last who this is; 0: none had to
 
   BoundedQueue<Event> events;
   Outbox outbox;
@@ -191,7 +191,6 @@ struct Leader::State {
     lease.heard(milliseconds(next_status));
     while (true) {
       if (!take_all()) return;
-      if (socket->events().broken) start_over();
       const bool may_wait = send_outbox();
       const Clock::time_point now = Clock::now();
       if (static_cast<double>(lease.silent_ms(milliseconds(now))) > spec.lease_seconds * 1000) {
@@ -270,20 +269,11 @@ struct Leader::State {
     return true;  // leases and frames for others need no answer
   }
 
-  // A coordinator that does not know this replica: one that was started anew, where it is another than before.
+  // A coordinator that does not know this replica, or has given up what it asked for before.
   void meet(uint64_t instance) {
     if (coordinator != instance && !events.try_push(CancelAll{})) abandon("the replica's queue is full");
     coordinator = instance;
     introduce();
-  }
-
-  // Requests, tokens and cancellations may be lost with a connection: the coordinator is told, and ends what it waits
-  // for.
-  void start_over() {
-    log_warning("the connection to the coordinator broke; what it asked for is dropped");
-    if (!events.try_push(CancelAll{})) abandon("the replica's queue is full");
-    ++registration.interruptions;
-    tell_status();  // before what the cancellations give
   }
 
   // Where there is no room, or it is lost, the coordinator asks.
@@ -304,8 +294,7 @@ struct Leader::State {
             .steps = work.decode().steps + work.prefill().steps,
             .starved_seconds = static_cast<double>(starved_ns) * 1e-9,
             .decode_work = work.decode(),
-            .prefill_work = work.prefill(),
-            .interruptions = registration.interruptions};
+            .prefill_work = work.prefill()};
   }
 };
 

@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 
+#include "base/parse_number.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 #include "topology/plan_file.h"
@@ -65,6 +67,12 @@ Result<PlanFile> read_plan_of(const std::string& path, const std::string& model)
   return invalid_argument(path + " places " + joined(others) + ", but no replica of " + model + ": plan again, with this model");
 }
 
+std::vector<NodePart> parts_of(const PlacementConfig& placement) {
+  std::vector<NodePart> parts;
+  for (const std::string& text : placement.nodes) parts.push_back(parse_node_part(text));
+  return parts;
+}
+
 // Refuses flags on the command line that say something else than the file, which is started as it is.
 Status check_flags(const ServeConfig& config, const std::string& model, const PlanFile& file) {
   const PlacementConfig& placement = config.placement;
@@ -89,8 +97,8 @@ Status check_flags(const ServeConfig& config, const std::string& model, const Pl
     RETURN_IF_ERROR(check("pipeline-parallel-size", config.pipeline_parallel_size, replica.pipeline_parallel_size));
     for (const DeviceId& id : replica.devices) {
       const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
-      if (!config.flags.contains("nodes") || std::ranges::find(placement.nodes, node) != placement.nodes.end()) continue;
-      return differs("nodes", joined(placement.nodes), "a rank on " + node);
+      if (!config.flags.contains("nodes") || may_use(parts_of(placement), node, id.device)) continue;
+      return differs("nodes", joined(placement.nodes), "a rank on device " + std::to_string(id.device) + " of " + node);
     }
   }
   return {};
@@ -118,7 +126,22 @@ Status write_plan(const std::string& path, const Placement& placement) {
   return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
 }
 
+bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
+  return std::ranges::find(choices, value) != choices.end();
+}
+
 }  // namespace
+
+NodePart parse_node_part(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return {.node = text};
+  const std::string_view range = std::string_view(text).substr(colon + 1);
+  const size_t dash = range.find('-');
+  const std::optional<int> first = parse_number<int>(range.substr(0, dash));
+  const std::optional<int> last = dash == range.npos ? first : parse_number<int>(range.substr(dash + 1));
+  if (!first || !last) return {.node = text};
+  return {.node = text.substr(0, colon), .first = *first, .last = *last};
+}
 
 Status make_placement(const ServeConfig& config, Placement* placement) {
   RETURN_IF_ERROR(describe_placement(config, placement));
@@ -134,7 +157,7 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     if (unchanged.ok()) {
       RETURN_IF_ERROR(check_flags(config, request.models[0].name, file));
       placement->plan = renumbered(std::move(file), placement->cluster);
-      return {};
+      return check_backends(config, *placement);
     }
     if (!replanning) return unchanged.within(path);
     if (file.models.size() > 1) {
@@ -142,7 +165,37 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     }
     ASSIGN_OR_RETURN(placement->plan, replan(request, file.cluster, file.plan));
   }
+  RETURN_IF_ERROR(check_backends(config, *placement));
   return replanning ? write_plan(path, *placement) : Status();
+}
+
+UsedDevices used_devices(const Placement& placement) {
+  UsedDevices used;
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    for (const DeviceId& id : replica.devices) (kind_of(placement.cluster, id).gpu ? used.gpus : used.cores) = true;
+  }
+  return used;
+}
+
+Status check_backends(const ServeConfig& config, const Placement& placement) {
+  const UsedDevices used = used_devices(placement);
+  const std::string device = used.gpus ? "cuda" : "cpu";
+  if (config.device != "auto" && config.device != device) {
+    return invalid_argument("the plan is for device " + device + ", not " + config.device +
+                            ": name other nodes with --nodes, or leave device out");
+  }
+  return used.gpus ? check_gpu_formats(config) : Status();
+}
+
+Status check_gpu_formats(const ServeConfig& config) {
+  if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
+  }
+  if (!is_one_of(config.kv_cache_dtype, {"auto", "bfloat16"})) {
+    return unsupported("the CUDA backend keeps the KV cache in bfloat16: use --kv-cache-dtype auto or bfloat16, not " +
+                       config.kv_cache_dtype);
+  }
+  return {};
 }
 
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) {
@@ -171,10 +224,10 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
   request.calibration = &placement->calibration;
   request.objective = objective_of(config.placement, asked);
   request.memory_share = config.gpu_memory_utilization;
-  request.nodes = config.placement.nodes;
+  request.nodes = parts_of(config.placement);
   // Of the agents' nodes those that did not come have been left out, and named.
   if (config.gathered()) {
-    std::erase_if(request.nodes, [&](const std::string& name) { return find_node(placement->cluster, name) < 0; });
+    std::erase_if(request.nodes, [&](const NodePart& part) { return find_node(placement->cluster, part.node) < 0; });
   }
   if (request.objective == Objective::kFewestDevices && asked.front().request_rate == 0) {
     return invalid_argument("--objective fewest-devices needs a --request-rate that they are to serve");

@@ -22,12 +22,27 @@ struct Placement {
   Placement& operator=(const Placement&) = delete;
 };
 
+// "NODE", "NODE:1", "NODE:0-3" of --nodes. What is no number or two behind the last colon is part of the name.
+NodePart parse_node_part(const std::string& text);
+
 // Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
 // stays empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);
 // All of it, for one model: as in the file that config.placement.plan names, or else the best; with `replan` as much as
 // can be of the file, which is written again. Figures of a plan that was read are not there.
 Status make_placement(const ServeConfig& config, Placement* placement);
+
+// What the replicas of a plan run on.
+struct UsedDevices {
+  bool gpus = false;
+  bool cores = false;
+};
+UsedDevices used_devices(const Placement& placement);
+
+// Refuses a device or number formats that the plan's devices do not have.
+Status check_backends(const ServeConfig& config, const Placement& placement);
+// Refuses formats that the CUDA backend does not compute in.
+Status check_gpu_formats(const ServeConfig& config);
 
 // A replica of the plan, its ranks by the names of their nodes.
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica);

@@ -57,6 +57,7 @@ Status plan_cluster(const PlanConfig& config) {
   placement.request.even_layers = config.even_layers;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
+  RETURN_IF_ERROR(check_backends(config.serve, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
   if (config.format == "json") std::printf("%s\n", to_json(placement.request, placement.plan).dump().c_str());
   if (config.format == "svg") std::printf("%s", plan_svg(placement).c_str());
@@ -68,8 +69,12 @@ Status plan_machine(const PlanConfig& config) {
     return invalid_argument("which machines? `skein serve` asks the agents that come; here name a file that describes them "
                             "with --cluster, as `skein topology --format yaml` writes it");
   }
-  if (config.format != "text") {
-    return invalid_argument("--format " + config.format + " needs a described cluster; name its file with --cluster");
+  // Nothing would heed them.
+  for (const char* flag : {"format", "previous", "check", "num-prompts", "even-layers", "nodes", "calibration", "objective",
+                           "request-rate", "input-len", "output-len", "ttft-ms", "itl-ms"}) {
+    if (!config.serve.flags.contains(flag)) continue;
+    return invalid_argument("--" + std::string(flag) + " needs a described cluster; name its file with --cluster, or write one of " +
+                            "this machine with `skein topology --format yaml`");
   }
   ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config.serve));
   std::printf("%s", describe(plan).c_str());
@@ -82,7 +87,9 @@ int plan_command(const Arguments& arguments) {
   PlanConfig config;
   const OptionTable table = options(&config);
   if (std::ranges::find(arguments, "--help") != arguments.end()) {
-    std::printf("usage: skein plan MODEL [flags]\n%s", table.help().c_str());
+    std::printf("usage: skein plan MODEL [flags]\n"
+                "Without --cluster: what `skein serve` with these flags starts on this machine; nothing is chosen or predicted.\n"
+                "For that describe the machine first: skein topology --format yaml > here.yaml\n%s", table.help().c_str());
     return 0;
   }
   const Status parsed = parse_serve_config(arguments, table, &config.serve);

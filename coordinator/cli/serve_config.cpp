@@ -294,7 +294,8 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
 void add_placement_options(OptionTable* table, PlacementConfig* placement) {
   table->add_text("cluster", "F", "file that describes the cluster (configs/clusters/); default: this machine alone",
                   &placement->cluster);
-  table->add_list("nodes", "nodes of the cluster that may be used; default: all", &placement->nodes);
+  table->add_list("nodes", "what may be used of the cluster: NODE, or of its GPUs NODE:FIRST-LAST; default: all",
+                  &placement->nodes);
   table->add_list("calibration", "files with what devices and links were measured to reach, over our own",
                   &placement->calibration);
   table->add_choice("objective", "of the placement; auto: fewest-devices where a request rate is given, else goodput",

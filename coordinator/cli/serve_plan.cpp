@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <initializer_list>
 #include <map>
 #include <span>
 #include <sstream>
@@ -28,36 +27,16 @@ constexpr bool kBuiltWithCuda = true;
 constexpr bool kBuiltWithCuda = false;
 #endif
 
-bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
-  return std::ranges::find(choices, value) != choices.end();
-}
-
-Status check_gpu_formats(const ServeConfig& config) {
-  if (!is_one_of(config.dtype, {"auto", "bfloat16"})) {
-    return unsupported("the CUDA backend computes in bfloat16: use --dtype auto or bfloat16, not " + config.dtype);
-  }
-  if (!is_one_of(config.kv_cache_dtype, {"auto", "bfloat16"})) {
-    return unsupported("the CUDA backend keeps the KV cache in bfloat16: use --kv-cache-dtype auto or bfloat16, not " +
-                       config.kv_cache_dtype);
-  }
-  return {};
-}
-
 // "cpu" or "cuda": what the planner chose for all replicas.
-Result<std::string> placed_device(const ServeConfig& config, const Placement& placement) {
-  bool gpus = false;
-  bool cores = false;
-  for (const PlacedReplica& replica : placement.plan.replicas) {
-    for (const DeviceId& id : replica.devices) (kind_of(placement.cluster, id).gpu ? gpus : cores) = true;
+Result<std::string> placed_device(const Placement& placement) {
+  const UsedDevices used = used_devices(placement);
+  if (used.gpus && used.cores) {
+    return unsupported("the plan has replicas on GPUs and on CPUs, and one server runs on one kind: name the nodes with --nodes");
   }
-  if (gpus && cores) return unsupported("the plan has replicas on GPUs and on CPUs, and one server runs on one kind: name the nodes with --nodes");
-  const std::string device = gpus ? "cuda" : "cpu";
-  if (config.device != "auto" && config.device != device) {
-    return invalid_argument("the plan is for device " + device + ", not " + config.device + ": name other nodes with --nodes, or leave device out");
+  if (used.gpus && !kBuiltWithCuda) {
+    return unsupported("the plan is for GPUs and this build has no CUDA backend: build it with scripts/build cuda");
   }
-  if (gpus && !kBuiltWithCuda) return unsupported("the plan is for GPUs and this build has no CUDA backend: build it with scripts/build cuda");
-  if (gpus) RETURN_IF_ERROR(check_gpu_formats(config));
-  return device;
+  return std::string(used.gpus ? "cuda" : "cpu");
 }
 
 Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
@@ -365,7 +344,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     const auto placement = std::make_shared<Placement>();
     if (nodes != nullptr) placement->cluster = *nodes;
     RETURN_IF_ERROR(make_placement(config, placement.get()));
-    ASSIGN_OR_RETURN(plan.config.device, placed_device(config, *placement));
+    ASSIGN_OR_RETURN(plan.config.device, placed_device(*placement));
     plan.placement = placement;
   } else {
     plan.machine.gpus = visible_gpus(plan.machine.gpus, std::getenv("CUDA_VISIBLE_DEVICES"));

@@ -146,7 +146,7 @@ class Agent {
       orphaned_ = true;
       return end_all(SIGKILL);
     }
-    if (socket_->events().key_refused && !stopping_) {
+    if (socket_->key_refused() && !stopping_) {
       outcome_ = invalid_argument("the coordinator at " + config_.coordinator + " refused the key of " + config_.name +
                                   ": add \"" + config_.name + " " + config_.node->keys.own.public_key +
                                   "\" to its allow-list");
@@ -527,9 +527,9 @@ Status run_node_agent(AgentConfig config) {
                              .network = interface->network(),
                              .topology = watch->describe(),
                              .jobs = {}};
-  const std::string identity = "agent-" + config.name + "-" + std::to_string(registration.instance);
+  const std::string name = "agent-" + config.name + "-" + std::to_string(registration.instance);
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket,
-                   MessageSocket::connect(config.coordinator, identity, node.keys));
+                   MessageSocket::connect(config.coordinator, name, node.keys));
   log_info("agent: started", {{"node", config.name}, {"address", interface->address}, {"coordinator", config.coordinator}});
   return Agent(config, std::move(registration), std::move(socket), std::move(watch)).run();
 }

@@ -197,12 +197,19 @@ struct ReplicaEngine::State {
 
   void take(MessageSocket::Received received, int64_t now) {
     if (!received.frame.ok()) {
-      log_warning("frame dropped", {{"peer", received.peer}, {"cause", received.frame.status().message()}});
+      log_warning("frame dropped", {{"peer", received.peer},
+                                    {"user", received.user},
+                                    {"cause", received.frame.status().message()}});
       return;
+    }
+    if (received.reconnected) {
+      log_warning("a peer came again over another connection; frames may be lost", {{"peer", received.peer}});
     }
     Actions actions;
     if (received.peer.starts_with(kAgentPrefix)) {
       if (config.listen && !is_whom_its_key_says(received)) return;
+      // What it has to know is told to who registers.
+      if (received.reconnected) actions.push_back(SendToAgent{received.peer, Introduce{}});
       const bool registers = std::holds_alternative<RegisterAgent>(*received.frame);
       core->agent_frame(received.peer, std::move(*received.frame), now, &actions);
       if (registers) log_contradictions(received.peer);
@@ -211,6 +218,7 @@ struct ReplicaEngine::State {
       const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
       std::from_chars(digits.data(), digits.data() + digits.size(), launch);
       if (config.listen && !may_lead(received.user, launch)) return;
+      if (received.reconnected) core->replica_reconnected(launch, &actions);
       core->replica_frame(launch, std::move(*received.frame), now, &actions);
     }
     perform(std::move(actions));

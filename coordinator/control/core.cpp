@@ -10,6 +10,7 @@ Core::Core(CoreConfig config)
     : config_(std::move(config)),
       next_request_(config_.first_request),
       next_launch_(config_.first_launch),
+      instance_(config_.instance),
       nodes_(config_.described) {
   for (const ReplicaSpec& spec : config_.replicas) {
     Replica replica;
@@ -68,7 +69,7 @@ int Core::fail_requests(Replica& replica, const std::string& reason, Actions* ac
 void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(launch);
   if (replica == nullptr) {  // an older launch, or one that this coordinator may be about to adopt
-    if (config_.own_agents) actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
+    if (config_.own_agents) actions->push_back(SendToReplica{launch, Introduce{instance_}});
     return;
   }
   replica->lease.heard(now_ms);
@@ -82,24 +83,19 @@ void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* 
     if (config_.own_agents) send_to_nodes(*replica, LaunchReady{launch}, actions);
     actions->push_back(ReplicaReady{replica->spec.replica, std::move(*registration)});
   } else if (replica->state == ReplicaState::kLaunching) {  // its registration was lost, or it is to be adopted
-    actions->push_back(SendToReplica{launch, Introduce{config_.instance}});
+    actions->push_back(SendToReplica{launch, Introduce{instance_}});
   } else if (const auto* status = std::get_if<ReplicaStatus>(&frame)) {
     replica->status = *status;
-    count_interruptions(*replica, status->interruptions, actions);
   } else if (auto* tokens = std::get_if<TokenFrame>(&frame)) {
     take(std::move(*tokens), *replica, actions);
   }
 }
 
-// Its leader's connection may have broken meanwhile, and taken requests and tokens with it.
-void Core::count_interruptions(Replica& replica, uint64_t interruptions, Actions* actions) {
-  if (interruptions == replica.registration.interruptions) return;
-  replica.registration.interruptions = interruptions;
-  for (const auto& [id, request] : requests_) {
-    if (request.replica != replica.spec.replica) continue;
-    actions->push_back(SendToReplica{replica.launch, CancelRequest{id, request.epoch}});
-  }
-  fail_requests(replica, "the connection to it broke", actions);
+void Core::replica_reconnected(uint64_t launch, Actions* actions) {
+  Replica* replica = find_launch(launch);
+  if (replica == nullptr || replica->state != ReplicaState::kReady) return;
+  actions->push_back(SendToReplica{launch, Introduce{++instance_}});
+  fail_requests(*replica, "the connection to it broke", actions);
 }
 
 // Accepts only the next index of the current epoch.

@@ -33,7 +33,7 @@ struct CoreConfig {
   // Agents are daemons of their own: a silent one is lost, and what runs when this coordinator starts is adopted.
   bool own_agents = false;
   int64_t adopt_ms = 10'000;  // that the leader of a running replica has to register
-  uint64_t instance = 0;      // of this coordinator
+  uint64_t instance = 0;      // of this coordinator; it counts on from there
   uint64_t first_launch = 1;   // above every earlier coordinator's
   uint64_t first_request = 1;  // the same
 };
@@ -99,6 +99,8 @@ class Core {
   void agent_lost(int64_t now_ms, const std::string& reason, Actions* actions);  // of this machine
   void replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions);
   void agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Actions* actions);
+  // Requests to that replica, or tokens from it, may be lost.
+  void replica_reconnected(uint64_t launch, Actions* actions);
   // A frame could not be sent to that replica.
   void send_failed(uint64_t launch, const std::string& reason, int64_t now_ms, Actions* actions);
   // Call at least every 100 ms.
@@ -146,7 +148,6 @@ class Core {
   void leave_service(Replica& replica, ReplicaState state, int64_t now_ms);
   void end_launch(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
   void lost(Replica& replica, const std::string& reason, int64_t now_ms, Actions* actions);
-  void count_interruptions(Replica& replica, uint64_t interruptions, Actions* actions);
   int fail_requests(Replica& replica, const std::string& reason, Actions* actions);
   void forget(std::unordered_map<uint64_t, Request>::iterator request);
 
@@ -156,6 +157,7 @@ class Core {
   size_t turn_ = 0;  // the replica that goes first among equals
   uint64_t next_request_;
   uint64_t next_launch_;
+  uint64_t instance_;
   NodeTable nodes_;
   int64_t started_ms_ = -1;  // first tick
   bool draining_ = false;

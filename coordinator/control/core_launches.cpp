@@ -40,7 +40,7 @@ void Core::agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Act
   }
   NodeTable::Node* node = nodes_.of_peer(peer);
   if (node == nullptr) {
-    actions->push_back(SendToAgent{peer, Introduce{config_.instance}});
+    actions->push_back(SendToAgent{peer, Introduce{instance_}});
     return;
   }
   node->lease.heard(now_ms);

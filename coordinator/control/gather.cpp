@@ -99,7 +99,7 @@ class Gathering {
   const std::unique_ptr<MessageSocket> socket_;
   const std::set<std::string>& names_;
   NodeTable table_;
-  std::set<std::string> leaders_;  // by their sockets' identities
+  std::set<std::string> leaders_;  // by their names as peers
   Clock::time_point next_sign_;
 };
 

@@ -18,7 +18,7 @@
 namespace skein {
 
 inline constexpr char kThisMachine[] = "local";  // the node of replicas without places
-inline constexpr std::string_view kAgentPrefix = "agent-";  // of agents' identities
+inline constexpr std::string_view kAgentPrefix = "agent-";  // of agents' names as peers
 
 // Why an agent with the key of `user` may not register so; nothing if it may.
 std::optional<std::string> belies_key(const RegisterAgent& registration, const std::string& user);
@@ -28,7 +28,7 @@ class NodeTable {
  public:
   struct Node {
     RegisterAgent registration;
-    std::string peer;  // its socket's identity
+    std::string peer;  // its name as one
     LeaseWatch lease;
     std::set<uint64_t> launches;  // that it runs, or was asked to
     NodeReport report;

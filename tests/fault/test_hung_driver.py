@@ -79,7 +79,8 @@ def test_a_node_whose_driver_hangs_from_the_start_is_described_later(cluster):
                                          for finding in findings), (node, findings)
     hangs.unlink()
     wait_for(lambda: told(cluster)[0].get("devices") == 1, lambda: f"a description: {told(cluster)}")
-    assert told(cluster)[1] == [] and cluster.server.tokens(PROMPT)
+    wait_for(lambda: told(cluster)[1] == [], lambda: f"no findings: {told(cluster)}")  # with the next sign of life
+    assert cluster.server.tokens(PROMPT)
     # It may be killed at any time.
     looks = cluster.processes("look")
     looks[0].kill()

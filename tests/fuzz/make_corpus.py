@@ -39,7 +39,7 @@ def message(**fields):
 
 def frames():
     def frame(body, content):
-        return message(f1=2, **{f"f{body}": content})
+        return message(f1=3, **{f"f{body}": content}, f19="agent-node0-1", f20=5)
 
     double = varint(9 << 3 | 1) + struct.pack("<d", 1.5)
     job = message(f1=1, f2=2, f3="identity")
@@ -101,7 +101,9 @@ def placements():
         "nodes": [{"name": "n<0>", "count": 2, "template": "t", "rack": "r<0/2>"}],
     }
     plan = {
-        "version": 1, "cluster": {"name": "two", "nodes": [{"name": name, "devices": ["a card"] * 2} for name in "ab"]},
+        "version": 2,
+        "cluster": {"name": "two", "nodes": [{"name": name, "devices": ["a card"] * 2, "hardware": {"NVLink": "GPUs 0 1"}}
+                                             for name in "ab"]},
         "models": [{"name": "m"}],
         "replicas": [{"model": 0, "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "kv_blocks": 9,
                       "stages": [{"layers": 3}, {"layers": 2}],

@@ -174,7 +174,7 @@ class Cluster:
     `planned` no replicas are named: `extra` says what the planner is told."""
 
     def __init__(self, nodes=("node-a", "node-b", "node-c", "node-d"), replicas=None, model=FIXTURES / MODEL, extra="",
-                 planned=False):
+                 planned=False, kv_bytes=1_000_000):
         self.mark = uuid.uuid4().hex
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="skein-hosts-", dir="/var/tmp"))
         self.network = Network("head", *nodes)
@@ -193,7 +193,7 @@ class Cluster:
         (self.scratch / "serve.yaml").write_text(
             f"model: {model}\ndtype: float32\nport: 8000\nlisten: tcp://{self.network.hosts['head'].address}:{PORT}\n"
             f"key_file: {self.scratch}/keys/coordinator.key\nallow_list: {self.scratch}/keys/allow-list\n"
-            f"threads_per_rank: 1\nkv_cache_memory_bytes: 1000000\n{extra}")
+            f"threads_per_rank: 1\nkv_cache_memory_bytes: {kv_bytes}\n{extra}")
 
     def __enter__(self):
         return self

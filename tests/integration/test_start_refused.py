@@ -331,3 +331,8 @@ def test_chat_template_with_an_error(tmp_path):
 def test_other_commands_refuse_the_same_way(command):
     arguments = {"plan": ["plan"], "chat": ["chat", "--prompt", "x"], "bench": ["bench", "offline"]}[command]
     assert "/no/such/model" in refused(*arguments, "/no/such/model")
+
+
+@pytest.mark.parametrize("flags", [["--request-rate", 5], ["--previous", "plan.json"], ["--format", "svg"]], ids=str)
+def test_a_plan_without_a_cluster_heeds_no_flags_of_the_planner(flags):
+    assert f"{flags[0]} needs a described cluster" in refused("plan", TINY, *flags)

@@ -1,19 +1,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <chrono>
-#include <functional>
-#include <thread>
-
-#include "base/network.h"
 #include "comm/messages.h"
 #include "tests/unit/model/temporary_folder.h"
 
 namespace skein {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 class KeysTest : public ::testing::Test {
  protected:
@@ -55,39 +47,6 @@ TEST_F(KeysTest, AnAllowListNamesItsLines) {
   EXPECT_NE(error("a " + one + "\nb " + one).find("the same key"), std::string::npos);
   EXPECT_NE(error("a short").find("line 1"), std::string::npos);
   EXPECT_NE(error("a").find("line 1"), std::string::npos);
-}
-
-// Waits until `done`, looking again and again; false after 10 s.
-bool until(const std::function<bool()>& done) {
-  const auto end = Clock::now() + std::chrono::seconds(10);
-  while (!done()) {
-    if (Clock::now() > end) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
-TEST(CurveSocket, LetsInKnownKeysAloneAndNamesThem) {
-  const KeyPair server = make_key_pair();
-  const KeyPair known = make_key_pair();
-  const KeyPair stranger = make_key_pair();
-  const auto port = listen_at("127.0.0.1", {});
-  ASSERT_TRUE(port.ok());
-  close(port->fd);
-  const std::string endpoint = "tcp://127.0.0.1:" + std::to_string(port->port);
-  const auto listener = MessageSocket::bind(endpoint, ListenKeys{server, {{known.public_key, "node-a"}}});
-  ASSERT_TRUE(listener.ok()) << listener.status().message();
-  const auto refused = MessageSocket::connect(endpoint, "x", ConnectKeys{stranger, server.public_key});
-  const auto plain = MessageSocket::connect(endpoint, "y");
-  const auto let_in = MessageSocket::connect(endpoint, "z", ConnectKeys{known, server.public_key});
-  for (const auto& socket : {&refused, &plain, &let_in}) ASSERT_TRUE((**socket)->send("", Lease{}).ok());
-  std::optional<MessageSocket::Received> received;
-  ASSERT_TRUE(until([&] { return (received = (*listener)->receive()).has_value(); }));
-  EXPECT_EQ(received->peer, "z");
-  EXPECT_EQ(received->user, "node-a");
-  EXPECT_TRUE(until([&] { return (*refused)->events().key_refused; }));
-  EXPECT_FALSE((*let_in)->events().key_refused);
-  EXPECT_FALSE((*listener)->receive().has_value());
 }
 
 }  // namespace

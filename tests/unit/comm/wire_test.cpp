@@ -54,8 +54,7 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   const ReplicaStatus status{.launch = 1, .running = 2, .waiting = 3, .preemptions = 4, .prefix_queries = 5,
                              .prefix_hits = 6, .kv_usage = 0.7, .steps = 8, .starved_seconds = 0.9,
                              .decode_work = {.steps = 1, .seconds = 0.2, .lanes = 3, .decodes = 4, .decode_keys = 5},
-                             .prefill_work = {.steps = 6, .prompt_tokens = 7, .prompt_keys = 8, .prompt_rows = 9},
-                             .interruptions = 10};
+                             .prefill_work = {.steps = 6, .prompt_tokens = 7, .prompt_keys = 8, .prompt_rows = 9}};
   const auto frame = decode_frame(encode_frame(status));
   ASSERT_TRUE(frame.ok());
   const auto& back = std::get<ReplicaStatus>(*frame);
@@ -70,7 +69,6 @@ TEST(Wire, StatusSurvivesTheRoundTrip) {
   EXPECT_EQ(back.starved_seconds, 0.9);
   EXPECT_EQ(back.decode_work, status.decode_work);
   EXPECT_EQ(back.prefill_work, status.prefill_work);
-  EXPECT_EQ(back.interruptions, 10u);
 }
 
 TEST(Wire, AReplicaSaysWhatEachRankHolds) {
@@ -78,11 +76,9 @@ TEST(Wire, AReplicaSaysWhatEachRankHolds) {
   replica.ranks = 2;
   replica.transport = "TCP";
   replica.rank_bytes = {1, 1ull << 40};
-  replica.interruptions = 5;
   const auto frame = decode_frame(encode_frame(replica));
   ASSERT_TRUE(frame.ok()) << frame.status().message();
   EXPECT_EQ(std::get<RegisterReplica>(*frame).rank_bytes, replica.rank_bytes);
-  EXPECT_EQ(std::get<RegisterReplica>(*frame).interruptions, 5u);
   replica.ranks = 3;
   EXPECT_FALSE(decode_frame(encode_frame(replica)).ok());
 }
@@ -136,6 +132,23 @@ TEST(Wire, ALaunchPlacesEveryRankOnce) {
   EXPECT_EQ(std::get<Launch>(*back).nodes[1].address, "10.0.0.2");
   launch.ranks = 4;
   EXPECT_FALSE(decode_frame(encode_frame(launch)).ok());
+}
+
+TEST(Wire, AFrameSaysWhoseItIs) {
+  Envelope envelope;
+  ASSERT_TRUE(decode_frame(encode_frame(Lease{}, {.sender = "agent-a-1", .number = 7}), &envelope).ok());
+  EXPECT_EQ(envelope.sender, "agent-a-1");
+  EXPECT_EQ(envelope.number, 7u);
+  EXPECT_TRUE(decode_frame(encode_frame(Lease{}, {.sender = std::string(kSenderBytesMax, 'a')})).ok());
+  EXPECT_EQ(decode_frame(encode_frame(Lease{}, {.sender = std::string(kSenderBytesMax + 1, 'a')})).status().code(),
+            Code::kCorrupt);
+}
+
+TEST(Wire, NamesTheVersionOfAPeerThatSpeaksAnother) {
+  Envelope envelope;
+  const auto frame = decode_frame(encode_frame(Lease{}, {.version = kWireVersion - 1}), &envelope);
+  EXPECT_EQ(frame.status().code(), Code::kUnsupported);
+  EXPECT_EQ(envelope.version, kWireVersion - 1);
 }
 
 TEST(Wire, RefusesFramesThatContradictThemselves) {

@@ -40,7 +40,8 @@ TEST_P(Picture, IsTheOneThatWasLookedAt) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Configs, Picture,
-                         testing::Values("fat-tree-1024", "h100-node", "h200-pair", "laptop", "mixed-32", "pcie-node"));
+                         testing::Values("fat-tree-1024", "h100-node", "h200-pair", "laptop", "mixed-32", "pcie-h100",
+                                         "pcie-node"));
 
 TEST(PictureOf, ABrokenNodeShowsWhatIsBroken) {
   Result<Cluster> cluster = read_cluster_file("configs/clusters/h200-pair.yaml");

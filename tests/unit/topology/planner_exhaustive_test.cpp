@@ -53,6 +53,12 @@ class Exhaustive {
   // Of the devices in a set: bits in the order of nodes and devices.
   double rate(size_t set) const { return rates_[set]; }
   size_t sets() const { return rates_.size(); }
+  // On what those leave.
+  double most_beside(const std::vector<DeviceId>& taken) const {
+    size_t rest = rates_.size() - 1;
+    for (const DeviceId& id : taken) rest &= ~(size_t{1} << (std::ranges::find(devices_, id) - devices_.begin()));
+    return rates_[rest];
+  }
 
   // Of a lone request, on the one replica that is fastest at it. Requires: most() > 0.
   double lowest_latency() const { return latency_; }
@@ -421,6 +427,73 @@ TEST(PlannerAgainstExhaustiveSearch, WithTwoModels) {
   }
   EXPECT_GT(placed, kClusters / 20);
   EXPECT_GT(refused, kClusters / 50);
+}
+
+// Of all sets of replicas that stay and let the rate hold, the largest; -1: it holds with none.
+int most_that_stay(const std::vector<PlacedReplica>& there, double rate, const Exhaustive& strict,
+                   const Exhaustive& anyhow) {
+  int most = -1;
+  for (size_t set = 0; set < size_t{1} << there.size(); ++set) {
+    std::vector<DeviceId> taken;
+    double sum = 0;
+    for (size_t i = 0; i < there.size(); ++i) {
+      if ((set >> i & 1) == 0) continue;
+      taken.insert(taken.end(), there[i].devices.begin(), there[i].devices.end());
+      sum += there[i].best.request_rate;
+    }
+    const double beside = strict.most_beside(taken) > 0 ? strict.most_beside(taken) : anyhow.most_beside(taken);
+    if (sum + beside >= rate * (1 - kTie)) most = std::max(most, std::popcount(set));
+  }
+  return most;
+}
+
+TEST(PlannerAgainstExhaustiveSearch, AsFewAsPossibleMoveWhenANodeIsLost) {
+  const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2)};
+  const Calibration nothing_measured;
+  Random random(5);
+  int held = 0;
+  int moved = 0;
+  for (int i = 0; i < kClusters / 4; ++i) {
+    const Cluster before = random_cluster(random);
+    Cluster now = before;
+    now.nodes.erase(now.nodes.begin() + pick(random, 0, static_cast<int>(now.nodes.size()) - 1));
+    ModelDemand demand{.name = "model", .checkpoint = models[pick(random, 0, 1)].get()};
+    demand.memory = {.gpu = true, .block_tokens = 64, .slots = pick(random, 1, 64), .step_tokens_max = 512};
+    demand.load = {.input_tokens = pick(random, 1, 2000), .output_tokens = pick(random, 1, 300)};
+    PlanRequest request{.cluster = &before, .calibration = &nothing_measured, .models = {demand}};
+    const auto all = plan_placement(request);
+    request.objective = pick(random, 0, 1) == 0 ? Objective::kLatency : Objective::kFewestDevices;
+    if (now.nodes.empty() || !all.ok()) continue;
+    request.models[0].load.request_rate = all->models[0].outcome.request_rate_max * pick(random, 1, 90) / 100.0;
+    const auto previous = plan_placement(request);
+    if (!previous.ok()) continue;
+    std::vector<PlacedReplica> there;
+    for (PlacedReplica replica : previous->replicas) {
+      bool whole = true;
+      for (DeviceId& id : replica.devices) {
+        const auto at = std::ranges::find(now.nodes, before.nodes[static_cast<size_t>(id.node)].name, &Node::name);
+        whole = whole && at != now.nodes.end();
+        id.node = static_cast<int>(at - now.nodes.begin());
+      }
+      if (whole) there.push_back(replica);
+    }
+    request.cluster = &now;
+    const Exhaustive strict(request, false);
+    const Exhaustive anyhow(request, true);
+    request.objective = Objective::kFewestDevices;
+    const double most = strict.most() > 0 ? strict.most() : anyhow.most();
+    request.models[0].load.request_rate = std::max(most, 1e-3) * pick(random, 85, 101) / 100.0;
+    const auto again = replan(request, before, *previous);
+    const int stay = most_that_stay(there, request.models[0].load.request_rate, strict, anyhow);
+    ASSERT_EQ(again.ok(), stay >= 0) << "cluster " << i << (again.ok() ? "" : ": " + again.status().message());
+    if (!again.ok()) continue;
+    EXPECT_EQ(again->moved, static_cast<int>(there.size()) - stay)
+        << "cluster " << i << "\n" << describe(now, request.models[0], *again);
+    ++held;
+    moved += again->moved;
+  }
+  EXPECT_GT(held, kClusters / 16);
+  EXPECT_GT(moved, kClusters / 100) << "some must have to move, or nothing is compared";
 }
 
 }  // namespace

@@ -216,6 +216,132 @@ TEST_F(PlannerRules, ALostNodeMovesNobodyElse) {
   EXPECT_EQ(stayed, 9u) << "twelve replicas, three on each node";
 }
 
+TEST_F(PlannerRules, WhatStaysKeepsItsLayersAndItsFigures) {
+  request_.models[0].pipeline_parallel_size = 2;
+  PlacementPlan before = plan();
+  ASSERT_EQ(before.replicas.size(), 8u);
+  before.replicas[0].stages[0].layers = 1;
+  before.replicas[0].stages[1].layers = 3;
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  EXPECT_EQ(after->moved, 0);
+  EXPECT_EQ(after->replicas[0].stages[0].layers, 1);
+  EXPECT_LT(after->replicas[0].best.request_rate, 0.9 * after->replicas[1].best.request_rate);
+  before.replicas[0].stages[1].layers = 4;  // of another model
+  EXPECT_EQ(replan(request_, cluster_, before)->moved, 1);
+}
+
+TEST_F(PlannerRules, WhatNoLongerHoldsTheLevelGivesItsPlaceUp) {
+  ask_for(0.9);
+  const double itl_of_one = plan().replicas[0].lone.itl_ms;
+  request_.models[0].pipeline_parallel_size = 2;
+  const PlacementPlan before = plan();
+  request_.models[0].pipeline_parallel_size = 0;
+  request_.models[0].level.itl_ms = (itl_of_one + before.replicas[0].lone.itl_ms) / 2;
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  EXPECT_EQ(after->moved, static_cast<int>(before.replicas.size()));
+  EXPECT_THAT(after->notes, ::testing::Contains(HasSubstr("could not stay")));
+  for (const PlacedReplica& replica : after->replicas) EXPECT_EQ(replica.pipeline_parallel_size, 1);
+  EXPECT_EQ(after->models[0].outcome.devices + static_cast<int>(after->left_over.size()), 16);
+}
+
+TEST_F(PlannerRules, ARefusalOfAllIsARefusalOfWhatIsLeft) {
+  ask_for(15.9);
+  const PlacementPlan before = plan();
+  const Cluster rest = without("n1");
+  request_.cluster = &rest;
+  const auto after = replan(request_, cluster_, before);
+  EXPECT_EQ(after.status().message(), plan_placement(request_).status().message());
+  EXPECT_THAT(after.status().message(), HasSubstr("model: these devices give"));
+}
+
+TEST_F(PlannerRules, ANewReplicaGoesToTheRackWithFewest) {
+  cluster_.nodes = {test::gpu_node("a1", 4), test::gpu_node("a2", 4), test::gpu_node("b1", 4), test::gpu_node("c1", 4)};
+  for (Node& node : cluster_.nodes) node.rack = node.name.substr(0, 1);
+  ask_for(1.9);
+  const PlacementPlan before = plan();
+  ASSERT_EQ(before.replicas.size(), 2u);
+  ASSERT_EQ(before.replicas[1].devices[0].node, 2);
+  const Cluster rest = without("b1");
+  request_.cluster = &rest;
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  ASSERT_EQ(after->replicas.size(), 2u);
+  EXPECT_EQ(after->replicas[0].devices[0].node, 0);
+  EXPECT_EQ(rest.nodes[static_cast<size_t>(after->replicas[1].devices[0].node)].name, "c1");
+}
+
+TEST_F(PlannerRules, WhatIsPlannedAgainIsComparedAsAWhole) {
+  request_.models[0].tensor_parallel_size = 4;
+  const PlacementPlan before = plan();
+  request_.models[0].tensor_parallel_size = 0;
+  ASSERT_EQ(before.replicas.size(), 4u);
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  const ModelPlan& why = after->models[0];
+  ASSERT_FALSE(why.alternatives.empty());
+  const double narrow = why.alternatives[0].outcome.request_rate_max;  // sixteen of one GPU each
+  EXPECT_EQ(why.alternatives[0].replicas, 16);
+  EXPECT_NEAR(why.alternatives[0].change, narrow / why.outcome.request_rate_max - 1, 1e-6);
+  ASSERT_FALSE(why.constraints.empty());
+  EXPECT_EQ(why.constraints.back().constraint, "4 replicas stay where they are");
+  EXPECT_NEAR(why.constraints.back().gain, why.alternatives[0].change, 1e-6);
+}
+
+TEST_F(PlannerRules, TheFewestMoveNotTheFirstThatWillDo) {
+  // Wide replicas that stand in the way of narrow ones, which give more: one of four GPUs or two of two have to go.
+  PlacementPlan before;
+  double rates[5] = {};
+  for (const int tp : {1, 2, 4}) {
+    request_.models[0].tensor_parallel_size = tp;
+    PlacementPlan same = plan();
+    rates[tp] = same.replicas[0].best.request_rate;
+    const int first_node = tp == 4 ? 1 : 0;
+    for (PlacedReplica& replica : same.replicas) {
+      const int node = replica.devices[0].node;
+      if (tp > 1 && node >= first_node && (tp == 4 || node == 0)) before.replicas.push_back(std::move(replica));
+    }
+  }
+  ASSERT_EQ(before.replicas.size(), 5u);
+  request_.models[0].tensor_parallel_size = 0;
+  request_.objective = Objective::kFewestDevices;
+  const double gain_of_two = 2 * (2 * rates[1] - rates[2]);
+  ASSERT_LT(gain_of_two, 4 * rates[1] - rates[4]);
+  request_.models[0].load.request_rate = 2 * rates[2] + 3 * rates[4] + 0.99 * gain_of_two;
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  EXPECT_EQ(after->moved, 1);
+}
+
+TEST_F(PlannerRules, OverLinksThatNobodyMeasuredCommunicatorsTakeTheMostThatWas) {
+  Calibration measured;
+  DeviceCalibration device{.name = "kind"};
+  device.read_bytes_per_s = 3e12;
+  device.flops = 6e14;
+  device.context_bytes = 100.0 * kMiB;
+  measured.devices = {device};
+  LinkCalibration link{.link = LinkKind::kNvlink, .device = "kind"};
+  link.library_bytes = 70.0 * kMiB;
+  link.stage_bytes = 50.0 * kMiB;
+  measured.links = {link};
+  request_.calibration = &measured;
+  request_.models[0].tensor_parallel_size = 2;
+  const PlacementPlan near = plan();
+  EXPECT_EQ(near.replicas[0].stages[0].memory.runtime, 170 * kMiB);
+  EXPECT_TRUE(near.notes.empty());
+  for (Node& node : cluster_.nodes) {
+    for (Device& gpu : node.devices) gpu.nvlink_domain = -1;
+  }
+  const PlacementPlan far = plan();
+  EXPECT_EQ(far.replicas[0].group_link, LinkKind::kPcie);
+  EXPECT_EQ(far.replicas[0].stages[0].memory.runtime, 170 * kMiB);
+  EXPECT_THAT(far.notes, ::testing::Contains(HasSubstr("was not measured over all of these links")));
+  request_.models[0].tensor_parallel_size = 0;
+  request_.models[0].pipeline_parallel_size = 2;
+  EXPECT_EQ(plan().replicas[0].stages[1].memory.runtime, 150 * kMiB);
+}
+
 // A node of eight cores, one more like it, and nothing else.
 class CoresRules : public PlannerRules {
  protected:
@@ -265,7 +391,7 @@ TEST_F(CoresRules, StagesSpreadOverNodesBeforeTheyShareOne) {
   const PlacementPlan pair = plan();
   ASSERT_EQ(pair.replicas.size(), 1u);
   EXPECT_EQ(pair.replicas[0].devices, (std::vector<DeviceId>{{0, 0}, {1, 0}}));
-  request_.nodes = {"b"};
+  request_.nodes = {{.node = "b"}};
   const PlacementPlan alone = plan();
   ASSERT_EQ(alone.replicas.size(), 1u);
   EXPECT_EQ(alone.replicas[0].devices, (std::vector<DeviceId>{{1, 0}, {1, 4}}));
@@ -291,7 +417,7 @@ TEST_F(PlannerRules, LayersAreEvenWhereThatIsAsked) {
 
 TEST_F(PlannerRules, WhatCannotBeHadIsSaidInNumbers) {
   request_.models[0].level.itl_ms = 0.001;
-  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("raise itl-ms to 1"));
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("raise itl-ms to 0.2,"));
   request_.models[0].level = {};
   ask_for(40);
   EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("add about 24 x kind"));
@@ -384,7 +510,7 @@ TEST_F(PlannerRules, WhatIsAskedForHasAPrice) {
   EXPECT_EQ(constraints_text(plan().models[0]), "memory of the devices\nmax-num-seqs 32: 16 x (TP 1 x PP 1)\n")
       << "and nothing else is a limit";
   request_.models[0].tensor_parallel_size = 4;
-  request_.nodes = {"n0", "n1"};
+  request_.nodes = {{.node = "n0"}, {.node = "n1"}};
   const ModelPlan why = plan().models[0];
   EXPECT_THAT(constraints_text(why), HasSubstr("tensor-parallel-size 4: 8 x (TP 1 x PP 1)\n"));
   EXPECT_THAT(constraints_text(why), HasSubstr("2 of 4 nodes: 4 x (TP 4 x PP 1)\n"));

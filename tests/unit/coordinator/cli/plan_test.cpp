@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "model/mapped_file.h"
 #include "topology/plan_file.h"
@@ -36,7 +37,7 @@ Status place(const std::vector<std::string>& arguments, Placement* placement) {
   RETURN_IF_ERROR(parse_serve_config(arguments, table, &config));
   RETURN_IF_ERROR(describe_placement(config, placement));
   ASSIGN_OR_RETURN(placement->plan, plan_placement(placement->request));
-  return {};
+  return check_backends(config, *placement);
 }
 
 class PlanOfCluster : public ::testing::TestWithParam<Case> {};
@@ -66,6 +67,20 @@ INSTANTIATE_TEST_SUITE_P(
       std::ranges::replace(name, '-', '_');
       return name;
     });
+
+// One plan in the other formats: `skein plan ... --format json` and svg.
+TEST(PlanOfH200Pair, IsAsReviewedAsJsonAndAsPicture) {
+  Placement placement;
+  const Status status =
+      place({kLarge, "--cluster", in_clusters("h200-pair"), "--itl-ms", "30", "--ttft-ms", "1000"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const auto reviewed = [](const std::string& name) {
+    const auto text = read_file("tests/unit/coordinator/cli/plans/" + name, 1 << 20);
+    return text.ok() ? *text : text.status().message();
+  };
+  EXPECT_EQ(to_json(placement.request, placement.plan).dump() + "\n", reviewed("h200-pair.json"));
+  EXPECT_EQ(plan_svg(placement), reviewed("h200-pair.svg"));
+}
 
 class PlanFileTest : public ::testing::Test {
  protected:
@@ -103,15 +118,31 @@ TEST_F(PlanFileTest, IsRefusedForAnotherCluster) {
   more.nodes.push_back(more.nodes[0]);
   more.nodes.back().name = "h200-3";
   EXPECT_THAT(check_unchanged(*file, more).message(), HasSubstr("before node \"h200-3\" was there"));
+  const auto said = [&](void (*change)(Cluster*)) {
+    Cluster other = placement_.cluster;
+    change(&other);
+    return check_unchanged(*file, other).message();
+  };
+  EXPECT_THAT(said([](Cluster* other) { other->nodes[1].devices[7].nvlink_domain = -1; }),
+              HasSubstr("another node \"h200-2\": NVLink was GPUs 0 1 2 3 4 5 6 7 and is GPUs 0 1 2 3 4 5 6; plan again"));
+  EXPECT_THAT(said([](Cluster* other) { other->nodes[0].nics[3].up = false; }),
+              HasSubstr("NIC mlx5_3 was InfiniBand 400 Gb/s, rail 3, near GPUs 3 and is InfiniBand 400 Gb/s, rail 3, near GPUs "
+                        "3, down"));
+  EXPECT_THAT(said([](Cluster* other) { other->nodes[0].nics.pop_back(); }), HasSubstr(" and is none; plan again"));
+  EXPECT_THAT(said([](Cluster* other) { other->kinds[0].memory_bytes /= 2; }), HasSubstr("memory of NVIDIA H200 was "));
+  EXPECT_EQ(said([](Cluster* other) { other->nodes[0].memory_free = 1; }), "") << "it changes all the time";
 }
 
 TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
   EXPECT_FALSE(parse_plan("{").ok());
   EXPECT_THAT(parse_plan("{}").status().message(), HasSubstr("the plan lacks a number \"version\""));
-  EXPECT_THAT(parse_plan("{\"version\": 2}").status().message(), HasSubstr("of version 2"));
+  EXPECT_THAT(parse_plan("{\"version\": 1}").status().message(), HasSubstr("of version 1"));
   std::string elsewhere = json_;
   elsewhere.replace(elsewhere.rfind("\"device\":7"), 10, "\"device\":8");
   EXPECT_THAT(parse_plan(elsewhere).status().message(), HasSubstr("device 8 of node"));
+  std::string twice = json_;
+  twice.replace(twice.rfind("\"device\":7"), 10, "\"device\":6");
+  EXPECT_THAT(parse_plan(twice).status().message(), HasSubstr("two ranks on device 6 of node \"h200-2\""));
 }
 
 TEST_F(PlanFileTest, KeepsWhatItWasPlannedFor) {
@@ -169,7 +200,8 @@ TEST_F(FlagsBesideAPlan, MustSayWhatItSays) {
   EXPECT_THAT(said({"--output-len", "100"}), HasSubstr("plan.json has 256:"));
   EXPECT_THAT(said({"--ttft-ms", "5"}), HasSubstr("--ttft-ms is 5, and"));
   EXPECT_THAT(said({"--itl-ms", "5"}), HasSubstr("--itl-ms is 5, and"));
-  EXPECT_THAT(said({"--nodes", "h200-1"}), HasSubstr("--nodes is h200-1, and the plan in " + folder_ + "/plan.json has a rank on h200-2"));
+  EXPECT_THAT(said({"--nodes", "h200-1"}), HasSubstr("--nodes is h200-1, and the plan in " + folder_ + "/plan.json has a rank on device 0 of h200-2"));
+  EXPECT_THAT(said({"--nodes", "h200-1:0-3,h200-2"}), HasSubstr("has a rank on device 4 of h200-1"));
   EXPECT_THAT(said({"--itl-ms", "5", "--replan"}), HasSubstr("remove the file, and it is planned anew"));
 }
 
@@ -223,6 +255,31 @@ TEST_F(PlanFileTest, HasWhatPromptsAtOnceTake) {
   EXPECT_GT(burst->find("decode_step_ms")->as_double(), 0);
 }
 
+TEST(PlanOnParts, TakesThoseGpusOnly) {
+  Placement placement;
+  const Status status =
+      place({kSmall, "--cluster", in_clusters("h200-pair"), "--nodes", "h200-1:2-4,h200-1:7,h200-2:0"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  std::set<DeviceId> used;
+  for (const PlacedReplica& replica : placement.plan.replicas) {
+    used.insert(replica.devices.begin(), replica.devices.end());
+  }
+  EXPECT_EQ(used, (std::set<DeviceId>{{0, 2}, {0, 3}, {0, 4}, {0, 7}, {1, 0}}));
+  EXPECT_TRUE(placement.plan.left_over.empty());
+}
+
+TEST(PlanOnParts, MustBeThere) {
+  const auto said = [](const char* cluster, const char* nodes) {
+    Placement placement;
+    return place({kSmall, "--cluster", in_clusters(cluster), "--nodes", nodes}, &placement).message();
+  };
+  EXPECT_THAT(said("h200-pair", "h200-1:6-8"), HasSubstr("names devices 6 to 8 of \"h200-1\", which has 8, counted from 0"));
+  EXPECT_THAT(said("h200-pair", "h200-1:4-2"), HasSubstr("names devices 4 to 2 of"));
+  EXPECT_THAT(said("h200-pair", "h200-3:0"), HasSubstr("has no node \"h200-3\""));
+  EXPECT_THAT(said("h200-pair", "h200-1:x"), HasSubstr("has no node \"h200-1:x\""));
+  EXPECT_THAT(said("laptop", "laptop:0-3"), HasSubstr("used all together: name the node alone"));
+}
+
 TEST(PlanArguments, AreRefusedWithASentence) {
   Placement placement;
   EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--nodes", "nobody"}, &placement).message(),
@@ -233,6 +290,17 @@ TEST(PlanArguments, AreRefusedWithASentence) {
   Placement unrated;
   EXPECT_THAT(place({kSmall, "--cluster", in_clusters("h100-node"), "--objective", "fewest-devices"}, &unrated).message(),
               HasSubstr("needs a --request-rate"));
+  const auto said = [](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {kSmall, "--cluster", in_clusters("h100-node")};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    Placement refused;
+    return place(arguments, &refused).message();
+  };
+  EXPECT_THAT(said({"--max-model-len", "1000"}), HasSubstr("input-len and output-len are more than max-model-len 1000"));
+  EXPECT_THAT(said({"--dtype", "float32"}), HasSubstr("use --dtype auto or bfloat16, not float32"));
+  EXPECT_THAT(said({"--kv-cache-dtype", "float32"}), HasSubstr("use --kv-cache-dtype auto or bfloat16, not float32"));
+  EXPECT_THAT(said({"--device", "cpu"}), HasSubstr("the plan is for device cuda, not cpu"));
+  EXPECT_EQ(said({"--device", "cuda", "--dtype", "bfloat16", "--max-model-len", "1280"}), "");
 }
 
 }  // namespace

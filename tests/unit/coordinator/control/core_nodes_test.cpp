@@ -171,18 +171,22 @@ TEST_F(CoreNodesTest, WhatABrokenConnectionMayHaveTakenEnds) {
   const uint64_t request = *core.submit(short_request(), &actions);
   EXPECT_TRUE(leader_registers(core, id, 60).empty()) << "said again, with nothing lost";
   Actions again;
-  core.replica_frame(id, ReplicaStatus{.launch = id, .interruptions = 1}, 70, &again);
-  core.replica_frame(id, ReplicaStatus{.launch = id, .interruptions = 1}, 80, &again);
+  core.replica_reconnected(id, &again);
+  core.replica_frame(id, ReplicaStatus{.launch = id}, 70, &again);
   ASSERT_EQ(of_kind<DeliverFrame>(again).size(), 1u);
   EXPECT_EQ(of_kind<DeliverFrame>(again)[0].frame.request, request);
   EXPECT_EQ(of_kind<DeliverFrame>(again)[0].frame.finish, FinishReason::kError);
   ASSERT_EQ(of_kind<SendToReplica>(again).size(), 1u);
-  EXPECT_TRUE(std::holds_alternative<CancelRequest>(of_kind<SendToReplica>(again)[0].frame));
+  const auto instance_said = [](const SendToReplica& sent) { return std::get<Introduce>(sent.frame).instance; };
+  const uint64_t instance = instance_said(of_kind<SendToReplica>(again)[0]);
   EXPECT_EQ(core.requests(), 0u);
   EXPECT_EQ(core.replicas()[0].charge, 0);
   EXPECT_EQ(core.ready(), 1);
   EXPECT_TRUE(to_agents<EndLaunch>(again).empty());
   EXPECT_TRUE(core.submit(short_request(), &actions).ok());
+  again.clear();
+  core.replica_reconnected(id, &again);
+  EXPECT_NE(instance_said(of_kind<SendToReplica>(again).at(0)), instance) << "nothing asked for since is wanted, either";
 }
 
 TEST_F(CoreNodesTest, AReplicaThatCannotBeReachedGetsNothingUntilItIsHeard) {

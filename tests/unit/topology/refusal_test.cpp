@@ -1,0 +1,111 @@
+// What the planner says where there is no plan, and that what it offers can be had.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/parse_number.h"
+#include "topology/cluster_file.h"
+#include "topology/planner.h"
+
+namespace skein {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class Refusal : public ::testing::Test {
+ protected:
+  void plan_on(const std::string& cluster, const std::string& model) {
+    cluster_ = *read_cluster_file("configs/clusters/" + cluster + ".yaml");
+    auto opened = Checkpoint::open("configs/models/" + model, LoadFormat::kDummy);
+    model_ = std::move(*opened);
+    const bool gpu = cluster_.kinds[0].gpu;
+    ModelDemand demand{.name = model, .checkpoint = model_.get()};
+    demand.load = {.input_tokens = 1024, .output_tokens = 256};
+    demand.memory.gpu = gpu;
+    demand.memory.block_tokens = gpu ? 64 : 16;
+    demand.memory.slots = gpu ? 256 : 64;
+    demand.memory.step_tokens_max = gpu ? 8192 : 512;
+    request_ = {.cluster = &cluster_, .calibration = &calibration_, .models = {demand}};
+  }
+
+  ModelDemand& demand() { return request_.models[0]; }
+  std::string refusal() const { return plan_placement(request_).status().message(); }
+
+  Cluster cluster_;
+  Calibration calibration_ = shipped_calibration();
+  std::unique_ptr<Checkpoint> model_;
+  PlanRequest request_;
+};
+
+TEST_F(Refusal, TheLatenciesThatItOffersCanBeHad) {
+  plan_on("h200-pair", "llama-3.1-70b");
+  demand().level.itl_ms = 2;
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("on TP 8 x PP 1 its first token takes 37 ms and each further one 5.3 ms"),
+                               HasSubstr("raise itl-ms to 5.3,")));
+  demand().level.itl_ms = 5.3;
+  EXPECT_TRUE(plan_placement(request_).ok());
+  demand().level.ttft_ms = 30;
+  EXPECT_THAT(refusal(), HasSubstr("raise ttft-ms to 37.1,"));
+  demand().level.ttft_ms = 37.1;
+  EXPECT_TRUE(plan_placement(request_).ok());
+  demand().level = {.ttft_ms = 30, .itl_ms = 2};
+  EXPECT_THAT(refusal(), HasSubstr("raise ttft-ms to 37.1 and itl-ms to 5.3,"));
+}
+
+TEST_F(Refusal, DegreesAndPoolsThatAreAskedForAreNamed) {
+  plan_on("h200-pair", "llama-3.1-70b");
+  demand().tensor_parallel_size = 16;
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("tensor-parallel-size 16 needs"), HasSubstr("the most are 8; lower it")));
+  demand().tensor_parallel_size = 0;
+  demand().memory.kv_bytes_per_rank = 1'000'000'000'000;
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("kv-cache-memory-bytes of 931.3 GiB a rank does not fit"), HasSubstr("lower it, or leave it out")));
+}
+
+TEST_F(Refusal, TheContextThatItOffersCanBeHad) {
+  plan_on("laptop", "llama-3.1-8b");
+  cluster_.nodes[0].memory_bytes = int64_t{20} << 30;
+  demand().tensor_parallel_size = demand().pipeline_parallel_size = 1;
+  demand().memory.context_max = 131'072;
+  const std::string said = refusal();
+  const size_t offer = said.find("and one of ");
+  ASSERT_NE(offer, std::string::npos) << said;
+  EXPECT_THAT(said, HasSubstr("max-model-len 131072 tokens does not fit"));
+  const std::string number = said.substr(offer + 11, said.find(" does;") - offer - 11);
+  demand().memory.context_max = parse_number<int>(number);
+  ASSERT_TRUE(demand().memory.context_max.has_value()) << number;
+  EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
+}
+
+TEST_F(Refusal, WhatLacksIsCountedInReplicas) {
+  plan_on("h200-pair", "llama-3.1-70b");
+  request_.objective = Objective::kFewestDevices;
+  demand().load.request_rate = 60;  // eight replicas of two GPUs give 51
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("add about 4 x NVIDIA H200, or lower request-rate"), Not(HasSubstr("latencies"))));
+  demand().level.itl_ms = 30;
+  EXPECT_THAT(refusal(), HasSubstr("or allow higher latencies"));
+}
+
+TEST_F(Refusal, OfCoresNodesAreMissingAndSmallerFormatsMayDo) {
+  plan_on("laptop", "llama-3.1-70b");
+  EXPECT_THAT(refusal(), HasSubstr("need 5 nodes of AMD Ryzen 7 7840U and 1 is free; add 4 or use a smaller model"));
+  plan_on("laptop", "llama-3.1-8b");
+  cluster_.nodes[0].memory_bytes = int64_t{12} << 30;
+  EXPECT_THAT(refusal(), HasSubstr("need 2 nodes of AMD Ryzen 7 7840U and 1 is free; add 1, use weights in Q8_0 or use a smaller"));
+  cluster_.nodes[0].memory_bytes = int64_t{7} << 30;
+  EXPECT_THAT(refusal(), HasSubstr("use weights in Q4_0 or"));
+}
+
+TEST_F(Refusal, AModelThatComesAfterOthersSaysSo) {
+  plan_on("h200-pair", "llama-3.1-70b");
+  request_.objective = Objective::kLatency;
+  demand().load.request_rate = 1;
+  request_.models.push_back(demand());
+  request_.models[1].name = "second";
+  EXPECT_THAT(refusal(), HasSubstr("second: the models placed before it leave no device free; add nodes, plan with --objective "
+                                   "fewest-devices, as latency takes all"));
+}
+
+}  // namespace
+}  // namespace skein

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <vector>
+
+#include "topology/packing.h"
+
+namespace skein {
+
+// What is looked for, and where: of one model, beside replicas that stay where they are.
+struct Search {
+  const PlanRequest& request;
+  int model;
+  PackingGoal goal;                        // of all its replicas
+  std::vector<DeviceId> taken = {};        // by other models
+  std::vector<PlacedReplica> kept = {};    // the model's own that stay
+};
+
+// A replica on those devices, by world rank, as the book sees it; with these layers, none: the best ones. nullptr: the
+// devices may not be used together, or as ShapeBook::find().
+const Shape* shape_on(const PlanRequest& request, const std::vector<Domain>& all, ShapeBook& book, int tp,
+                      const std::vector<DeviceId>& devices, const std::vector<int>& layers = {});
+
+// A replica that is there already, as the book sees it. nullptr: its devices may not be used together now, it is not of
+// the degrees that are asked for, its layers are not the model's, the model does not fit, or the service level does not
+// hold even for a lone request.
+const Shape* shape_of(const PlanRequest& request, const std::vector<Domain>& all, ShapeBook& book,
+                      const PlacedReplica& replica);
+
+// All domains that a replica which is there may lie in.
+std::vector<Domain> domains_of_placed(const PlanRequest& request);
+
+std::vector<DeviceId> devices_of(const std::vector<PlacedReplica>& replicas);
+
+// The best that fits beside what is taken and kept; without replicas where those that are kept reach the goal's rate.
+Packing pack_beside(const Search& search, const Relaxed& rules, ShapeBook& book);
+
+// The same and the replicas that stay, these last, for the figures of both together: they name no domains.
+Packing with_kept(const Search& search, Packing packing, ShapeBook& book);
+
+}  // namespace skein
