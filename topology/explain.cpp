@@ -81,8 +81,11 @@ std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rule
   const Cluster& cluster = *request.cluster;
   std::vector<Constraint> constraints;
   const auto add = [&](std::string what) -> Constraint& {
-    return constraints.emplace_back(
-        Constraint{.what = std::move(what), .rules = rules, .request = request, .goal = search.goal, .kept = search.kept});
+    return constraints.emplace_back(Constraint{.what = std::move(what),
+                                               .rules = rules,
+                                               .request = request,
+                                               .goal = search.goal,
+                                               .kept = search.kept});
   };
   if (demand.level.ttft_ms > 0) add("first token within " + number_text(demand.level.ttft_ms) + " ms").rules.ttft = true;
   if (demand.level.itl_ms > 0) add("a token every " + number_text(demand.level.itl_ms) + " ms").rules.itl = true;

@@ -9,7 +9,8 @@ constexpr double kNoise = 1e-9;
 
 // nullptr: it is of none.
 const Domain* domain_of(const std::vector<Domain>& all, DeviceId id) {
-  for (auto at = std::ranges::lower_bound(all, id.node, {}, &Domain::node); at != all.end() && at->node == id.node; ++at) {
+  auto at = std::ranges::lower_bound(all, id.node, {}, &Domain::node);
+  for (; at != all.end() && at->node == id.node; ++at) {
     if (std::ranges::find(at->devices, id.device) != at->devices.end()) return &*at;
   }
   return nullptr;

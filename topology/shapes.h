@@ -81,8 +81,8 @@ class ShapeBook {
   // change is worked out once for both.
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other);
 
-  // By stage, where and over what. With these layers for the stages; none: the best ones. nullptr: the model does not fit
-  // or has other layers, or its service level does not hold even for a lone request.
+  // By stage, where and over what; with these layers, none: the best ones. nullptr: the model does not fit or has other
+  // layers, or its service level does not hold even for a lone request.
   const Shape* find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways,
                     const std::vector<int>& layers = {});
 

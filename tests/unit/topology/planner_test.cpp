@@ -150,6 +150,23 @@ TEST_F(PlannerRules, NetworkHopsGoThroughTheDevicesBesideNics) {
   EXPECT_EQ(at_hops(many), std::set<int>{2});
 }
 
+TEST_F(PlannerRules, HopsOfNewReplicasBesideThoseThatStayAreNoSlower) {
+  cluster_.kinds = {test::gpu_kind("kind", 250 * kMiB, 3e12)};
+  cluster_.nodes = nodes_with_a_port_beside_the_last(4, 2);
+  request_.models[0].load = {.input_tokens = 64, .output_tokens = 16};
+  request_.models[0].pipeline_parallel_size = 3;
+  const PlacementPlan before = plan();
+  ASSERT_EQ(before.replicas.size(), 2u);
+  const Cluster old = cluster_;
+  cluster_.nodes[static_cast<size_t>(before.replicas[1].devices[0].node)].name = "new";
+  const auto after = replan(request_, old, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  EXPECT_EQ(after->moved, 0);
+  EXPECT_EQ(after->replicas[0].devices, before.replicas[0].devices);
+  EXPECT_EQ(at_hops(*after), std::set<int>{1});
+  EXPECT_DOUBLE_EQ(after->models[0].outcome.request_rate_max, before.models[0].outcome.request_rate_max);
+}
+
 TEST_F(PlannerRules, AStageHandsOverByTheWayBetweenItsDevices) {
   Node node = test::gpu_node("node", 4, 0, false);
   node.devices[0].numa = node.devices[2].numa = 1;
@@ -481,6 +498,9 @@ TEST_F(PlannerRules, WhichModelIsListedFirstDoesNotMatter) {
     for (const PlacedReplica& replica : placed.replicas) {
       EXPECT_EQ(replica.devices[0].node, replica.model == static_cast<int>(heavy) ? 0 : 1);
     }
+    const auto again = replan(request_, cluster_, placed);
+    ASSERT_TRUE(again.ok()) << again.status().message();
+    EXPECT_EQ(again->moved, 0);
   }
 }
 
@@ -517,6 +537,8 @@ TEST_F(PlannerRules, WhatIsAskedForHasAPrice) {
   ASSERT_FALSE(why.alternatives.empty());
   EXPECT_EQ(why.alternatives[0].what, "TP 1 x PP 1");
   EXPECT_GT(why.alternatives[0].change, 0);
+  request_.nodes[1] = {.node = "n1", .first = 2, .last = 3};
+  EXPECT_THAT(constraints_text(plan().models[0]), HasSubstr("6 of 16 devices: 4 x (TP 4 x PP 1)\n"));
 
   cluster_.nodes = {test::gpu_node("a", 4, 0, false)};
   request_.nodes.clear();
