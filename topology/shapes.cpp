@@ -553,7 +553,8 @@ ShapeBook::Worked& ShapeBook::worked(const std::vector<int>& layers, const Sites
   const ModelDescription& model = demand_.checkpoint->description();
   auto shards = plan_shards(model, sites.key[0], layers);
   CHECK(shards.ok());
-  return shared_->worked.try_emplace(key, ReplicaCost(model, formats_, std::move(*shards), sites.stages)).first->second;
+  ReplicaCost cost(model, formats_, std::move(*shards), sites.stages);
+  return shared_->worked.try_emplace(key, Worked{.cost = std::move(cost)}).first->second;
 }
 
 // Of the limits only the tokens of a step count, which all books that share have alike.

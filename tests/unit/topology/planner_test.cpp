@@ -302,6 +302,7 @@ TEST_F(PlannerRules, WhatIsPlannedAgainIsComparedAsAWhole) {
   EXPECT_EQ(why.alternatives[0].replicas, 16);
   EXPECT_NEAR(why.alternatives[0].change, narrow / why.outcome.request_rate_max - 1, 1e-6);
   ASSERT_FALSE(why.constraints.empty());
+  EXPECT_EQ(why.constraints.front().without, "4 x (TP 4 x PP 1)") << "they stay whatever else is given up";
   EXPECT_EQ(why.constraints.back().constraint, "4 replicas stay where they are");
   EXPECT_NEAR(why.constraints.back().gain, why.alternatives[0].change, 1e-6);
 }
