@@ -10,8 +10,9 @@
 //
 // - It plans when the first prompt is there, without waiting for others.
 // - A lane's step takes its decodes first, then chunks of prompts in the order of admission, step_tokens_max tokens in
-//   all. It admits as long as no lane has fewer sequences than its own, and on GPUs beyond that until the step has
-//   kGpuStepTokensEnough tokens (the last prompt is cut there), as far as the other lanes can catch up with what waits.
+//   all. It admits as long as no lane has fewer sequences than its own, and on GPUs beyond that as far as the other lanes
+//   can catch up with what waits; there, one of several lanes admits until the step has kGpuStepTokensEnough tokens (the
+//   last prompt is cut, unless it is the step's only one and the lane not ahead).
 // - With one stage two steps are in flight. With several it is one a lane, and the lane's next one is planned when its
 //   tokens have come back.
 
@@ -89,9 +90,10 @@ class BurstRun {
     while (step.room > 0 && admitted_ < arrived_) {
       const size_t lead = lead_of(lane);
       const int tokens = limits_.step_tokens_max - step.room;
-      if (!may_admit(lead, tokens)) break;
+      const bool fills = lead > 0 || (lanes_.size() > 1 && cost_.on_gpus() && step.load.prompt_tokens > 0);
+      if ((fills && tokens >= kGpuStepTokensEnough) || !may_admit(lead)) break;
       lane.running.push_back(admitted_);
-      add_chunk(admitted_++, lead > 0 ? kGpuStepTokensEnough - tokens : step.room, &step);
+      add_chunk(admitted_++, fills ? kGpuStepTokensEnough - tokens : step.room, &step);
     }
     if (step.room == limits_.step_tokens_max) return false;
     if (step.load.decodes > 0) step.load.context /= step.load.decodes;
@@ -107,9 +109,7 @@ class BurstRun {
     return load(lane) - load(std::ranges::min(lanes_, {}, load));
   }
 
-  bool may_admit(size_t lead, int step_tokens) const {
-    return lead == 0 || (cost_.on_gpus() && step_tokens < kGpuStepTokensEnough && arrived_ - admitted_ > lead);
-  }
+  bool may_admit(size_t lead) const { return lead == 0 || (cost_.on_gpus() && arrived_ - admitted_ > lead); }
 
   void add_decode(size_t at, Step* step) {
     Sequence& sequence = sequences_[at];

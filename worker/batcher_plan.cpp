@@ -83,19 +83,22 @@ bool Batcher::State::plan_lane(int index, StepPlan* plan, PlannedStep* step) {
 
   int room = config.step_tokens_max;
   plan_single_tokens(index, room, *plan, *step);
+  const int singles = config.step_tokens_max - room;
   for (size_t i = 0; i < lane.running.size() && room > 0; ++i) {
     plan_chunk(*lane.running[i], room, room, *plan, *step);
   }
   while (room > 0) {
     const bool leads = lane.running.size() > lanes[static_cast<size_t>(emptiest_lane())].running.size();
     const int tokens = config.step_tokens_max - room;
-    if (!admit(index, tokens, *plan)) break;
+    // One of several lanes that has prompts enough leaves the others to the next lane.
+    const bool fills = leads || (lanes.size() > 1 && config.step_tokens_enough > 0 && tokens > singles);
+    if ((fills && tokens >= config.step_tokens_enough) || !admit(index, tokens, *plan)) break;
     Sequence& admitted = *lane.running.back();
     if (at_fork(admitted)) fork(admitted, *plan, *step);
     if (needs_one(admitted)) {
       add_row(admitted, 1, room, *plan, *step);
     } else {
-      plan_chunk(admitted, leads ? std::min(room, config.step_tokens_enough - tokens) : room, room, *plan, *step);
+      plan_chunk(admitted, fills ? std::min(room, config.step_tokens_enough - tokens) : room, room, *plan, *step);
     }
   }
   CHECK(!plan->rows.empty() || (plan->admissions.empty() && plan->assignments.empty()));

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <mutex>
+
 #include "kernels/cuda/device.h"
 
 namespace skein::cuda {
@@ -33,9 +35,15 @@ void launch(CudaDevice& device, const char* what, void (*kernel)(Parameters...),
   device.check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
 }
 
-// Before a launch that takes more than 48 KiB of shared memory. Holds for the current device alone: ask every time.
+// Before a launch that takes more than 48 KiB of shared memory. Holds for the current device alone: ask every time. What
+// was allowed stays: another thread's device may be about to launch the same kernel with more.
 template <typename Kernel>
 void allow_shared_memory(CudaDevice& device, Kernel* kernel, size_t bytes) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  cudaFuncAttributes attributes;
+  device.check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  if (attributes.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
   device.check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
                "cudaFuncSetAttribute");
 }
