@@ -9,10 +9,10 @@
 // What the batcher does, and this with it:
 //
 // - It plans when the first prompt is there, without waiting for others.
-// - A lane's step takes its decodes first, then chunks of prompts in the order of admission, step_tokens_max tokens in
-//   all. It admits as long as no lane has fewer sequences than its own, and on GPUs beyond that as far as the other lanes
-//   can catch up with what waits; there, one of several lanes admits until the step has kGpuStepTokensEnough tokens (the
-//   last prompt is cut, unless it is the step's only one and the lane not ahead).
+// - A lane's step takes its decodes first, then chunks of prompts in the order of admission, step_tokens_max tokens
+//   in all. It admits as long as no lane has fewer sequences than its own, and on GPUs beyond that as far as the other
+//   lanes can catch up with what waits; there, one of several lanes admits until the step has kGpuStepTokensEnough
+//   tokens (the last prompt is cut, unless it is the step's only one and the lane not ahead).
 // - With one stage two steps are in flight. With several it is one a lane, and the lane's next one is planned when its
 //   tokens have come back.
 

@@ -15,7 +15,7 @@ namespace skein {
 struct BatcherConfig {
   int slots = 64;               // sequences that can run at once (max_num_seqs)
   int step_tokens_max = 512;    // token budget of a step (max_num_batched_tokens)
-  int step_tokens_enough = 0;   // of one of several lanes: up to which it admits, ahead of the others, too; 0: never ahead
+  int step_tokens_enough = 0;   // up to which one of several lanes admits, also ahead of the others; 0: never ahead
   int sequence_tokens_max = 0;  // prompt + generated, per sequence (max_model_len)
   int vocabulary = 0;           // token ids are below
   int lanes = 1;                // pipeline stages

@@ -35,8 +35,8 @@ void launch(CudaDevice& device, const char* what, void (*kernel)(Parameters...),
   device.check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
 }
 
-// Before a launch that takes more than 48 KiB of shared memory. Holds for the current device alone: ask every time. What
-// was allowed stays: another thread's device may be about to launch the same kernel with more.
+// Before a launch that takes more than 48 KiB of shared memory. Holds for the current device alone: ask every time.
+// What was allowed stays: another thread's device may be about to launch the same kernel with more.
 template <typename Kernel>
 void allow_shared_memory(CudaDevice& device, Kernel* kernel, size_t bytes) {
   static std::mutex mutex;
