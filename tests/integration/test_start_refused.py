@@ -278,12 +278,12 @@ def test_yaml_that_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("text,line,part", [
     ("port: 0\nmax_model_len: [1, 2\n", None, "yaml"),
-    ("port: 0\n\nmax_model_length: 5\n", 3, "max-model-len"),
+    ("port: 0\n\nmax_model_length: 5\n", 3, "max_model_len"),
     ("port: 0\nmax_num_seqs: many\n", 2, "whole number"),
     ("port: 70000\n", 1, "65535"),
     ("port: 0\ndevice: gpu\n", 2, "cpu"),
     ("port: 0\nhost:\n  a: 1\n", None, "host"),
-    ("port: 0\nreplicas:\n  - tensor_paralel_size: 2\n", 3, "tensor-parallel-size"),
+    ("port: 0\nreplicas:\n  - tensor_paralel_size: 2\n", 3, "tensor_parallel_size"),
     ("port: 0\nreplicas:\n  - tensor_parallel_size: 0\n", 3, "1024"),
     ("port: 0\nreplicas: 2\n", 2, "replicas"),
     ("config: other.yaml\n", 1, "config"),
