@@ -1,6 +1,7 @@
 #include "comm/peer_table.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace skein {
 
@@ -23,8 +24,15 @@ PeerTable::Heard PeerTable::heard(const Sign& sign) {
   return Heard::kReconnected;
 }
 
+// A key that invents names loses its own.
 void PeerTable::forget_one() {
-  peers_.erase(std::ranges::min_element(peers_, {}, [](const auto& entry) { return entry.second.heard; }));
+  std::map<std::string_view, size_t> names;
+  for (const auto& [name, peer] : peers_) ++names[peer.user];
+  const auto count = [](const auto& entry) { return entry.second; };
+  const std::string_view most = std::ranges::max_element(names, {}, count)->first;
+  peers_.erase(std::ranges::min_element(peers_, {}, [&](const auto& entry) {
+    return std::pair(entry.second.user != most, entry.second.heard);
+  }));
 }
 
 const std::string* PeerTable::connection_of(std::string_view name) const {

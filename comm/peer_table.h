@@ -12,7 +12,8 @@ namespace skein {
 // which is the later one. No clock, no I/O. Single-owner.
 class PeerTable {
  public:
-  static constexpr size_t kPeersMax = 4096;  // of more, the one that was silent longest is forgotten
+  // Of more, the one is forgotten that was silent longest of those of the key with the most names.
+  static constexpr size_t kPeersMax = 4096;
 
   enum class Heard : uint8_t {
     kAsBefore,     // for the first time, or on a connection that was known

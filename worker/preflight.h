@@ -39,7 +39,7 @@ Status compare(const ReplicaSpec& spec, const std::vector<RankReport>& reports);
 std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports, bool peers);
 
 // Whether a port below `sys`/class/infiniband is active and a uverbs file in `dev`/infiniband lets programs use it,
-// without which NCCL takes TCP and does not say so; and NCCL_IB_DISABLE is not 1.
+// without which NCCL takes TCP and does not say so; and NCCL_IB_DISABLE is unset or 0.
 bool rdma_usable(const std::string& sys, const std::string& dev);
 
 // "rank 2 on node-c"; without places "rank 2".

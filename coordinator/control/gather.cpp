@@ -18,6 +18,7 @@ constexpr auto kSignPeriod = std::chrono::milliseconds(250);
 constexpr int64_t kSilentMs = 2000;  // then an agent has gone, and another of its name may come
 constexpr auto kFirstWord = std::chrono::seconds(1);  // agents that are there come sooner
 constexpr auto kWordPeriod = std::chrono::seconds(10);
+constexpr size_t kLeadersMax = 4096;
 
 std::string list_of(const std::vector<std::string>& names) {
   std::string text;
@@ -80,7 +81,8 @@ class Gathering {
   void take(const MessageSocket::Received& received) {
     if (!received.frame.ok()) return;
     if (!received.peer.starts_with(kAgentPrefix)) {
-      leaders_.insert(received.peer);  // of a replica that serves, and waits for its next coordinator
+      // Of a replica that serves, and waits for its next coordinator. A key may invent names.
+      if (leaders_.size() < kLeadersMax) leaders_.insert(received.peer);
       return;
     }
     const auto* registration = std::get_if<RegisterAgent>(&*received.frame);

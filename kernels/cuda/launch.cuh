@@ -41,7 +41,7 @@ template <typename Kernel>
 void allow_shared_memory(CudaDevice& device, Kernel* kernel, size_t bytes) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
-  cudaFuncAttributes attributes;
+  cudaFuncAttributes attributes{};
   device.check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
   if (attributes.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
   device.check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),

@@ -48,5 +48,13 @@ TEST(PeerTable, ForgetsTheOneThatWasSilentLongest) {
   EXPECT_NE(table.connection_of("new"), nullptr);
 }
 
+TEST(PeerTable, AKeyThatInventsNamesLosesItsOwn) {
+  PeerTable table;
+  table.heard({"quiet", 1, "user", "first"});
+  for (size_t peer = 0; peer < 2 * PeerTable::kPeersMax; ++peer) table.heard({std::to_string(peer), 1, "other", "x"});
+  ASSERT_NE(table.connection_of("quiet"), nullptr);
+  EXPECT_EQ(*table.connection_of("quiet"), "first");
+}
+
 }  // namespace
 }  // namespace skein
