@@ -131,6 +131,7 @@ TEST_F(PlanFileTest, IsRefusedForAnotherCluster) {
   EXPECT_THAT(said([](Cluster* other) { other->nodes[0].nics.pop_back(); }), HasSubstr(" and is none; plan again"));
   EXPECT_THAT(said([](Cluster* other) { other->kinds[0].memory_bytes /= 2; }), HasSubstr("memory of NVIDIA H200 was "));
   EXPECT_EQ(said([](Cluster* other) { other->nodes[0].memory_free = 1; }), "") << "it changes all the time";
+  EXPECT_EQ(said([](Cluster* other) { other->nodes[0].memory_bytes /= 2; }), "") << "nothing is planned on it beside GPUs";
 }
 
 TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
