@@ -185,6 +185,12 @@ int64_t MemoryPlan::total(int block_tokens) const {
   return sum;
 }
 
+Status check_context(const ModelDescription& model, const MemoryRequest& request) {
+  if (request.context_max.value_or(0) <= model.context_max) return {};
+  return invalid_argument("max-model-len " + std::to_string(*request.context_max) + " is more than the " +
+                          std::to_string(model.context_max) + " tokens that the model was made for; lower it");
+}
+
 Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards,
                                const MemoryRequest& request) {
   const int model_context = checkpoint.description().context_max;
@@ -206,10 +212,7 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
                                     : "use a smaller or quantised model, fewer replicas, or a smaller "
                                       "max-num-batched-tokens");
   }
-  if (request.context_max && *request.context_max > model_context) {
-    return invalid_argument("max-model-len " + std::to_string(*request.context_max) + " is more than the " +
-                            std::to_string(model_context) + " tokens that the model was made for; lower it");
-  }
+  RETURN_IF_ERROR(check_context(checkpoint.description(), request));
   const int wanted = request.context_max.value_or(model_context);
   int64_t pool = INT64_MAX;     // tokens that are asked for, or the default
   int64_t largest = INT64_MAX;  // tokens that fit

@@ -75,6 +75,9 @@ struct MemoryPlan {
   int64_t total(int block_tokens) const;
 };
 
+// Refuses a context that is longer than the model's.
+Status check_context(const ModelDescription& model, const MemoryRequest& request);
+
 // What each rank of a replica takes, by exact tensor shapes and formats, and how many KV blocks it
 // gets. kResourceExhausted has the numbers and what to change.
 Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<ShardPlan>& shards,

@@ -45,10 +45,10 @@ std::string nic_text(const Nic& nic) {
 std::map<std::string, std::string> hardware_of(const Cluster& cluster, const Node& node) {
   std::map<std::string, std::string> all;
   if (!node.rack.empty()) all["rack"] = node.rack;
-  all["host memory"] = readable_bytes(node.memory_bytes);
   for (const Device& device : node.devices) {
     const DeviceKind& kind = kind_of(cluster, device);
     if (kind.gpu) all["memory of " + kind.name] = readable_bytes(kind.memory_bytes);
+    else all["host memory"] = readable_bytes(node.memory_bytes);
   }
   if (std::string nvlink = nvlink_text(cluster, node); !nvlink.empty()) all["NVLink"] = std::move(nvlink);
   for (const Nic& nic : node.nics) all["NIC " + nic.name] = nic_text(nic);

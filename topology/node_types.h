@@ -14,7 +14,8 @@ struct NodeType {
   std::vector<int> nodes;  // ascending
 };
 
-// What a plan depends on beside the kinds of devices, each by a name and in words: "NVLink", "NIC mlx5_0", "host memory".
+// What a plan depends on beside the kinds of devices, each by a name and in words: "NVLink", "NIC mlx5_0", and
+// "host memory" where cores compute.
 std::map<std::string, std::string> hardware_of(const Cluster& cluster, const Node& node);
 
 // In the order of their first nodes.

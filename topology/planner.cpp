@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "topology/device_kinds.h"
 #include "topology/explain.h"
+#include "topology/memory.h"
 #include "topology/placing.h"
 #include "topology/refusal.h"
 #include "topology/seating.h"
@@ -216,6 +217,8 @@ Status check_request(const PlanRequest& request) {
     if (!shards.ok()) return shards.status().within(demand.name);
     const Status formats = check_shard_formats(*demand.checkpoint, *shards);
     if (!formats.ok()) return formats.within(demand.name);
+    const Status context = check_context(model, demand.memory);
+    if (!context.ok()) return context.within(demand.name);
     if (demand.load.input_tokens + demand.load.output_tokens > model.context_max) {
       return invalid_argument(demand.name + ": input-len and output-len are more than the " +
                               std::to_string(model.context_max) + " tokens that the model was made for; lower them");

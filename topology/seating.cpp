@@ -19,73 +19,113 @@ int index_of(std::map<std::string, int>* indices, const std::string& text) {
 class Spread {
  public:
   Spread(const Cluster& cluster, const std::vector<Domain>& domains, const std::vector<PlacedReplica>& kept)
-      : on_node_(cluster.nodes.size(), 0) {
+      : cluster_(cluster), domains_(domains), on_node_(cluster.nodes.size(), 0) {
     std::map<std::string, int> racks;
-    std::map<std::string, int> kinds;
-    std::vector<size_t> rack_of;
     for (const Node& node : cluster.nodes) {
       // Without racks every node is one.
-      rack_of.push_back(static_cast<size_t>(index_of(&racks, node.rack.empty() ? "node " + node.name : node.rack)));
+      rack_of_.push_back(static_cast<size_t>(index_of(&racks, node.rack.empty() ? "node " + node.name : node.rack)));
     }
     in_rack_.assign(racks.size(), 0);
-    for (const Domain& domain : domains) {
-      const auto node = static_cast<size_t>(domain.node);
-      places_.push_back({.node = node,
-                         .rack = rack_of[node],
-                         .kind = index_of(&kinds, domain.site + ";" + path_key(domain.inside)),
-                         .free = domain.size()});
+    std::map<int, size_t> wholes;
+    for (size_t i = 0; i < domains.size(); ++i) {
+      const size_t whole = wholes.try_emplace(domains[i].whole, wholes.size()).first->second;
+      if (whole == parts_.size()) parts_.emplace_back();
+      order_.push_back(parts_[whole].size());
+      parts_[whole].push_back(i);
+      free_.push_back(domains[i].size());
     }
     for (const PlacedReplica& replica : kept) {
       std::set<int> nodes;
       for (const DeviceId& id : replica.devices) nodes.insert(id.node);
-      for (const int node : nodes) {
-        ++on_node_[static_cast<size_t>(node)];
-        ++in_rack_[rack_of[static_cast<size_t>(node)]];
-      }
+      count(nodes);
     }
   }
 
   // By world rank.
   void take(const std::vector<int>& domains) {
-    for (size_t rank = 0; rank < domains.size(); ++rank) {
-      Place& place = places_[static_cast<size_t>(domains[rank])];
-      --place.free;
-      if (rank > 0 && domains[rank] == domains[rank - 1]) continue;
-      ++on_node_[place.node];
-      ++in_rack_[place.rack];
+    std::set<int> nodes;
+    for (const int domain : domains) {
+      --free_[static_cast<size_t>(domain)];
+      nodes.insert(domains_[static_cast<size_t>(domain)].node);
     }
+    count(nodes);
   }
 
-  // A domain like `domain` with that many free devices; -1: none is left.
-  int least_used(int domain, int devices) const {
-    const int kind = places_[static_cast<size_t>(domain)].kind;
-    int best = -1;
+  // Parts of the least used domain that do as well, by world rank. {}: none has enough free devices.
+  // Requires: `domains` are parts of one.
+  std::vector<int> least_used(const std::vector<int>& domains) const {
+    std::map<size_t, int> demand;
+    for (const int domain : domains) ++demand[static_cast<size_t>(domain)];
+    std::map<size_t, size_t> best;
     std::pair<int, int> fewest;
-    for (size_t i = 0; i < places_.size(); ++i) {
-      const Place& place = places_[i];
-      if (place.free < devices || place.kind != kind) continue;
-      const std::pair<int, int> there = {in_rack_[place.rack], on_node_[place.node]};
-      if (best >= 0 && there >= fewest) continue;
-      best = static_cast<int>(i);
+    for (const std::vector<size_t>& parts : parts_) {
+      const auto node = static_cast<size_t>(domains_[parts[0]].node);
+      const std::pair<int, int> there = {in_rack_[rack_of_[node]], on_node_[node]};
+      if (!best.empty() && there >= fewest) continue;
+      std::map<size_t, size_t> instead = counterparts(demand, parts);
+      if (instead.empty()) continue;
+      best = std::move(instead);
       fewest = there;
     }
-    return best;
+    std::vector<int> moved;
+    if (best.empty()) return moved;
+    for (const int domain : domains) moved.push_back(static_cast<int>(best.at(static_cast<size_t>(domain))));
+    return moved;
   }
 
  private:
-  struct Place {
-    size_t node;
-    size_t rack;
-    int kind;
-    int free;
-  };
-  std::vector<Place> places_;
+  void count(const std::set<int>& nodes) {
+    for (const int node : nodes) {
+      ++on_node_[static_cast<size_t>(node)];
+      ++in_rack_[rack_of_[static_cast<size_t>(node)]];
+    }
+  }
+
+  std::string way(size_t from, size_t to) const {
+    const Domain& a = domains_[from];
+    const Domain& b = domains_[to];
+    if (from == to) return path_key(a.inside);
+    const auto path = path_between(cluster_, {a.node, a.devices[0]}, {b.node, b.devices[0]});
+    return path ? path_key(*path) : "";
+  }
+
+  // Which of `parts` may stand in for each that devices are asked of: the one at the same place, or else any, if ranks
+  // do the same there and have the same ways to each other. {}: not all have one.
+  std::map<size_t, size_t> counterparts(const std::map<size_t, int>& demand, const std::vector<size_t>& parts) const {
+    std::map<size_t, size_t> instead;
+    for (const auto& asked : demand) {
+      const size_t part = asked.first;
+      const int devices = asked.second;
+      const auto fits = [&](size_t candidate) {
+        if (free_[candidate] < devices || domains_[candidate].site != domains_[part].site) return false;
+        if (devices > 1 && way(candidate, candidate) != way(part, part)) return false;
+        return std::ranges::all_of(instead, [&](const auto& other) {
+          return other.second != candidate && way(other.second, candidate) == way(other.first, part);
+        });
+      };
+      for (size_t i = 0; i < parts.size() && !instead.contains(part); ++i) {
+        const size_t candidate = parts[(order_[part] + i) % parts.size()];
+        if (fits(candidate)) instead[part] = candidate;
+      }
+      if (!instead.contains(part)) return {};
+    }
+    return instead;
+  }
+
+  const Cluster& cluster_;
+  const std::vector<Domain>& domains_;
+  std::vector<std::vector<size_t>> parts_;  // of each domain that may be cut into some: indices into domains_
+  std::vector<size_t> order_;               // of each of domains_ among its domain's parts
+  std::vector<int> free_;                   // devices of each
+  std::vector<size_t> rack_of_;             // by node
   std::vector<int> on_node_;
   std::vector<int> in_rack_;
 };
 
-bool spans(const Packed& replica) {
-  return std::ranges::any_of(replica.domains, [&](int domain) { return domain != replica.domains[0]; });
+bool spans(const Packing& packing, const Packed& replica) {
+  const auto whole_of = [&](int domain) { return packing.domains[static_cast<size_t>(domain)].whole; };
+  const int first = whole_of(replica.domains[0]);
+  return std::ranges::any_of(replica.domains, [&](int domain) { return whole_of(domain) != first; });
 }
 
 // Spanning replicas first, then large ones: what is left is easiest to fill.
@@ -95,7 +135,7 @@ std::vector<size_t> seating_order(const Packing& packing) {
   std::ranges::stable_sort(order, [&](size_t a, size_t b) {
     const Packed& left = packing.replicas[a];
     const Packed& right = packing.replicas[b];
-    if (spans(left) != spans(right)) return spans(left);
+    if (spans(packing, left) != spans(packing, right)) return spans(packing, left);
     return left.shape->devices() > right.shape->devices();
   });
   return order;
@@ -112,10 +152,9 @@ std::vector<Packed> spread_out(const Cluster& cluster, const Packing& packing, c
   Spread spread(cluster, packing.domains, kept);
   for (const size_t i : order) {
     Packed& replica = replicas[i];
-    if (!spans(replica)) {
-      const int domain = spread.least_used(replica.domains[0], replica.shape->devices());
-      if (domain < 0) return packing.replicas;
-      std::ranges::fill(replica.domains, domain);
+    if (!spans(packing, replica)) {
+      replica.domains = spread.least_used(replica.domains);
+      if (replica.domains.empty()) return packing.replicas;
     }
     spread.take(replica.domains);
   }

@@ -67,9 +67,11 @@ Result<PlanFile> read_plan_of(const std::string& path, const std::string& model)
   return invalid_argument(path + " places " + joined(others) + ", but no replica of " + model + ": plan again, with this model");
 }
 
-std::vector<NodePart> parts_of(const PlacementConfig& placement) {
+std::vector<NodePart> parts_of(const PlacementConfig& placement, const Cluster& cluster) {
+  std::set<std::string> names;
+  for (const Node& node : cluster.nodes) names.insert(node.name);
   std::vector<NodePart> parts;
-  for (const std::string& text : placement.nodes) parts.push_back(parse_node_part(text));
+  for (const std::string& text : placement.nodes) parts.push_back(parse_node_part(text, names));
   return parts;
 }
 
@@ -97,7 +99,7 @@ Status check_flags(const ServeConfig& config, const std::string& model, const Pl
     RETURN_IF_ERROR(check("pipeline-parallel-size", config.pipeline_parallel_size, replica.pipeline_parallel_size));
     for (const DeviceId& id : replica.devices) {
       const std::string& node = file.cluster.nodes[static_cast<size_t>(id.node)].name;
-      if (!config.flags.contains("nodes") || may_use(parts_of(placement), node, id.device)) continue;
+      if (!config.flags.contains("nodes") || may_use(parts_of(placement, file.cluster), node, id.device)) continue;
       return differs("nodes", joined(placement.nodes), "a rank on device " + std::to_string(id.device) + " of " + node);
     }
   }
@@ -132,7 +134,8 @@ bool is_one_of(const std::string& value, std::initializer_list<const char*> choi
 
 }  // namespace
 
-NodePart parse_node_part(const std::string& text) {
+NodePart parse_node_part(const std::string& text, const std::set<std::string>& nodes) {
+  if (nodes.contains(text)) return {.node = text};
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos) return {.node = text};
   const std::string_view range = std::string_view(text).substr(colon + 1);
@@ -224,7 +227,7 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
   request.calibration = &placement->calibration;
   request.objective = objective_of(config.placement, asked);
   request.memory_share = config.gpu_memory_utilization;
-  request.nodes = parts_of(config.placement);
+  request.nodes = parts_of(config.placement, placement->cluster);
   // Of the agents' nodes those that did not come have been left out, and named.
   if (config.gathered()) {
     std::erase_if(request.nodes, [&](const NodePart& part) { return find_node(placement->cluster, part.node) < 0; });

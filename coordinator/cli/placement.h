@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,9 @@ struct Placement {
   Placement& operator=(const Placement&) = delete;
 };
 
-// "NODE", "NODE:1", "NODE:0-3" of --nodes. What is no number or two behind the last colon is part of the name.
-NodePart parse_node_part(const std::string& text);
+// "NODE", "NODE:1", "NODE:0-3" of --nodes. What is no number or two behind the last colon is part of the name, and so
+// is all where one of `nodes` has that name.
+NodePart parse_node_part(const std::string& text, const std::set<std::string>& nodes);
 
 // Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
 // stays empty.

@@ -60,7 +60,7 @@ Result<Cluster> gather(const ServeConfig& config) {
   for (const auto& [key, name] : listen.keys.allowed) allowed.insert(name);
   std::set<std::string> names;
   if (config.gathered()) {
-    for (const std::string& part : config.placement.nodes) names.insert(parse_node_part(part).node);
+    for (const std::string& part : config.placement.nodes) names.insert(parse_node_part(part, allowed).node);
   } else {
     for (const ReplicaShape& shape : config.shapes()) {
       for (const RankPlace& place : shape.places) names.insert(place.node);

@@ -56,4 +56,13 @@ Node gpu_node(const std::string& name, int devices, int kind, bool nvlink) {
   return node;
 }
 
+void give_each_gpu_a_nic(Node* node) {
+  const Nic nic = node->nics[0];
+  node->nics.assign(node->devices.size(), nic);
+  for (size_t i = 0; i < node->nics.size(); ++i) {
+    node->nics[i].rail = static_cast<int>(i);
+    node->nics[i].devices = {static_cast<int>(i)};
+  }
+}
+
 }  // namespace skein::test

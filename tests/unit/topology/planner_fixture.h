@@ -16,4 +16,7 @@ DeviceKind gpu_kind(const std::string& name, int64_t model_bytes, double read_by
 // `devices` GPUs of that kind; one InfiniBand NIC for all of them.
 Node gpu_node(const std::string& name, int devices, int kind = 0, bool nvlink = true);
 
+// A NIC and a rail for each GPU.
+void give_each_gpu_a_nic(Node* node);
+
 }  // namespace skein::test

@@ -75,6 +75,26 @@ TEST_F(PlannerRules, ReplicasGoToDifferentRacksThenNodes) {
   EXPECT_EQ(two.left_over.size(), 14u);
 }
 
+TEST_F(PlannerRules, GroupsOfGpusThatDifferInTheirNicsGoToDifferentNodes) {
+  cluster_.nodes.resize(2);
+  for (Node& node : cluster_.nodes) test::give_each_gpu_a_nic(&node);
+  request_.models[0].tensor_parallel_size = 2;
+  ask_for(1.9 * 4);
+  const PlacementPlan two = plan();
+  ASSERT_EQ(two.replicas.size(), 2u);
+  EXPECT_EQ(two.replicas[0].devices[1].node, 0);
+  EXPECT_EQ(two.replicas[1].devices[0].node, 1);
+  EXPECT_EQ(two.replicas[1].devices[1].node, 1);
+  // Away from the one that stays.
+  PlacementPlan before = two;
+  before.replicas.pop_back();
+  const auto after = replan(request_, cluster_, before);
+  ASSERT_TRUE(after.ok()) << after.status().message();
+  ASSERT_EQ(after->replicas.size(), 2u);
+  EXPECT_EQ(after->replicas[0].devices, before.replicas[0].devices);
+  EXPECT_EQ(after->replicas[1].devices[0].node, 1);
+}
+
 TEST_F(PlannerRules, NoDeviceHasTwoRanks) {
   std::set<DeviceId> seen;
   const PlacementPlan all = plan();

@@ -78,6 +78,12 @@ TEST_F(Refusal, TheContextThatItOffersCanBeHad) {
   EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
 }
 
+TEST_F(Refusal, AContextBeyondTheModelsIsRefusedAsByThePlanOfMemory) {
+  plan_on("h200-pair", "llama-3.1-8b");
+  demand().memory.context_max = 131'073;
+  EXPECT_THAT(refusal(), HasSubstr(": max-model-len 131073 is more than the 131072 tokens that the model was made for; lower it"));
+}
+
 TEST_F(Refusal, WhatLacksIsCountedInReplicas) {
   plan_on("h200-pair", "llama-3.1-70b");
   request_.objective = Objective::kFewestDevices;

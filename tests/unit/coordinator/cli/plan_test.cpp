@@ -12,6 +12,7 @@
 #include <set>
 
 #include "model/mapped_file.h"
+#include "topology/cluster_file.h"
 #include "topology/plan_file.h"
 
 namespace skein {
@@ -131,6 +132,7 @@ TEST_F(PlanFileTest, IsRefusedForAnotherCluster) {
   EXPECT_THAT(said([](Cluster* other) { other->nodes[0].nics.pop_back(); }), HasSubstr(" and is none; plan again"));
   EXPECT_THAT(said([](Cluster* other) { other->kinds[0].memory_bytes /= 2; }), HasSubstr("memory of NVIDIA H200 was "));
   EXPECT_EQ(said([](Cluster* other) { other->nodes[0].memory_free = 1; }), "") << "it changes all the time";
+  EXPECT_EQ(said([](Cluster* other) { other->nodes[0].memory_bytes /= 2; }), "") << "nothing is planned on it beside GPUs";
 }
 
 TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
@@ -278,6 +280,20 @@ TEST(PlanOnParts, MustBeThere) {
   EXPECT_THAT(said("h200-pair", "h200-3:0"), HasSubstr("has no node \"h200-3\""));
   EXPECT_THAT(said("h200-pair", "h200-1:x"), HasSubstr("has no node \"h200-1:x\""));
   EXPECT_THAT(said("laptop", "laptop:0-3"), HasSubstr("used all together: name the node alone"));
+}
+
+TEST(PlanOnParts, ANodesNameMayEndLikeOne) {
+  for (const char* name : {"h200:3", "h200:0-3"}) {
+    Placement placement;
+    auto cluster = read_cluster_file(in_clusters("h200-pair"));
+    ASSERT_TRUE(cluster.ok()) << cluster.status().message();
+    placement.cluster = std::move(*cluster);
+    placement.cluster.nodes[1].name = name;
+    const Status status = place({kSmall, "--cluster", in_clusters("h200-pair"), "--nodes", name}, &placement);
+    ASSERT_TRUE(status.ok()) << status.message();
+    ASSERT_EQ(placement.request.nodes.size(), 1u);
+    EXPECT_TRUE(may_use(placement.request.nodes, name, 7));
+  }
 }
 
 TEST(PlanArguments, AreRefusedWithASentence) {
