@@ -88,8 +88,9 @@ std::vector<std::filesystem::path> entries(const std::filesystem::path& folder) 
 }  // namespace
 
 bool rdma_usable(const std::string& sys, const std::string& dev) {
-  const char* off = std::getenv("NCCL_IB_DISABLE");
-  if (off != nullptr && std::string_view(off) != "" && std::string_view(off) != "0") return false;
+  const char* setting = std::getenv("NCCL_IB_DISABLE");
+  const std::string_view off = setting == nullptr ? "0" : setting;
+  if (!off.empty() && off != "0") return false;
   const auto is_verbs = [](const auto& path) { return path.filename().string().starts_with("uverbs"); };
   if (std::ranges::none_of(entries(dev + "/infiniband"), is_verbs)) return false;
   for (const auto& device : entries(sys + "/class/infiniband")) {
