@@ -63,6 +63,11 @@ def wait_for(condition, what, seconds=EXIT_S):
         time.sleep(0.02)
 
 
+def _heed_interrupts():
+    """A shell's background jobs, and all they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Process:
     """One process of a server, as /proc shows it."""
 
@@ -152,7 +157,8 @@ class Skein:
             # A group of its own, for signals, but the tests' session: Linux shares cores among sessions (autogroup);
             # one whose ranks keep every core busy was seen to keep these tests from running for up to 17 s.
             self.process = subprocess.Popen([str(BIN / "skein"), *map(str, arguments)], stdin=stdin, stdout=out,
-                                            stderr=err, env=environment, cwd=cwd, process_group=0)
+                                            stderr=err, env=environment, cwd=cwd, process_group=0,
+                                            preexec_fn=_heed_interrupts)
 
     def __enter__(self):
         return self
