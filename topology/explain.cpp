@@ -13,8 +13,6 @@ namespace {
 constexpr size_t kAlternativesMax = 5;
 constexpr double kNoticeable = 0.005;  // gains below that are called none
 
-const ModelDemand& demand_of(const Search& search) { return search.request.models[static_cast<size_t>(search.model)]; }
-
 std::vector<const Shape*> shapes_of(const Packing& packing) {
   std::vector<const Shape*> shapes;
   for (const Packed& replica : packing.replicas) shapes.push_back(replica.shape);
@@ -37,7 +35,7 @@ double figure(const Search& search, const Packing& packing) {
       const double reached = std::min(1.0, packing.request_rate / search.goal.request_rate);
       return reached / packing.devices;
     }
-    case Objective::kLatency: return 1 / worst_latency_ms(packing, demand_of(search).load);
+    case Objective::kLatency: return 1 / worst_latency_ms(packing, search.demand().load);
   }
   return 0;
 }
@@ -77,7 +75,7 @@ struct Constraint {
 
 std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rules) {
   const PlanRequest& request = search.request;
-  const ModelDemand& demand = demand_of(search);
+  const ModelDemand& demand = search.demand();
   const Cluster& cluster = *request.cluster;
   std::vector<Constraint> constraints;
   const auto add = [&](std::string what) -> Constraint& {
@@ -217,7 +215,7 @@ std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& ru
     if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
     all.push_back({.what = "TP " + std::to_string(goal.tp) + " x PP " + std::to_string(goal.pp),
                    .replicas = static_cast<int>(other.replicas.size()),
-                   .outcome = outcome_of(shapes_of(other), demand_of(search).load, goal.objective),
+                   .outcome = outcome_of(shapes_of(other), search.demand().load, goal.objective),
                    .change = figure(search, other) / chosen - 1});
   }
   std::ranges::stable_sort(all, std::greater<>(), &Alternative::change);

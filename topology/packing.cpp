@@ -15,7 +15,6 @@ constexpr int64_t kStatesMax = 7000;        // of a cell: four nodes of eight de
 constexpr int64_t kLeftOverStatesMax = 2000;
 constexpr int64_t kAlikeStatesMax = 2000;   // with domains cut into parts
 constexpr int kStagesMax = 64;
-constexpr double kNoise = 1e-9;  // relative; less is no improvement
 constexpr int kAnyOrderStagesMax = 6;
 constexpr double kNever = -1;
 

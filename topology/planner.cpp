@@ -16,8 +16,6 @@
 namespace skein {
 namespace {
 
-constexpr double kNoise = 1e-9;
-
 // Devices that no backend runs on.
 std::vector<std::string> unusable(const PlanRequest& request) {
   const Cluster& cluster = *request.cluster;
@@ -125,7 +123,7 @@ void append(const Search& search, ShapeBook& book, Found* found, PlacementPlan* 
 }
 
 ModelPlan explained(const Search& search, const Found& found, ShapeBook& book) {
-  const ModelDemand& demand = search.request.models[static_cast<size_t>(search.model)];
+  const ModelDemand& demand = search.demand();
   std::vector<const Shape*> shapes;
   for (const Packed& replica : found.all.replicas) shapes.push_back(replica.shape);
   return {.outcome = outcome_of(shapes, demand.load, search.request.objective),

@@ -12,8 +12,6 @@ namespace {
 
 constexpr int kDevicesTriedMax = 512;  // to find out how many would do
 
-const ModelDemand& demand_of(const Search& search) { return search.request.models[static_cast<size_t>(search.model)]; }
-
 // Stages of one domain after each other.
 const Shape* side_by_side(ShapeBook& book, const Domain& domain, int tp, int stages) {
   const auto count = static_cast<size_t>(stages);
@@ -107,7 +105,7 @@ const Shape* least(const std::vector<const Shape*>& shapes, double Operation::*f
 
 // Among all shapes that were looked at without the level.
 Status level_does_not_hold(const Search& search, const std::vector<const Shape*>& shapes) {
-  const ModelDemand& demand = demand_of(search);
+  const ModelDemand& demand = search.demand();
   const Shape* closest = nullptr;
   std::string remedy;
   const auto offer = [&](const char* flag, double wanted, double Operation::*figure, const Shape* shape) {
@@ -132,7 +130,7 @@ Status level_does_not_hold(const Search& search, const std::vector<const Shape*>
 
 // Tokens that a request must have room for.
 std::string tokens_text(const Search& search) {
-  const ModelDemand& demand = demand_of(search);
+  const ModelDemand& demand = search.demand();
   const int lengths = demand.load.input_tokens + demand.load.output_tokens;
   return std::to_string(std::max(lengths, demand.memory.context_max.value_or(0)));
 }
@@ -163,7 +161,7 @@ int64_t most_of(const ShapeBook& book, Value value) {
 
 // A degree, a pool or a context that is asked for and cannot be had on any number of these devices; OK: none of them.
 Status asked_too_much(const Search& search, const Relaxed& rules) {
-  const ModelDemand& demand = demand_of(search);
+  const ModelDemand& demand = search.demand();
   const int block = demand.memory.block_tokens;
   if (demand.memory.kv_bytes_per_rank) {
     Lifted lifted;
@@ -221,7 +219,7 @@ Status others_are_in_the_way(const Search& search, const std::vector<Domain>& do
 // A weight format of GGUF files with which `there` ranks would do, computed from the bytes of a weight; empty: none, or
 // what is there are GPUs, which keep all weights in bfloat16.
 std::string smaller_format(const Search& search, const Relaxed& rules, const Missing& missing) {
-  const Format now = demand_of(search).checkpoint->main_format();
+  const Format now = search.demand().checkpoint->main_format();
   if (search.request.cluster->kinds[static_cast<size_t>(missing.kind)].gpu || info(now).block_elements > 1) return {};
   Relaxed any_memory = rules;
   any_memory.memory = true;
@@ -232,7 +230,7 @@ std::string smaller_format(const Search& search, const Relaxed& rules, const Mis
   const int stages = std::clamp(missing.there / tp, 1, book.layers());
   const Shape* shape = side_by_side(book, *like, tp, stages);
   if (shape == nullptr) return {};
-  const Load& load = demand_of(search).load;
+  const Load& load = search.demand().load;
   for (const Format format : {Format::kQ8_0, Format::kQ4_0}) {
     const double bytes = static_cast<double>(info(format).block_bytes) / info(format).block_elements;
     const double ratio = bytes / info(now).block_bytes;
@@ -255,7 +253,7 @@ Status too_little(const Search& search, const Packing& packing) {
   });
   const auto replicas = static_cast<int>(std::ceil(lacking / best.shape->best.request_rate));
   const int kind = packing.domains[static_cast<size_t>(best.domains.front())].kind;
-  const ServiceLevel& level = demand_of(search).level;
+  const ServiceLevel& level = search.demand().level;
   return resource_exhausted("these devices give " + number_text(packing.request_rate) + " requests/s of the " +
                             number_text(search.goal.request_rate) + " asked for (" + shapes_text(packing) +
                             "); add about " + units_text(search, replicas * best.shape->devices(), kind) +

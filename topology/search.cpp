@@ -5,8 +5,6 @@
 namespace skein {
 namespace {
 
-constexpr double kNoise = 1e-9;
-
 // nullptr: it is of none.
 const Domain* domain_of(const std::vector<Domain>& all, DeviceId id) {
   auto at = std::ranges::lower_bound(all, id.node, {}, &Domain::node);

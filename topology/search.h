@@ -13,6 +13,8 @@ struct Search {
   PackingGoal goal;                        // of all its replicas
   std::vector<DeviceId> taken = {};        // by other models
   std::vector<PlacedReplica> kept = {};    // the model's own that stay
+
+  const ModelDemand& demand() const { return request.models[static_cast<size_t>(model)]; }
 };
 
 // A replica on those devices, by world rank, as the book sees it; with these layers, none: the best ones. nullptr: the

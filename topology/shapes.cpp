@@ -19,7 +19,6 @@ constexpr int kEndlessSequences = 1 << 14;
 // All ways to deal the layers out are tried up to that many.
 constexpr int64_t kSplitsMax = 64;
 constexpr size_t kTargetsTried = 2;  // stages that may take a layer from the slowest one
-constexpr double kNoise = 1e-9;  // relative; less is no improvement
 
 bool apart(const Device& a, const Device& b) { return a.kind != b.kind || a.nvlink_domain != b.nvlink_domain; }
 

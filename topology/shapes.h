@@ -11,6 +11,9 @@
 
 namespace skein {
 
+// Of rates and times, relative: less is no difference.
+inline constexpr double kNoise = 1e-9;
+
 // Devices that a stage's ranks may come from: of one node and one kind, joined by NVLink where there is any. Of a node
 // of cores each stands for a rank's part of them, and is the first core of that part.
 struct Domain {
