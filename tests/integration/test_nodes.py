@@ -228,6 +228,7 @@ def test_agents_that_do_not_come_are_named():
 
 def test_an_agent_ends_cleanly(running):
     """Last of this module: it takes a node away."""
+    assert running.server.metrics()["skein_node_up", "node-d"] == 1
     agent = running.processes("agent", "node-d")[0]
     agent.kill(signal.SIGTERM)
     wait_for(lambda: not agent.alive and not running.processes("rank", "node-d"), "the agent's end")
