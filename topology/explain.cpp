@@ -211,7 +211,7 @@ std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& ru
   std::vector<Alternative> all;
   Packer packer(*search.request.cluster, book, domains);
   for (const PackingGoal& goal : promising_shapes(search, domains, book, &packer)) {
-    const Packing other = packer.best(goal);
+    const Packing other = seated(search, packer.best(goal), book);
     if (other.replicas.empty() || shapes_text(other) == shapes_text(packing)) continue;
     all.push_back({.what = "TP " + std::to_string(goal.tp) + " x PP " + std::to_string(goal.pp),
                    .replicas = static_cast<int>(other.replicas.size()),
@@ -234,7 +234,7 @@ std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed
                        .taken = search.taken,
                        .kept = constraint.kept};
     ShapeBook shapes(freer.request, freer.model, constraint.rules, book);
-    const Packing other = with_kept(freer, pack_beside(freer, constraint.rules, shapes), shapes);
+    const Packing other = with_kept(freer, place_beside(freer, constraint.rules, shapes), shapes);
     const double gain = figure(search, other) / chosen - 1;
     costs.push_back({.constraint = constraint.what,
                      .gain = gain < kNoticeable ? 0 : gain,

@@ -13,8 +13,9 @@ namespace skein {
 
 // A replica and the domains that it takes devices from.
 struct Packed {
-  const Shape* shape = nullptr;  // of the book that it was packed with
-  std::vector<int> domains;      // by world rank: index into Packing::domains
+  const Shape* shape = nullptr;        // of the book that it was packed with
+  std::vector<int> domains = {};       // by world rank: index into Packing::domains
+  std::vector<DeviceId> devices = {};  // by world rank; {}: it has none yet
 };
 
 struct Packing {

@@ -11,7 +11,6 @@
 #include "topology/memory.h"
 #include "topology/placing.h"
 #include "topology/refusal.h"
-#include "topology/seating.h"
 
 namespace skein {
 namespace {
@@ -79,7 +78,7 @@ Search search_of(const PlanRequest& request, int model, const std::vector<Placed
   return search;
 }
 
-// What a model gets: `all` with the replicas that are kept, these last.
+// What a model gets, on its devices: `all` with the replicas that are kept, these last.
 struct Found {
   Relaxed rules = {};
   Packing fresh = {};
@@ -95,7 +94,7 @@ Found find_places(const Search& search, Books* books) {
   Found found;
   for (const Relaxed& rules : {Relaxed{}, Relaxed{.group_over_pcie = true}}) {
     ShapeBook& book = books->of(search.model, rules);
-    found = {.rules = rules, .fresh = pack_beside(search, rules, book)};
+    found = {.rules = rules, .fresh = place_beside(search, rules, book)};
     found.all = with_kept(search, found.fresh, book);
     if (!found.fresh.replicas.empty() || reached(search, found.all)) break;
   }
@@ -106,17 +105,10 @@ Status refusal(const Search& search, const Found& found) {
   return found.all.replicas.empty() ? nothing_fits(search) : too_little(search, found.all);
 }
 
-// What was found, on its devices.
-void append(const Search& search, ShapeBook& book, Found* found, PlacementPlan* plan) {
-  const Packing& fresh = found->fresh;
-  const std::vector<std::vector<DeviceId>> seats = seat(*search.request.cluster, fresh, search.kept);
+void append(const Search& search, const Found& found, PlacementPlan* plan) {
   std::vector<PlacedReplica> replicas;
-  for (size_t i = 0; i < seats.size(); ++i) {
-    // Replicas that compete for the devices beside a NIC may get others than they were packed for.
-    const Shape*& shape = found->all.replicas[i].shape;
-    const Shape* seated = shape_on(search.request, fresh.domains, book, shape->tp, seats[i]);
-    if (seated != nullptr) shape = seated;
-    replicas.push_back(placed(search.request, *shape, search.model, seats[i]));
+  for (const Packed& fresh : found.fresh.replicas) {
+    replicas.push_back(placed(search.request, *fresh.shape, search.model, fresh.devices));
   }
   std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
   plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
@@ -137,10 +129,10 @@ size_t place_in_order(const PlanRequest& request, const std::vector<PlacedReplic
   PlacementPlan plan;
   for (size_t placed = 0; placed < order.size(); ++placed) {
     const Search search = search_of(request, order[placed], kept, plan);
-    Found found = find_places(search, books);
+    const Found found = find_places(search, books);
     if (!reached(search, found.all)) return placed;
     const bool last = placed + 1 == order.size();
-    if (!last) append(search, books->of(search.model, found.rules), &found, &plan);
+    if (!last) append(search, found, &plan);
   }
   return order.size();
 }
@@ -272,11 +264,10 @@ Result<PlacementPlan> plan_beside(const PlanRequest& request, const std::vector<
   for (const int model : several ? find_order(request, kept, books).models : placing_order(request)) {
     const auto at = static_cast<size_t>(model);
     const Search search = search_of(request, model, kept, plan);
-    Found found = find_places(search, books);
+    const Found found = find_places(search, books);
     if (!reached(search, found.all)) return refusal(search, found).within(request.models[at].name);
-    ShapeBook& book = books->of(model, found.rules);
-    append(search, book, &found, &plan);
-    plan.models[at] = explained(search, found, book);
+    append(search, found, &plan);
+    plan.models[at] = explained(search, found, books->of(model, found.rules));
   }
   plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
   plan.left_over = left_over(request, plan.replicas);

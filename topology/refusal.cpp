@@ -252,7 +252,9 @@ Status too_little(const Search& search, const Packing& packing) {
     return replica.shape->best.request_rate / replica.shape->devices();
   });
   const auto replicas = static_cast<int>(std::ceil(lacking / best.shape->best.request_rate));
-  const int kind = packing.domains[static_cast<size_t>(best.domains.front())].kind;
+  const DeviceId first = best.devices.front();
+  const Node& node = search.request.cluster->nodes[static_cast<size_t>(first.node)];
+  const int kind = node.devices[static_cast<size_t>(first.device)].kind;
   const ServiceLevel& level = search.demand().level;
   return resource_exhausted("these devices give " + number_text(packing.request_rate) + " requests/s of the " +
                             number_text(search.goal.request_rate) + " asked for (" + shapes_text(packing) +

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "topology/placing.h"
+#include "topology/seating.h"
+
 namespace skein {
 namespace {
 
@@ -14,13 +17,21 @@ const Domain* domain_of(const std::vector<Domain>& all, DeviceId id) {
   return nullptr;
 }
 
-std::vector<const Shape*> kept_shapes(const Search& search, ShapeBook& book) {
-  std::vector<const Shape*> shapes;
-  if (search.kept.empty()) return shapes;
+std::vector<Packed> kept_replicas(const Search& search, ShapeBook& book) {
+  std::vector<Packed> kept;
+  if (search.kept.empty()) return kept;
   const std::vector<Domain> all = domains_of_placed(search.request);
-  for (const PlacedReplica& replica : search.kept) shapes.push_back(shape_of(search.request, all, book, replica));
-  std::erase(shapes, nullptr);
-  return shapes;
+  for (const PlacedReplica& replica : search.kept) {
+    const Shape* shape = shape_of(search.request, all, book, replica);
+    if (shape != nullptr) kept.push_back({.shape = shape, .devices = replica.devices});
+  }
+  return kept;
+}
+
+void add(Packed replica, Packing* packing) {
+  packing->request_rate += replica.shape->best.request_rate;
+  packing->devices += replica.shape->devices();
+  packing->replicas.push_back(std::move(replica));
 }
 
 }  // namespace
@@ -71,18 +82,49 @@ Packing pack_beside(const Search& search, const Relaxed& rules, ShapeBook& book)
   PackingGoal goal = search.goal;
   if (goal.request_rate > 0) {
     const double wanted = goal.request_rate;
-    for (const Shape* shape : kept_shapes(search, book)) goal.request_rate -= shape->best.request_rate;
+    for (const Packed& replica : kept_replicas(search, book)) goal.request_rate -= replica.shape->best.request_rate;
     if (goal.request_rate <= wanted * kNoise) return nothing;
   }
   return Packer(cluster, book, std::move(nothing.domains)).best(goal);
 }
 
-Packing with_kept(const Search& search, Packing packing, ShapeBook& book) {
-  for (const Shape* shape : kept_shapes(search, book)) {
-    packing.replicas.push_back({.shape = shape, .domains = {}});
-    packing.request_rate += shape->best.request_rate;
-    packing.devices += shape->devices();
+Packing seated(const Search& search, const Packing& packing, ShapeBook& book) {
+  const Load& load = search.demand().load;
+  const bool latency = search.goal.objective == Objective::kLatency;
+  double latency_max_ms = 0;
+  for (const Packed& replica : packing.replicas) {
+    latency_max_ms = std::max(latency_max_ms, replica.shape->lone.latency_ms(load) * (1 + kNoise));
   }
+  std::vector<const Shape*> shapes(packing.replicas.size(), nullptr);
+  const auto serves = [&](size_t i, const std::vector<DeviceId>& devices) {
+    shapes[i] = shape_on(search.request, packing.domains, book, packing.replicas[i].shape->tp, devices);
+    return shapes[i] != nullptr && (!latency || shapes[i]->lone.latency_ms(load) <= latency_max_ms);
+  };
+  std::vector<std::vector<DeviceId>> seats = seat(*search.request.cluster, packing, search.kept, serves);
+  Packing there;
+  for (size_t i = 0; i < seats.size(); ++i) {
+    if (!seats[i].empty()) add({.shape = shapes[i], .devices = std::move(seats[i])}, &there);
+  }
+  return there;
+}
+
+Packing place_beside(Search search, const Relaxed& rules, ShapeBook& book) {
+  const bool one_will_do = search.goal.objective == Objective::kLatency && search.goal.request_rate == 0;
+  Packing all;
+  for (;;) {
+    const Packing packing = pack_beside(search, rules, book);
+    const Packing there = seated(search, packing, book);
+    for (const Packed& replica : there.replicas) add(replica, &all);
+    const bool as_packed = there.request_rate >= packing.request_rate * (1 - kNoise);
+    if (as_packed || there.replicas.empty() || one_will_do) return all;
+    for (const Packed& replica : there.replicas) {
+      search.kept.push_back(placed(search.request, *replica.shape, search.model, replica.devices));
+    }
+  }
+}
+
+Packing with_kept(const Search& search, Packing packing, ShapeBook& book) {
+  for (Packed& replica : kept_replicas(search, book)) add(std::move(replica), &packing);
   return packing;
 }
 

@@ -36,7 +36,15 @@ std::vector<DeviceId> devices_of(const std::vector<PlacedReplica>& replicas);
 // The best that fits beside what is taken and kept; without replicas where those that are kept reach the goal's rate.
 Packing pack_beside(const Search& search, const Relaxed& rules, ShapeBook& book);
 
-// The same and the replicas that stay, these last, for the figures of both together: they name no domains.
+// The packing's replicas on their devices, with what they do there: of those that compete for the devices beside a NIC
+// some do less than they were packed for. Left out are those that do not hold the service level there, or with the
+// objective kLatency are slower than all that were packed. They name no domains.
+Packing seated(const Search& search, const Packing& packing, ShapeBook& book);
+
+// pack_beside(), seated; where that is less than what was packed, once more with what is left, and so on.
+Packing place_beside(Search search, const Relaxed& rules, ShapeBook& book);
+
+// Placed replicas and those that stay, these last, for the figures of both together.
 Packing with_kept(const Search& search, Packing packing, ShapeBook& book);
 
 }  // namespace skein

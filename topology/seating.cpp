@@ -18,8 +18,8 @@ int index_of(std::map<std::string, int>* indices, const std::string& text) {
 // Replicas by what is already there: fewest in the rack, then on the node.
 class Spread {
  public:
-  Spread(const Cluster& cluster, const std::vector<Domain>& domains, const std::vector<PlacedReplica>& kept)
-      : cluster_(cluster), domains_(domains), on_node_(cluster.nodes.size(), 0) {
+  Spread(const Cluster& cluster, const Packing& packing, const std::vector<PlacedReplica>& kept)
+      : cluster_(cluster), domains_(packing.domains), alike_(packing.alike), on_node_(cluster.nodes.size(), 0) {
     std::map<std::string, int> racks;
     for (const Node& node : cluster.nodes) {
       // Without racks every node is one.
@@ -27,12 +27,12 @@ class Spread {
     }
     in_rack_.assign(racks.size(), 0);
     std::map<int, size_t> wholes;
-    for (size_t i = 0; i < domains.size(); ++i) {
-      const size_t whole = wholes.try_emplace(domains[i].whole, wholes.size()).first->second;
+    for (size_t i = 0; i < domains_.size(); ++i) {
+      const size_t whole = wholes.try_emplace(domains_[i].whole, wholes.size()).first->second;
       if (whole == parts_.size()) parts_.emplace_back();
       order_.push_back(parts_[whole].size());
       parts_[whole].push_back(i);
-      free_.push_back(domains[i].size());
+      free_.push_back(domains_[i].size());
     }
     for (const PlacedReplica& replica : kept) {
       std::set<int> nodes;
@@ -89,6 +89,13 @@ class Spread {
     return path ? path_key(*path) : "";
   }
 
+  // Whether ranks do the same in both. Between devices that were not told apart some ways may be slower in one of them.
+  bool same_ranks(size_t a, size_t b) const {
+    const Domain& domain = domains_[a];
+    const bool any_devices = alike_ || domain.joined;
+    return any_devices ? domain.site == domains_[b].site : domain.key == domains_[b].key;
+  }
+
   // Which of `parts` may stand in for each that devices are asked of: the one at the same place, or else any, if ranks
   // do the same there and have the same ways to each other. {}: not all have one.
   std::map<size_t, size_t> counterparts(const std::map<size_t, int>& demand, const std::vector<size_t>& parts) const {
@@ -97,7 +104,7 @@ class Spread {
       const size_t part = asked.first;
       const int devices = asked.second;
       const auto fits = [&](size_t candidate) {
-        if (free_[candidate] < devices || domains_[candidate].site != domains_[part].site) return false;
+        if (free_[candidate] < devices || !same_ranks(part, candidate)) return false;
         if (devices > 1 && way(candidate, candidate) != way(part, part)) return false;
         return std::ranges::all_of(instead, [&](const auto& other) {
           return other.second != candidate && way(other.second, candidate) == way(other.first, part);
@@ -114,6 +121,7 @@ class Spread {
 
   const Cluster& cluster_;
   const std::vector<Domain>& domains_;
+  const bool alike_;
   std::vector<std::vector<size_t>> parts_;  // of each domain that may be cut into some: indices into domains_
   std::vector<size_t> order_;               // of each of domains_ among its domain's parts
   std::vector<int> free_;                   // devices of each
@@ -149,7 +157,7 @@ std::vector<Packed> spread_out(const Cluster& cluster, const Packing& packing, c
   for (const Domain& domain : packing.domains) devices += domain.size();
   if (packing.devices == devices) return packing.replicas;
   std::vector<Packed> replicas = packing.replicas;
-  Spread spread(cluster, packing.domains, kept);
+  Spread spread(cluster, packing, kept);
   for (const size_t i : order) {
     Packed& replica = replicas[i];
     if (!spans(packing, replica)) {
@@ -172,6 +180,8 @@ std::vector<StageRun> runs_of(const Packed& replica) {
   return runs;
 }
 
+using Pools = std::vector<std::vector<DeviceId>>;  // free devices by domain
+
 DeviceId take_first(std::vector<DeviceId>* pool) {
   CHECK(!pool->empty());
   const DeviceId first = pool->front();
@@ -179,24 +189,36 @@ DeviceId take_first(std::vector<DeviceId>* pool) {
   return first;
 }
 
+// `domains`: by device, that it came from.
+void give_back(const std::vector<DeviceId>& devices, const std::vector<int>& domains, Pools* pools) {
+  for (size_t rank = 0; rank < devices.size(); ++rank) {
+    std::vector<DeviceId>& pool = (*pools)[static_cast<size_t>(domains[rank])];
+    pool.push_back(devices[rank]);
+    std::ranges::sort(pool);
+  }
+}
+
 }  // namespace
 
 std::vector<std::vector<DeviceId>> seat(const Cluster& cluster, const Packing& packing,
-                                        const std::vector<PlacedReplica>& kept) {
+                                        const std::vector<PlacedReplica>& kept, const Serves& serves) {
   const std::vector<size_t> order = seating_order(packing);
   const std::vector<Packed> replicas = spread_out(cluster, packing, order, kept);
-  std::vector<std::vector<DeviceId>> pools;
+  Pools pools;
   for (const Domain& domain : packing.domains) {
     std::vector<DeviceId>& pool = pools.emplace_back();
     for (const int device : domain.devices) pool.push_back({.node = domain.node, .device = device});
   }
   std::vector<std::vector<DeviceId>> seats(replicas.size());
   for (const size_t i : order) {
-    if (!packing.alike) {
+    if (packing.alike) {
+      for (const int domain : replicas[i].domains) seats[i].push_back(take_first(&pools[static_cast<size_t>(domain)]));
+    } else {
       seats[i] = take_ranks(cluster, &pools, replicas[i].shape->tp, runs_of(replicas[i]));
-      continue;
     }
-    for (const int domain : replicas[i].domains) seats[i].push_back(take_first(&pools[static_cast<size_t>(domain)]));
+    if (serves(i, seats[i])) continue;
+    give_back(seats[i], replicas[i].domains, &pools);
+    seats[i].clear();
   }
   return seats;
 }
