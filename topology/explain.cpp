@@ -19,12 +19,6 @@ std::vector<const Shape*> shapes_of(const Packing& packing) {
   return shapes;
 }
 
-double worst_latency_ms(const Packing& packing, const Load& load) {
-  double worst = 0;
-  for (const Packed& replica : packing.replicas) worst = std::max(worst, replica.shape->lone.latency_ms(load));
-  return worst;
-}
-
 // What the objective makes large.
 double figure(const Search& search, const Packing& packing) {
   if (packing.replicas.empty()) return 0;
@@ -70,6 +64,7 @@ struct Constraint {
   Relaxed rules;
   PlanRequest request;
   PackingGoal goal;
+  std::vector<DeviceId> taken;
   std::vector<PlacedReplica> kept;
 };
 
@@ -83,6 +78,7 @@ std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rule
                                                .rules = rules,
                                                .request = request,
                                                .goal = search.goal,
+                                               .taken = search.taken,
                                                .kept = search.kept});
   };
   if (demand.level.ttft_ms > 0) add("first token within " + number_text(demand.level.ttft_ms) + " ms").rules.ttft = true;
@@ -102,6 +98,7 @@ std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rule
     free.tensor_parallel_size = free.pipeline_parallel_size = 0;
   }
   if (const std::string part = used_part(request); !part.empty()) add(part).request.nodes.clear();
+  if (!search.taken.empty()) add("room for the other models").taken.clear();
   if (request.even_layers) add("layers dealt out evenly").request.even_layers = false;
   if (const size_t kept = search.kept.size(); kept > 0) {
     add(std::to_string(kept) + (kept == 1 ? " replica stays where it is" : " replicas stay where they are")).kept.clear();
@@ -145,6 +142,12 @@ std::vector<PackingGoal> promising_shapes(const Search& search, const std::vecto
 }
 
 }  // namespace
+
+double worst_latency_ms(const Packing& packing, const Load& load) {
+  double worst = 0;
+  for (const Packed& replica : packing.replicas) worst = std::max(worst, replica.shape->lone.latency_ms(load));
+  return worst;
+}
 
 std::string shape_text(const Shape& shape) {
   return "TP " + std::to_string(shape.tp) + " x PP " + std::to_string(shape.stages.size());
@@ -231,7 +234,7 @@ std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed
     const Search freer{.request = constraint.request,
                        .model = search.model,
                        .goal = constraint.goal,
-                       .taken = search.taken,
+                       .taken = constraint.taken,
                        .kept = constraint.kept};
     ShapeBook shapes(freer.request, freer.model, constraint.rules, book);
     const Packing other = with_kept(freer, place_beside(freer, constraint.rules, shapes), shapes);

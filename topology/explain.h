@@ -20,6 +20,9 @@ std::vector<Alternative> alternatives_to(const Search& search, const Relaxed& ru
 std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed& rules, const Packing& packing,
                                              const ShapeBook& book);
 
+// Of a lone request on the slowest replica; 0: there is none.
+double worst_latency_ms(const Packing& packing, const Load& load);
+
 // Degrees that are looked at one by one.
 inline constexpr int kDegrees[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
 

@@ -100,6 +100,7 @@ struct Packer::Lot {
 // A replica in the making.
 struct Packer::Draft {
   const Cell& cell;
+  double latency_max_ms;  // as PackingGoal::latency_max_ms
   int tp;
   std::vector<Lot> lots;
   std::vector<int> left;  // stages of each lot that have no place in the pipeline yet
@@ -161,7 +162,7 @@ std::vector<int> Packer::signature(const Cell& cell) {
 }
 
 const Packer::Front& Packer::solve(const Cell& cell, const PackingGoal& goal) {
-  const auto [at, fresh] = fronts_.try_emplace({goal.tp, goal.pp, latency_max_ms_, signature(cell)});
+  const auto [at, fresh] = fronts_.try_emplace({goal.tp, goal.pp, goal.latency_max_ms, signature(cell)});
   if (fresh) at->second = solve_anew(cell, goal);
   return at->second;
 }
@@ -208,7 +209,7 @@ void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, cons
   }
   int common = 0;  // a degree divides what every domain gives
   for (const auto& [whole, lot] : lots) common = std::gcd(common, lot.devices);
-  Draft draft{.cell = cell, .tp = 1, .lots = {}, .left = {}, .best = best};
+  Draft draft{.cell = cell, .latency_max_ms = goal.latency_max_ms, .tp = 1, .lots = {}, .left = {}, .best = best};
   for (auto& [whole, lot] : lots) draft.lots.push_back(std::move(lot));
   for (draft.tp = 1; draft.tp <= std::min(tp_max, common); ++draft.tp) {
     const int stages = devices / draft.tp;
@@ -364,7 +365,8 @@ void Packer::try_ranks(Draft* draft, const std::vector<DeviceId>& devices) {
   if (!ways) return;
   const Shape* shape = book_.find(stages, draft->tp, *ways);
   if (shape == nullptr || !better(shape->best.request_rate, draft->best->rate)) return;
-  if (latency_max_ms_ > 0 && shape->lone.latency_ms(book_.demand().load) > latency_max_ms_) return;
+  const double latency_max_ms = draft->latency_max_ms;
+  if (latency_max_ms > 0 && shape->lone.latency_ms(book_.demand().load) > latency_max_ms) return;
   draft->best->rate = shape->best.request_rate;
   draft->best->replica = {.shape = shape, .domains = std::move(of_rank)};
 }
@@ -514,26 +516,22 @@ Packing Packer::fewest(const PackingGoal& goal) {
 }
 
 Packing Packer::lowest_latency(const PackingGoal& goal) {
-  latency_max_ms_ = 0;
   Packing unbounded = most(goal);
   if (unbounded.replicas.empty() || better(goal.request_rate, unbounded.request_rate)) return unbounded;
   std::vector<double> latencies = book_.latencies();
   // The lowest bound under which enough fits: what fits under one bound fits under all higher ones.
   size_t low = 0;
   size_t high = latencies.size() - 1;
-  const auto packing_under = [&](double latency_ms) {
-    latency_max_ms_ = latency_ms * (1 + kNoise);
-    return most(goal);
-  };
+  PackingGoal bounded = goal;
   while (low < high) {
     const size_t middle = (low + high) / 2;
-    const Packing packing = packing_under(latencies[middle]);
+    bounded.latency_max_ms = latencies[middle] * (1 + kNoise);
+    const Packing packing = most(bounded);
     const bool enough = !packing.replicas.empty() && !better(goal.request_rate, packing.request_rate);
     (enough ? high : low) = enough ? middle : middle + 1;
   }
-  Packing packing = packing_under(latencies[low]);
-  latency_max_ms_ = 0;
-  return packing;
+  bounded.latency_max_ms = latencies[low] * (1 + kNoise);
+  return goal.sparing ? fewest(bounded) : most(bounded);
 }
 
 }  // namespace skein

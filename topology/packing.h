@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <map>
 #include <string>
 #include <tuple>
@@ -26,10 +27,15 @@ struct Packing {
   bool alike = false;  // nothing tells the devices of a domain apart
 };
 
+// A request rate that any replica reaches.
+inline constexpr double kAnyRate = std::numeric_limits<double>::min();
+
 struct PackingGoal {
   Objective objective = Objective::kGoodput;
-  double request_rate = 0;  // kFewestDevices: to be reached; kLatency: to be reached, 0: one replica will do
-  int tp = 0, pp = 0;       // the only shape allowed; 0: any
+  double request_rate = 0;    // kFewestDevices: to be reached; kLatency: to be reached, 0: one replica will do
+  int tp = 0, pp = 0;         // the only shape allowed; 0: any
+  double latency_max_ms = 0;  // of a lone request on each replica; 0: any
+  bool sparing = false;       // kLatency: then the fewest devices, not the most goodput
 };
 
 // The best packing by `goal`; none of its replicas: nothing fits. Where the rate cannot be reached, the most goodput.
@@ -91,7 +97,6 @@ class Packer {
   const Cluster& cluster_;
   ShapeBook& book_;
   std::vector<Domain> domains_;
-  double latency_max_ms_ = 0;  // of a lone request; 0: any
   bool alike_ = false;  // as Packing::alike
   std::vector<int> key_numbers_;  // of each domain's key
   std::map<std::tuple<LinkKind, double, double>, int> paths_;       // numbers of paths

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <numeric>
+#include <set>
 
 #include "base/check.h"
 #include "topology/device_kinds.h"
@@ -45,8 +46,11 @@ std::vector<DeviceId> left_over(const PlanRequest& request, const std::vector<Pl
 PackingGoal goal_of(const PlanRequest& request, const ModelDemand& demand) {
   PackingGoal goal{.objective = request.objective, .request_rate = demand.load.request_rate,
                    .tp = demand.tensor_parallel_size, .pp = demand.pipeline_parallel_size};
-  // Several models leave room for each other.
-  if (request.models.size() > 1 && goal.objective == Objective::kGoodput) goal.objective = Objective::kFewestDevices;
+  if (request.models.size() > 1) {
+    // They leave room for each other.
+    goal.objective = Objective::kFewestDevices;
+    goal.request_rate = std::max(goal.request_rate, kAnyRate);
+  }
   if (goal.objective == Objective::kGoodput) goal.request_rate = 0;
   return goal;
 }
@@ -61,14 +65,28 @@ std::vector<int> placing_order(const PlanRequest& request) {
   return order;
 }
 
-// Beside its own of `kept`, on what the plan so far and the others of `kept` leave.
-Search search_of(const PlanRequest& request, int model, const std::vector<PlacedReplica>& kept,
-                 const PlacementPlan& so_far) {
-  Search search{.request = request,
+// How a model may be placed.
+struct Terms {
+  Relaxed rules = {};
+  double latency_max_ms = 0;  // as PackingGoal::latency_max_ms
+};
+
+// What models are placed in.
+struct Room {
+  const PlanRequest& request;
+  const std::vector<PlacedReplica>& kept;
+  Books* books;
+  std::vector<Terms> terms = {};  // by model; {}: with any latency, and groups over PCIe only where nothing else fits
+};
+
+// Beside its own of those that are kept, on what the others of these and `others` leave.
+Search search_of(const Room& room, int model, const std::vector<PlacedReplica>& others) {
+  Search search{.request = room.request,
                 .model = model,
-                .goal = goal_of(request, request.models[static_cast<size_t>(model)]),
-                .taken = devices_of(so_far.replicas)};
-  for (const PlacedReplica& replica : kept) {
+                .goal = goal_of(room.request, room.request.models[static_cast<size_t>(model)]),
+                .taken = devices_of(others)};
+  if (!room.terms.empty()) search.goal.latency_max_ms = room.terms[static_cast<size_t>(model)].latency_max_ms;
+  for (const PlacedReplica& replica : room.kept) {
     if (replica.model == model) {
       search.kept.push_back(replica);
     } else {
@@ -89,13 +107,18 @@ bool reached(const Search& search, const Packing& packing) {
   return !packing.replicas.empty() && packing.request_rate * (1 + kNoise) >= search.goal.request_rate;
 }
 
-// Tensor parallelism over PCIe only where nothing else fits.
-Found find_places(const Search& search, Books* books) {
+Found find_places(const Search& search, const Relaxed& rules, Books* books) {
+  ShapeBook& book = books->of(search.model, rules);
+  Found found{.rules = rules, .fresh = place_beside(search, rules, book)};
+  found.all = with_kept(search, found.fresh, book);
+  return found;
+}
+
+Found find_places(const Search& search, const Room& room) {
+  if (!room.terms.empty()) return find_places(search, room.terms[static_cast<size_t>(search.model)].rules, room.books);
   Found found;
   for (const Relaxed& rules : {Relaxed{}, Relaxed{.group_over_pcie = true}}) {
-    ShapeBook& book = books->of(search.model, rules);
-    found = {.rules = rules, .fresh = place_beside(search, rules, book)};
-    found.all = with_kept(search, found.fresh, book);
+    found = find_places(search, rules, room.books);
     if (!found.fresh.replicas.empty() || reached(search, found.all)) break;
   }
   return found;
@@ -105,17 +128,23 @@ Status refusal(const Search& search, const Found& found) {
   return found.all.replicas.empty() ? nothing_fits(search) : too_little(search, found.all);
 }
 
-void append(const Search& search, const Found& found, PlacementPlan* plan) {
+void append(const Search& search, const Found& found, std::vector<PlacedReplica>* all) {
   std::vector<PlacedReplica> replicas;
   for (const Packed& fresh : found.fresh.replicas) {
     replicas.push_back(placed(search.request, *fresh.shape, search.model, fresh.devices));
   }
   std::ranges::stable_sort(replicas, {}, [](const PlacedReplica& replica) { return replica.devices.front(); });
-  plan->replicas.insert(plan->replicas.end(), replicas.begin(), replicas.end());
+  all->insert(all->end(), replicas.begin(), replicas.end());
 }
 
-ModelPlan explained(const Search& search, const Found& found, ShapeBook& book) {
+// As what the others have is theirs.
+ModelPlan explained(Search search, const Found& found, ShapeBook& book) {
   const ModelDemand& demand = search.demand();
+  if (search.request.objective == Objective::kLatency) {
+    search.goal.objective = Objective::kLatency;
+    search.goal.sparing = search.request.models.size() > 1;
+    search.goal.latency_max_ms = 0;
+  }
   std::vector<const Shape*> shapes;
   for (const Packed& replica : found.all.replicas) shapes.push_back(replica.shape);
   return {.outcome = outcome_of(shapes, demand.load, search.request.objective),
@@ -124,15 +153,14 @@ ModelPlan explained(const Search& search, const Found& found, ShapeBook& book) {
 }
 
 // Places models in that order, each on what those before it leave, until one does not reach its load. How many do.
-size_t place_in_order(const PlanRequest& request, const std::vector<PlacedReplica>& kept, const std::vector<int>& order,
-                      Books* books) {
-  PlacementPlan plan;
+size_t place_in_order(const Room& room, const std::vector<int>& order) {
+  std::vector<PlacedReplica> replicas;
   for (size_t placed = 0; placed < order.size(); ++placed) {
-    const Search search = search_of(request, order[placed], kept, plan);
-    const Found found = find_places(search, books);
+    const Search search = search_of(room, order[placed], replicas);
+    const Found found = find_places(search, room);
     if (!reached(search, found.all)) return placed;
     const bool last = placed + 1 == order.size();
-    if (!last) append(search, found, &plan);
+    if (!last) append(search, found, &replicas);
   }
   return order.size();
 }
@@ -145,15 +173,73 @@ struct Order {
 };
 
 // Where those before leave too little to a model, it goes first.
-Order find_order(const PlanRequest& request, const std::vector<PlacedReplica>& kept, Books* books) {
-  std::vector<int> order = placing_order(request);
-  for (size_t tries = 0; tries < request.models.size(); ++tries) {
-    const size_t placed = place_in_order(request, kept, order, books);
+Order find_order(const Room& room) {
+  std::vector<int> order = placing_order(room.request);
+  for (size_t tries = 0; tries < order.size(); ++tries) {
+    const size_t placed = place_in_order(room, order);
     if (placed == order.size() || placed == 0) return {.models = order, .all = placed > 0};
     const auto at = order.begin() + static_cast<ptrdiff_t>(placed);
     std::rotate(order.begin(), at, at + 1);
   }
-  return {.models = placing_order(request)};
+  return {.models = placing_order(room.request)};
+}
+
+// Appends them to the plan's replicas. What was found, by model.
+Result<std::vector<Found>> place_models(const Room& room, const std::vector<int>& order, PlacementPlan* plan) {
+  std::vector<Found> all(order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto model = static_cast<size_t>(order[i]);
+    const Search search = search_of(room, order[i], plan->replicas);
+    Found found = find_places(search, room);
+    if (!reached(search, found.all)) return refusal(search, found).within(room.request.models[model].name);
+    append(search, found, &plan->replicas);
+    all[model] = std::move(found);
+  }
+  return all;
+}
+
+// Of a lone request, as the only model that is placed; 0: it needs no replica beside those that are kept.
+double latency_alone(const Room& room, int model, const Relaxed& rules) {
+  Search alone = search_of(room, model, {});
+  alone.goal.objective = Objective::kLatency;
+  const Packing packing = place_beside(alone, rules, room.books->of(model, rules));
+  return worst_latency_ms(packing, alone.demand().load);
+}
+
+// Sets terms with which the latencies of all are as low as they can be found beside each other, given places on any.
+// First no model is slowed down more than needed against what it would have alone; then each is as fast as the others
+// allow, in the order that is returned.
+std::vector<int> lower_latencies(const std::vector<Found>& found, Room* room) {
+  std::vector<double> alone;
+  std::set<double> slowdowns;
+  for (int model = 0; model < std::ssize(found); ++model) {
+    const Relaxed& rules = found[static_cast<size_t>(model)].rules;
+    alone.push_back(latency_alone(*room, model, rules));
+    for (const double latency : room->books->of(model, rules).latencies()) {
+      if (alone.back() > 0 && latency >= alone.back()) slowdowns.insert(latency / alone.back());
+    }
+  }
+  for (const Found& of_model : found) room->terms.push_back({.rules = of_model.rules});
+  const auto order_at = [&](double slowdown) {
+    for (size_t i = 0; i < alone.size(); ++i) room->terms[i].latency_max_ms = slowdown * alone[i] * (1 + kNoise);
+    return find_order(*room);
+  };
+  const std::vector<double> ascending(slowdowns.begin(), slowdowns.end());
+  if (ascending.empty()) return find_order(*room).models;
+  const auto least = std::ranges::partition_point(ascending, [&](double slowdown) { return !order_at(slowdown).all; });
+  std::vector<int> order = order_at(least == ascending.end() ? ascending.back() : *least).models;
+  for (const int model : order) {
+    Terms& terms = room->terms[static_cast<size_t>(model)];
+    const double highest = terms.latency_max_ms;
+    std::vector<double> latencies = room->books->of(model, terms.rules).latencies();
+    std::erase_if(latencies, [&](double latency) { return latency >= highest; });
+    const auto lowest = std::ranges::partition_point(latencies, [&](double latency) {
+      terms.latency_max_ms = latency * (1 + kNoise);
+      return place_in_order(*room, order) < order.size();
+    });
+    terms.latency_max_ms = lowest == latencies.end() ? highest : *lowest * (1 + kNoise);
+  }
+  return order;
 }
 
 Status check_part(const Cluster& cluster, const NodePart& part) {
@@ -217,8 +303,9 @@ Status check_request(const PlanRequest& request) {
       return invalid_argument(demand.name + ": input-len and output-len are more than max-model-len " +
                               std::to_string(*demand.memory.context_max) + ": raise it, or give the lengths that requests have");
     }
-    if (request.models.size() > 1 && demand.load.request_rate <= 0) {
-      return invalid_argument(demand.name + ": several models share the cluster by their request rates; give each one");
+    if (request.models.size() > 1 && request.objective != Objective::kLatency && demand.load.request_rate <= 0) {
+      return invalid_argument(demand.name + ": several models share the cluster by their request rates; give each one, or "
+                              "plan with --objective latency");
     }
   }
   return {};
@@ -254,20 +341,25 @@ PlacedReplica placed(const PlanRequest& request, const Shape& shape, int model, 
 }
 
 bool holds_beside(const PlanRequest& request, const std::vector<PlacedReplica>& kept, Books* books) {
-  return find_order(request, kept, books).all;
+  return find_order({.request = request, .kept = kept, .books = books}).all;
 }
 
 Result<PlacementPlan> plan_beside(const PlanRequest& request, const std::vector<PlacedReplica>& kept, Books* books) {
-  PlacementPlan plan;
-  plan.models.resize(request.models.size());
+  Room room{.request = request, .kept = kept, .books = books};
   const bool several = request.models.size() > 1;
-  for (const int model : several ? find_order(request, kept, books).models : placing_order(request)) {
-    const auto at = static_cast<size_t>(model);
-    const Search search = search_of(request, model, kept, plan);
-    const Found found = find_places(search, books);
-    if (!reached(search, found.all)) return refusal(search, found).within(request.models[at].name);
-    append(search, found, &plan);
-    plan.models[at] = explained(search, found, books->of(model, found.rules));
+  std::vector<int> order = several ? find_order(room).models : placing_order(request);
+  PlacementPlan plan;
+  ASSIGN_OR_RETURN(std::vector<Found> found, place_models(room, order, &plan));
+  if (several && request.objective == Objective::kLatency) {
+    order = lower_latencies(found, &room);
+    plan.replicas.clear();
+    ASSIGN_OR_RETURN(found, place_models(room, order, &plan));
+  }
+  for (int model = 0; model < std::ssize(found); ++model) {
+    std::vector<PlacedReplica> others = plan.replicas;
+    std::erase_if(others, [&](const PlacedReplica& replica) { return replica.model == model; });
+    const Found& own = found[static_cast<size_t>(model)];
+    plan.models.push_back(explained(search_of(room, model, others), own, books->of(model, own.rules)));
   }
   plan.replicas.insert(plan.replicas.begin(), kept.begin(), kept.end());
   plan.left_over = left_over(request, plan.replicas);

@@ -47,7 +47,7 @@ bool may_use(const std::vector<NodePart>& parts, const std::string& node, int de
 struct PlanRequest {
   const Cluster* cluster = nullptr;
   const Calibration* calibration = nullptr;
-  std::vector<ModelDemand> models;   // several: each with a request rate
+  std::vector<ModelDemand> models;   // several: each with a request rate, or for the lowest latency
   Objective objective = Objective::kGoodput;
   double memory_share = 0.9;         // of a GPU's memory that a rank may fill
   std::vector<NodePart> nodes = {};  // that may be used; empty: all

@@ -206,14 +206,11 @@ bool fits_alone(Search alone, const Relaxed& rules) {
   return !pack_beside(alone, rules, book).replicas.empty();
 }
 
-Status others_are_in_the_way(const Search& search, const std::vector<Domain>& domains) {
+Status others_are_in_the_way(const std::vector<Domain>& domains) {
   int free = 0;
   for (const Domain& domain : domains) free += domain.size();
   const std::string left = free == 0 ? "no device" : "too little of " + std::to_string(free) + " devices";
-  const bool latency = search.goal.objective == Objective::kLatency;
-  return resource_exhausted("the models placed before it leave " + left + " free; add nodes, " +
-                            (latency ? "plan with --objective fewest-devices, as latency takes all that there is, " : "") +
-                            "or plan it apart from them");
+  return resource_exhausted("the models placed before it leave " + left + " free; add nodes, or plan it apart from them");
 }
 
 // A weight format of GGUF files with which `there` ranks would do, computed from the bytes of a weight; empty: none, or
@@ -274,7 +271,7 @@ Status nothing_fits(const Search& search) {
   const std::vector<Domain>& domains = without_level.domains;
   if (!search.taken.empty()) {
     const Search alone{.request = search.request, .model = search.model, .goal = search.goal};
-    return fits_alone(alone, any_level) ? others_are_in_the_way(search, domains) : nothing_fits(alone);
+    return fits_alone(alone, any_level) ? others_are_in_the_way(domains) : nothing_fits(alone);
   }
   RETURN_IF_ERROR(too_wide(search, domains));
   const std::optional<Missing> missing = missing_devices(search, any_level);

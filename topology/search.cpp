@@ -90,15 +90,15 @@ Packing pack_beside(const Search& search, const Relaxed& rules, ShapeBook& book)
 
 Packing seated(const Search& search, const Packing& packing, ShapeBook& book) {
   const Load& load = search.demand().load;
-  const bool latency = search.goal.objective == Objective::kLatency;
-  double latency_max_ms = 0;
+  double latency_max_ms = search.goal.latency_max_ms;
   for (const Packed& replica : packing.replicas) {
+    if (search.goal.objective != Objective::kLatency) break;
     latency_max_ms = std::max(latency_max_ms, replica.shape->lone.latency_ms(load) * (1 + kNoise));
   }
   std::vector<const Shape*> shapes(packing.replicas.size(), nullptr);
   const auto serves = [&](size_t i, const std::vector<DeviceId>& devices) {
     shapes[i] = shape_on(search.request, packing.domains, book, packing.replicas[i].shape->tp, devices);
-    return shapes[i] != nullptr && (!latency || shapes[i]->lone.latency_ms(load) <= latency_max_ms);
+    return shapes[i] != nullptr && (latency_max_ms == 0 || shapes[i]->lone.latency_ms(load) <= latency_max_ms);
   };
   std::vector<std::vector<DeviceId>> seats = seat(*search.request.cluster, packing, search.kept, serves);
   Packing there;

@@ -83,6 +83,8 @@ void bench_larger_model(const Checkpoint& model, const Checkpoint& small, const 
   request.models[0].load.request_rate = 3000;
   request.models[1].load.request_rate = 10'000;
   print("1,024 x 8, 70B at 3,000 requests/s and 8B at 10,000", rounds, [&] { CHECK(plan_placement(request).ok()); });
+  request.objective = Objective::kLatency;
+  print("... at the lowest latencies", rounds, [&] { CHECK(plan_placement(request).ok()); });
 
   Cluster mixed = cluster;
   const Cluster pair = read("configs/clusters/h200-pair.yaml");
