@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <map>
 
 #include "base/check.h"
@@ -66,7 +67,38 @@ struct Constraint {
   PackingGoal goal;
   std::vector<DeviceId> taken;
   std::vector<PlacedReplica> kept;
+  bool other_memory = false;      // ranks hold other activations: nothing that was worked out is the same
+  bool only_if_it_costs = false;  // is it said
+
+  ModelDemand& demand(int model) { return request.models[static_cast<size_t>(model)]; }
 };
+
+// What was asked of a rank's memory and of its steps, where that is not what would be without.
+void add_memory(const Search& search, const std::function<Constraint&(std::string)>& add_constraint) {
+  const MemoryRequest& asked = search.demand().memory;
+  const auto add = [&](std::string what) -> Constraint& {
+    Constraint& constraint = add_constraint(std::move(what));
+    constraint.only_if_it_costs = true;
+    return constraint;
+  };
+  if (asked.step_tokens_max != default_step_tokens(asked.gpu)) {
+    Constraint& usual = add("max-num-batched-tokens " + std::to_string(asked.step_tokens_max));
+    usual.demand(search.model).memory.step_tokens_max = default_step_tokens(asked.gpu);
+    usual.other_memory = true;
+  }
+  if (asked.context_max) {
+    Constraint& any = add("max-model-len " + std::to_string(*asked.context_max));
+    any.demand(search.model).memory.context_max.reset();
+    any.other_memory = true;
+  }
+  if (asked.kv_bytes_per_rank) {
+    Constraint& any = add("kv-cache-memory-bytes " + readable_bytes(*asked.kv_bytes_per_rank));
+    any.demand(search.model).memory.kv_bytes_per_rank.reset();
+  }
+  const double share = search.request.memory_share;
+  const double usual = PlanRequest().memory_share;
+  if (asked.gpu && share < usual) add("gpu-memory-utilization " + number_text(share)).request.memory_share = usual;
+}
 
 std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rules) {
   const PlanRequest& request = search.request;
@@ -85,6 +117,7 @@ std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rule
   if (demand.level.itl_ms > 0) add("a token every " + number_text(demand.level.itl_ms) + " ms").rules.itl = true;
   add("memory of the devices").rules.memory = true;
   add("max-num-seqs " + std::to_string(demand.memory.slots)).rules.sequences = true;
+  add_memory(search, add);
   const auto is_apart = [&](const Domain& domain) {
     return domain.size() > 1 && domain.group_max == 1 && cluster.kinds[static_cast<size_t>(domain.kind)].gpu;
   };
@@ -94,7 +127,7 @@ std::vector<Constraint> constraints_of(const Search& search, const Relaxed& rule
   if (search.goal.tp != 0 || search.goal.pp != 0) {
     Constraint& any = add(degrees_text(search.goal));
     any.goal.tp = any.goal.pp = 0;
-    ModelDemand& free = any.request.models[static_cast<size_t>(search.model)];
+    ModelDemand& free = any.demand(search.model);
     free.tensor_parallel_size = free.pipeline_parallel_size = 0;
   }
   if (const std::string part = used_part(request); !part.empty()) add(part).request.nodes.clear();
@@ -236,9 +269,11 @@ std::vector<ConstraintCost> constraint_costs(const Search& search, const Relaxed
                        .goal = constraint.goal,
                        .taken = constraint.taken,
                        .kept = constraint.kept};
-    ShapeBook shapes(freer.request, freer.model, constraint.rules, book);
+    ShapeBook shapes = constraint.other_memory ? ShapeBook(freer.request, freer.model, constraint.rules)
+                                               : ShapeBook(freer.request, freer.model, constraint.rules, book);
     const Packing other = with_kept(freer, place_beside(freer, constraint.rules, shapes), shapes);
     const double gain = figure(search, other) / chosen - 1;
+    if (gain < kNoticeable && constraint.only_if_it_costs) continue;
     costs.push_back({.constraint = constraint.what,
                      .gain = gain < kNoticeable ? 0 : gain,
                      .without = shapes_text(other)});

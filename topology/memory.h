@@ -17,6 +17,9 @@ inline constexpr int64_t kGpuReserve = int64_t{1280} << 20;
 // What a rank leaves alone when it sizes its pages: recorded steps, and what libraries load late.
 inline constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
 
+// Tokens of a step where nobody says.
+constexpr int default_step_tokens(bool gpu) { return gpu ? 8192 : 512; }
+
 struct MemoryRequest {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
@@ -26,7 +29,7 @@ struct MemoryRequest {
   std::string kv_cache_dtype = "auto";
   int block_tokens = 16;
   int slots = 64;
-  int step_tokens_max = 512;
+  int step_tokens_max = default_step_tokens(false);
   std::optional<int> context_max = {};             // asked for; else as much as fits, up to the model's
   std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
   int64_t runtime_bytes = kGpuReserve;        // GPUs: RankMemory::runtime

@@ -80,8 +80,8 @@ struct Shape {
 class ShapeBook {
  public:
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed);
-  // With other limits, for a request that differs in nodes, degrees or evenness of layers at most; what these do not
-  // change is worked out once for both.
+  // With other limits, for a request that differs in nodes, degrees, evenness of layers, share of memory or bytes of KV
+  // cache at most; what these do not change is worked out once for both.
   ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other);
 
   // By stage, where and over what; with these layers, none: the best ones. nullptr: the model does not fit or has other

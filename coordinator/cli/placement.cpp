@@ -29,12 +29,13 @@ std::string short_name(const std::string& model) {
 }
 
 MemoryRequest memory_request(const ServeConfig& config, bool gpu) {
+  const int64_t step_tokens_max = config.max_num_batched_tokens.value_or(default_step_tokens(gpu));
   MemoryRequest request{.gpu = gpu,
                         .dtype = config.dtype,
                         .kv_cache_dtype = config.kv_cache_dtype,
                         .block_tokens = static_cast<int>(config.block_size.value_or(gpu ? 64 : 16)),
                         .slots = static_cast<int>(config.max_num_seqs.value_or(gpu ? 256 : 64)),
-                        .step_tokens_max = static_cast<int>(config.max_num_batched_tokens.value_or(gpu ? 8192 : 512))};
+                        .step_tokens_max = static_cast<int>(step_tokens_max)};
   request.kv_bytes_per_rank = config.kv_cache_memory_bytes;
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   return request;

@@ -81,7 +81,7 @@ Result<std::string> choose_device(const ServeConfig& config, const Machine& mach
 void settle(ServeConfig* config) {
   const bool gpu = config->device == "cuda";
   if (!config->max_num_seqs) config->max_num_seqs = gpu ? 256 : 64;
-  if (!config->max_num_batched_tokens) config->max_num_batched_tokens = gpu ? 8192 : 512;
+  if (!config->max_num_batched_tokens) config->max_num_batched_tokens = default_step_tokens(gpu);
   if (!config->block_size) config->block_size = gpu ? 64 : 16;
   if (config->step_timeout == 0) config->step_timeout = gpu ? 60 : 600;
 }

@@ -83,6 +83,36 @@ TEST(PlanOfH200Pair, IsAsReviewedAsJsonAndAsPicture) {
   EXPECT_EQ(plan_svg(placement), reviewed("h200-pair.svg"));
 }
 
+// What limits of memory and of steps cost, of a 70B on two nodes with other flags; nullopt: none.
+std::optional<ConstraintCost> cost_of(const std::string& constraint, std::vector<std::string> flags) {
+  flags.insert(flags.end(), {kLarge, "--cluster", in_clusters("h200-pair")});
+  Placement placement;
+  const Status status = place(flags, &placement);
+  EXPECT_TRUE(status.ok()) << status.message();
+  if (!status.ok()) return std::nullopt;
+  for (const ConstraintCost& cost : placement.plan.models[0].constraints) {
+    if (cost.constraint == constraint) return cost;
+  }
+  return std::nullopt;
+}
+
+TEST(PlanWithLimits, SaysWhatEachCosts) {
+  const auto gain = [](const std::string& constraint, const std::vector<std::string>& flags) {
+    const std::optional<ConstraintCost> cost = cost_of(constraint, flags);
+    EXPECT_TRUE(cost.has_value()) << constraint;
+    return cost ? cost->gain : -1;
+  };
+  const std::vector<std::string> half = {"--gpu-memory-utilization", "0.5"};
+  EXPECT_GT(gain("gpu-memory-utilization 0.5", half), 0.02);
+  EXPECT_GT(gain("kv-cache-memory-bytes 8.0 GiB", {"--kv-cache-memory-bytes", "8589934592"}), 0.1);
+  EXPECT_GT(gain("max-num-batched-tokens 128", {"--max-num-batched-tokens", "128", "--ttft-ms", "200"}), 0.02);
+  // So long a request needs the pools of more ranks.
+  EXPECT_GT(gain("max-model-len 131072", {"--max-model-len", "131072", "--kv-cache-memory-bytes", "4294967296"}), 0.02);
+  EXPECT_FALSE(cost_of("max-model-len 4096", {"--max-model-len", "4096"})) << "it costs nothing";
+  EXPECT_FALSE(cost_of("gpu-memory-utilization 0.95", {"--gpu-memory-utilization", "0.95"})) << "it is more than usual";
+  EXPECT_FALSE(cost_of("max-num-batched-tokens 8192", {"--max-num-batched-tokens", "8192"})) << "it is as usual";
+}
+
 class PlanFileTest : public ::testing::Test {
  protected:
   void SetUp() override {
