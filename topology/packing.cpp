@@ -398,15 +398,17 @@ void Packer::find_classes() {
   }
 }
 
-// As many nodes to a cell as a replica needs.
+// As many nodes to a cell as a replica needs at any latency: on more no request is faster, as stages take turns.
 void Packer::cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& goal, std::vector<Cell>* cells) {
+  PackingGoal any_latency = goal;
+  any_latency.latency_max_ms = 0;
   Cell cell;
   size_t of_nodes = 0;
   while (of_nodes < nodes.size()) {
     cell.insert(cell.end(), nodes[of_nodes].begin(), nodes[of_nodes].end());
     ++of_nodes;
     if (states(cell) > kStatesMax) return;
-    if (solve(cell, goal).size() > 1) break;
+    if (solve(cell, any_latency).size() > 1) break;
   }
   for (size_t first = 0; first + of_nodes <= nodes.size(); first += of_nodes) {
     cell.clear();

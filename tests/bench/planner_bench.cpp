@@ -1,7 +1,7 @@
 // How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
 // ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
-// lost node, for a larger model, two models and two kinds of GPUs, and for clusters of the size that
-// planner_exhaustive_test tries everything on.
+// lost node, for a larger model, two models and two kinds of GPUs, for clusters of the size that
+// planner_exhaustive_test tries everything on, and for the lowest latency on mixed nodes.
 
 #include <algorithm>
 #include <charconv>
@@ -106,6 +106,11 @@ void bench_small(const Checkpoint& model, const Calibration& calibration, int ro
   const Cluster pair = read("configs/clusters/h200-pair.yaml");
   const PlanRequest whole = request_for(pair, calibration, model);
   print("2 x 8", rounds, [&] { CHECK(plan_placement(whole).ok()); });
+  const Cluster mixed = read("configs/clusters/mixed-32.yaml");
+  PlanRequest fastest = request_for(mixed, calibration, model);
+  fastest.objective = Objective::kLatency;
+  fastest.models[0].load.request_rate = 20;
+  print("32 mixed nodes, the lowest latency for 20 requests/s", rounds, [&] { CHECK(plan_placement(fastest).ok()); });
 }
 
 }  // namespace
