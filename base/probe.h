@@ -24,8 +24,9 @@ struct ProbeSample {
                       // sample; all_reduce, library_all_reduce, point_to_point, library_bytes
   std::string format = {};  // product: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
-  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part; sample: logits of a row
-  double group = 0;   // decode_attention: query heads that share keys, where the work goes by query heads
+  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part; sample: logits of a row;
+                      // decode_attention with a group: keys of a row
+  double group = 0;   // decode_attention of cores: query heads that share keys
   double bytes = 0;   // moved through memory
   double flops = 0;
   double us = 0;

@@ -85,7 +85,7 @@ class ReplicaCost {
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
   double attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
-  double rows_us(const ShardPlan& shard, const Pace& pace, double tokens) const;
+  double rows_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double ends_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double product_us(const Pace& pace, const Product& product, double tokens) const;
   double joined_us(const Pace& pace, std::initializer_list<Product> products, double tokens) const;
