@@ -8,6 +8,9 @@
 
 namespace skein {
 
+inline constexpr size_t kProbeBytesMax = 1 << 20;  // of samples as JSON
+inline constexpr size_t kProbeSamplesMax = 4096;
+
 // What `skein-worker --probe FILE` is told, a JSON file on the node that all ranks share. One rank measures its device,
 // several what goes between them.
 struct ProbeSpec {
@@ -35,6 +38,7 @@ struct ProbeSample {
 Json to_json(const ProbeSpec& spec);
 Result<ProbeSpec> parse_probe_spec(const Json& json);
 Json to_json(const std::vector<ProbeSample>& samples);
+// kInvalidArgument: no such list, or figures that are negative or beyond any machine.
 Result<std::vector<ProbeSample>> parse_probe_samples(const Json& json);
 
 }  // namespace skein

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "base/check.h"
+
 namespace skein {
 namespace {
 
@@ -173,6 +175,21 @@ LinkCalibration calibrate_link(LinkKind link, int ranks, const std::vector<Probe
     if (sample.what == "library_bytes") fit.library_bytes = sample.bytes;
   }
   return fit;
+}
+
+LinkCalibration calibrate_path(const Path& path, const std::vector<ProbeSample>& samples) {
+  LinkCalibration fit = calibrate_link(path.link, 2, samples);
+  fit.described_bytes_per_s = path.bytes_per_s;
+  fit.described_latency_us = path.latency_us;
+  return fit;
+}
+
+double carried_bytes_per_s(const Curve& sends) {
+  CHECK(!sends.empty());
+  const size_t last = sends.x.size() - 1;
+  const double whole = sends.x[last] / sends.y[last];
+  if (last == 0 || sends.y[last] <= sends.y[last - 1]) return whole * kMicro;
+  return (sends.x[last] - sends.x[last - 1]) / (sends.y[last] - sends.y[last - 1]) * kMicro;
 }
 
 }  // namespace skein

@@ -53,10 +53,14 @@ void curves_of(Calibrated& device, Visit visit) {
 }
 
 template <typename Calibrated, typename Visit>
-void link_curves_of(Calibrated& link, Visit visit) {
+void link_fields_of(Calibrated& link, Visit visit) {
+  visit("described_bytes_per_s", link.described_bytes_per_s);
+  visit("described_latency_us", link.described_latency_us);
   visit("all_reduce_us", link.all_reduce_us);
   visit("all_gather_us", link.all_gather_us);
   visit("point_to_point_us", link.point_to_point_us);
+  visit("library_bytes", link.library_bytes);
+  visit("stage_bytes", link.stage_bytes);
 }
 
 constexpr LinkKind kLinks[] = {LinkKind::kSelf,   LinkKind::kNvlink,     LinkKind::kPcie, LinkKind::kSocket,
@@ -276,12 +280,7 @@ Status read_link_member(const Yaml::Member& member, LinkCalibration* link) {
     link->ranks = static_cast<int>(ranks);
     return link->ranks >= 2 ? Status() : at_line(member.line, "ranks must be 2 or more");
   }
-  if (member.key == "library_bytes" || member.key == "stage_bytes") {
-    double& target = member.key == "stage_bytes" ? link->stage_bytes : link->library_bytes;
-    ASSIGN_OR_RETURN(target, read_number(member.value, member.key));
-    return {};
-  }
-  ASSIGN_OR_RETURN(known, read_field(member, *link, [](auto& l, auto visit) { link_curves_of(l, visit); }));
+  ASSIGN_OR_RETURN(known, read_field(member, *link, [](auto& l, auto visit) { link_fields_of(l, visit); }));
   return known ? Status() : at_line(member.line, "a link has no key \"" + member.key + "\"");
 }
 
@@ -366,7 +365,9 @@ void Calibration::replace_with(const Calibration& measured) {
   }
   for (const LinkCalibration& link : measured.links) {
     std::erase_if(links, [&](const LinkCalibration& old) {
-      return old.link == link.link && old.device == link.device && old.ranks == link.ranks;
+      return old.link == link.link && old.device == link.device && old.ranks == link.ranks &&
+             old.described_bytes_per_s == link.described_bytes_per_s &&
+             old.described_latency_us == link.described_latency_us;
     });
     links.push_back(link);
   }
@@ -408,9 +409,7 @@ std::string to_yaml(const Calibration& calibration) {
     out += "  - link: " + quoted_text(name(link.link)) + "\n";
     if (!link.device.empty()) out += "    device: " + quoted_text(link.device) + "\n";
     out += source_text(link.source) + "    ranks: " + std::to_string(link.ranks) + "\n";
-    link_curves_of(link, FieldWriter{out});
-    FieldWriter{out}("library_bytes", link.library_bytes);
-    FieldWriter{out}("stage_bytes", link.stage_bytes);
+    link_fields_of(link, FieldWriter{out});
   }
   return out;
 }

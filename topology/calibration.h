@@ -78,9 +78,11 @@ struct DeviceCalibration {
 // Exchanges over one kind of link. Times in microseconds by bytes of one rank's part.
 struct LinkCalibration {
   LinkKind link = LinkKind::kNvlink;
-  std::string device;        // name of the devices that it joins; empty: any
+  std::string device;        // name of the devices that it joins, between nodes of the sender; empty: any
   Source source = {};
   int ranks = 2;             // of the group; point-to-point: 2
+  double described_bytes_per_s = 0;  // of the path (topology/cluster.h) that was measured; 0: any over such a link
+  double described_latency_us = 0;
   Curve all_reduce_us = {};
   Curve all_gather_us = {};
   Curve point_to_point_us = {};   // empty where ranks > 2
@@ -93,7 +95,7 @@ struct Calibration {
   std::vector<LinkCalibration> links;
 
   const DeviceCalibration* find_device(std::string_view name) const;  // nullptr: none
-  // Measured entries of `measured` take the place of those for the same device, or link, device and ranks.
+  // Measured entries of `measured` take the place of those for the same device, or link, device, ranks and path.
   void replace_with(const Calibration& measured);
 };
 

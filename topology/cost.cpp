@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -14,6 +15,9 @@ constexpr double kMicro = 1e6;
 constexpr double kMessageUs = 4;
 // What a product, a row or attention reaches where nothing was measured.
 constexpr double kUnmeasuredShare = 0.8;
+
+// Of two rates, the larger over the smaller, up to which they may be of one path.
+constexpr double kRateApartMax = 2;
 
 double share_or(const Curve& curve, double x) { return curve.empty() ? kUnmeasuredShare : share_at(curve, x); }
 
@@ -31,15 +35,23 @@ bool alike(const StageSite& a, const StageSite& b) {
 
 }  // namespace
 
-const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks) {
+const LinkCalibration* find_link(const Calibration& calibration, const Path& path, std::string_view device, int ranks) {
   const LinkCalibration* best = nullptr;
-  // Smaller is better: another device's entry, fewer ranks than asked for, distance in ranks.
+  // How far the description of what was measured is from this path's; any path: as far as can be.
+  const auto apart = [&](const LinkCalibration& entry) {
+    if (entry.described_bytes_per_s == 0) return kRateApartMax;
+    return std::max(entry.described_bytes_per_s, path.bytes_per_s) /
+           std::min(entry.described_bytes_per_s, path.bytes_per_s);
+  };
+  // Smaller is better: another device's entry, fewer ranks than asked for, distance in ranks, another path.
   const auto misfit = [&](const LinkCalibration& entry) {
     const int distance = entry.ranks >= ranks ? entry.ranks - ranks : 1000 + ranks - entry.ranks;
-    return distance + (entry.device == device ? 0 : entry.device.empty() ? 10'000 : 20'000);
+    const int device_misfit = entry.device == device ? 0 : entry.device.empty() ? 10'000 : 20'000;
+    return std::tuple(distance + device_misfit, apart(entry), std::abs(entry.described_latency_us - path.latency_us));
   };
   for (const LinkCalibration& entry : calibration.links) {
-    if (entry.link == link && (best == nullptr || misfit(entry) < misfit(*best))) best = &entry;
+    if (entry.link != path.link || apart(entry) > kRateApartMax) continue;
+    if (best == nullptr || misfit(entry) < misfit(*best)) best = &entry;
   }
   return best;
 }

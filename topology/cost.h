@@ -27,9 +27,10 @@ struct Exchange {
   Path path = {};
   int ranks = 2;
 };
-// The entry that fits best: same device before any, then the fewest ranks that are not fewer. nullptr: none was
-// measured.
-const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks);
+// The entry that fits best: same device before any, then the fewest ranks that are not fewer, then the path that is
+// described most alike. What is described at more than twice the rate, or less than half of it, is another path.
+// nullptr: none was measured.
+const LinkCalibration* find_link(const Calibration& calibration, const Path& path, std::string_view device, int ranks);
 double all_reduce_us(const Exchange& exchange, double bytes);
 double send_us(const Exchange& exchange, double bytes);
 

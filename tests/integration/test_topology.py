@@ -60,6 +60,10 @@ def test_a_node_that_is_not_as_described_is_told_with_the_files_lines():
     (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
     (["--url", "http://127.0.0.1:1", "--measure"], "give it without --config and --measure"),
     (["--url", "http://127.0.0.1:1"], "127.0.0.1"),
+    (["--measure", "--listen", "tcp://127.0.0.1:7300"], "listen needs key-file and allow-list"),
+    (["--listen", "tcp://127.0.0.1:7300"], "give --measure and --listen, too"),
+    (["--measure", "--nodes", "a"], "--nodes is of a coordinator"),
+    (["--measure", "--listen", "tcp://127.0.0.1:7300", "--format", "svg"], "leave --node and --format out"),
     (["cluster.yaml"], "Files go behind --config"),
     (["--formt", "svg"], "did you mean --format?"),
 ], ids=lambda value: None)

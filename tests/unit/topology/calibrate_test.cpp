@@ -97,6 +97,22 @@ TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
   EXPECT_DOUBLE_EQ(calibrate_device(before, {}, 1).read_bytes_per_s, 7);
 }
 
+TEST(CalibratePath, SaysWhichPathItIsOf) {
+  const Path path{.link = LinkKind::kRoce, .bytes_per_s = 12.5e9, .latency_us = 8};
+  const LinkCalibration fit = calibrate_path(path, {{.what = "point_to_point", .size = 1024, .us = 20}});
+  EXPECT_EQ(fit.link, LinkKind::kRoce);
+  EXPECT_EQ(fit.ranks, 2);
+  EXPECT_EQ(fit.described_bytes_per_s, 12.5e9);
+  EXPECT_EQ(fit.described_latency_us, 8);
+  EXPECT_EQ(fit.point_to_point_us.y, std::vector<double>{20});
+}
+
+TEST(CarriedBytes, LeaveOutHowLongAMessageIsUnderWay) {
+  EXPECT_DOUBLE_EQ(carried_bytes_per_s({.x = {1e3, 1e6, 4e6}, .y = {10'001, 11'000, 14'000}}), 1e9);
+  EXPECT_DOUBLE_EQ(carried_bytes_per_s({.x = {1e3, 1e6}, .y = {5'000, 5'000}}), 2e8) << "no slower";
+  EXPECT_DOUBLE_EQ(carried_bytes_per_s({.x = {1e3}, .y = {10}}), 1e8);
+}
+
 TEST(CalibrateDevice, MakesAFileThatCanBeRead) {
   Calibration calibration;
   std::vector<ProbeSample> samples = kSamples;

@@ -35,6 +35,12 @@ links:
   - link: NVLink
     ranks: 2
     all_reduce_us: {x: [1000, 3000], y: [4, 8]}
+  - link: TCP
+    ranks: 2
+    described_bytes_per_s: 1.25e9
+    described_latency_us: 31
+    point_to_point_us: {x: [1000], y: [40]}
+    stage_bytes: 7e6
 )";
 
 TEST(Calibration, SharesAreInterpolatedInLogarithms) {
@@ -73,6 +79,10 @@ TEST(Calibration, SurvivesItsText) {
   EXPECT_DOUBLE_EQ(share_at(again->devices[0].group_attention, 2, 100), 0.4);
   EXPECT_EQ(again->devices[0].logits_per_s, 4e9);
   EXPECT_EQ(again->links[0].all_reduce_us.y, calibration->links[0].all_reduce_us.y);
+  EXPECT_EQ(again->links[0].described_bytes_per_s, 0);
+  EXPECT_EQ(again->links[1].described_bytes_per_s, 1.25e9);
+  EXPECT_EQ(again->links[1].described_latency_us, 31);
+  EXPECT_EQ(again->links[1].stage_bytes, 7e6);
 }
 
 TEST(Calibration, MeasuredEntriesTakeThePlaceOfTheSameOnes) {
@@ -83,7 +93,15 @@ TEST(Calibration, MeasuredEntriesTakeThePlaceOfTheSameOnes) {
   shipped.replace_with(measured);
   ASSERT_EQ(shipped.devices.size(), 1u);
   EXPECT_EQ(shipped.find_device("Some GPU")->read_bytes_per_s, 4e12);
-  EXPECT_EQ(shipped.links.size(), 2u) << "another number of ranks is another entry";
+  EXPECT_EQ(shipped.links.size(), 3u) << "another number of ranks is another entry";
+  measured.links = {shipped.links[1]};
+  measured.links[0].point_to_point_us.y = {50};
+  shipped.replace_with(measured);
+  ASSERT_EQ(shipped.links.size(), 3u);
+  EXPECT_EQ(shipped.links[2].point_to_point_us.y, std::vector<double>{50});
+  measured.links[0].described_latency_us = 30;
+  shipped.replace_with(measured);
+  EXPECT_EQ(shipped.links.size(), 4u) << "another path is another entry";
 }
 
 struct Bad {

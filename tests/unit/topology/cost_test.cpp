@@ -186,10 +186,33 @@ TEST(Cost, TheNearestLinkIsTaken) {
                        {.link = LinkKind::kNvlink, .device = "this", .source = {}, .ranks = 8},
                        {.link = LinkKind::kNvlink, .device = "this", .source = {}, .ranks = 4},
                        {.link = LinkKind::kPcie, .device = "this", .source = {}, .ranks = 2}};
-  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "this", 2), &calibration.links[2]);
-  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "this", 6), &calibration.links[1]);
-  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "that", 2), &calibration.links[0]);
-  EXPECT_EQ(find_link(calibration, LinkKind::kTcp, "this", 2), nullptr);
+  const Path nvlink{.link = LinkKind::kNvlink, .bytes_per_s = 450e9};
+  EXPECT_EQ(find_link(calibration, nvlink, "this", 2), &calibration.links[2]);
+  EXPECT_EQ(find_link(calibration, nvlink, "this", 6), &calibration.links[1]);
+  EXPECT_EQ(find_link(calibration, nvlink, "that", 2), &calibration.links[0]);
+  EXPECT_EQ(find_link(calibration, {.link = LinkKind::kTcp, .bytes_per_s = 1e9}, "this", 2), nullptr);
+}
+
+TEST(Cost, APathBetweenNodesTakesTheEntryThatIsDescribedAsItIs) {
+  const auto described = [](double bytes_per_s, double latency_us) {
+    return LinkCalibration{.link = LinkKind::kTcp, .device = "this", .described_bytes_per_s = bytes_per_s,
+                           .described_latency_us = latency_us};
+  };
+  Calibration calibration;
+  calibration.links = {described(1.25e9, 30), described(1.25e9, 31), described(12.5e9, 30)};
+  const auto found = [&](double bytes_per_s, double latency_us) {
+    const LinkCalibration* entry = find_link(
+        calibration, {.link = LinkKind::kTcp, .bytes_per_s = bytes_per_s, .latency_us = latency_us}, "this", 2);
+    return entry == nullptr ? -1 : static_cast<int>(entry - calibration.links.data());
+  };
+  EXPECT_EQ(found(1.25e9, 30), 0) << "in the rack";
+  EXPECT_EQ(found(1.25e9, 31), 1) << "in another one";
+  EXPECT_EQ(found(12.5e9, 31), 2) << "by a faster NIC";
+  EXPECT_EQ(found(1.2e9, 31), 1) << "about as fast";
+  EXPECT_EQ(found(4e9, 30), -1) << "neither";
+  calibration.links.push_back(described(0, 0));
+  EXPECT_EQ(found(4e9, 30), 3) << "of any path";
+  EXPECT_EQ(found(1.25e9, 30), 0) << "of this path before any";
 }
 
 // One layer on each stage; the hop carries 64 x (4 + 2) bytes.
