@@ -174,10 +174,10 @@ Status check_placement(const ServeConfig& config) {
     return {};
   }
   if (!config.placement.models.empty()) {
-    return invalid_argument("several models share a described cluster; name its file with --cluster");
+    return invalid_argument("several models share a described cluster; name its file with --cluster, or `--cluster here`");
   }
   if (config.placement.plan.empty()) return {};
-  return invalid_argument("a plan holds for a cluster: name the file that describes it with --cluster");
+  return invalid_argument("a plan holds for a cluster: name the file that describes it with --cluster, or `--cluster here`");
 }
 
 Status read_models(const Yaml& value, const std::string& path, PlacementConfig* placement) {
@@ -296,7 +296,7 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
 }
 
 void add_placement_options(OptionTable* table, PlacementConfig* placement) {
-  table->add_text("cluster", "F", "file that describes the cluster (configs/clusters/); default: this machine alone",
+  table->add_text("cluster", "F", "file that describes the cluster (configs/clusters/), or here: this machine as it is found",
                   &placement->cluster);
   table->add_list("nodes", "what may be used of the cluster: NODE, or of its GPUs NODE:FIRST-LAST; default: all",
                   &placement->nodes);

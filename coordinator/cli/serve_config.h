@@ -33,9 +33,11 @@ struct AskedModel {
   int pipeline_parallel_size = 0;
 };
 
+inline constexpr char kClusterHere[] = "here";  // in the place of a cluster file: this machine as it is found
+
 // Where replicas go, when a cluster is described.
 struct PlacementConfig {
-  std::string cluster;                   // file; empty: this machine
+  std::string cluster;                   // file, or kClusterHere; empty: nothing is planned
   std::string plan;                      // `skein serve`: file with the placement in JSON; empty: the best one
   bool replan = false;                   // and where the cluster is another now, plan again and write it there
   std::vector<std::string> nodes;        // of it that may be used; empty: all
