@@ -1,12 +1,11 @@
 #include "base/probe.h"
 
-#include <cmath>
-
 namespace skein {
 namespace {
 
 constexpr double kThreadsMax = 4096;
 constexpr double kDeviceMax = 1023;
+constexpr double kFigureMax = 1e18;
 
 template <typename Sample, typename Visit>
 void numbers_of(Sample& sample, Visit visit) {
@@ -73,7 +72,9 @@ Json to_json(const std::vector<ProbeSample>& samples) {
 }
 
 Result<std::vector<ProbeSample>> parse_probe_samples(const Json& json) {
-  if (!json.is_array()) return invalid_argument("the probe's answer must be a list of samples");
+  if (!json.is_array() || json.as_array().size() > kProbeSamplesMax) {
+    return invalid_argument("the probe's answer must be a list of samples, at most " + std::to_string(kProbeSamplesMax));
+  }
   std::vector<ProbeSample> samples;
   for (const Json& entry : json.as_array()) {
     ProbeSample sample;
@@ -81,7 +82,7 @@ Result<std::vector<ProbeSample>> parse_probe_samples(const Json& json) {
     ASSIGN_OR_RETURN(sample.format, text_of(entry, "format"));
     Status status;
     numbers_of(sample, [&](const char* key, double& value) {
-      const Result<double> number = number_of(entry, key, 0, HUGE_VAL);
+      const Result<double> number = number_of(entry, key, 0, kFigureMax);
       if (number.ok()) value = *number;
       else if (status.ok()) status = number.status();
     });

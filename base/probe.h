@@ -8,6 +8,9 @@
 
 namespace skein {
 
+inline constexpr size_t kProbeBytesMax = 1 << 20;  // of samples as JSON
+inline constexpr size_t kProbeSamplesMax = 4096;
+
 // What `skein-worker --probe FILE` is told, a JSON file on the node that all ranks share. One rank measures its device,
 // several what goes between them.
 struct ProbeSpec {
@@ -24,8 +27,9 @@ struct ProbeSample {
                       // sample; all_reduce, library_all_reduce, point_to_point, library_bytes
   std::string format = {};  // product: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
-  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part; sample: logits of a row
-  double group = 0;   // decode_attention: query heads that share keys, where the work goes by query heads
+  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part; sample: logits of a row;
+                      // decode_attention with a group: keys of a row
+  double group = 0;   // decode_attention of cores: query heads that share keys
   double bytes = 0;   // moved through memory
   double flops = 0;
   double us = 0;
@@ -34,6 +38,7 @@ struct ProbeSample {
 Json to_json(const ProbeSpec& spec);
 Result<ProbeSpec> parse_probe_spec(const Json& json);
 Json to_json(const std::vector<ProbeSample>& samples);
+// kInvalidArgument: no such list, or figures that are negative or beyond any machine.
 Result<std::vector<ProbeSample>> parse_probe_samples(const Json& json);
 
 }  // namespace skein

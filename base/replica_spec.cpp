@@ -18,6 +18,7 @@ void each_field(Spec& spec, Visit visit) {
   visit("key_file", spec.key_file, 0, 0);
   visit("step_seconds", spec.step_seconds, 0.1, 86400);
   visit("lease_seconds", spec.lease_seconds, 0.1, 86400);
+  visit("probe", spec.probe, 0, 0);
   visit("model", spec.model, 0, 0);
   visit("load_format", spec.load_format, 0, 0);
   visit("device", spec.device, 0, 0);
@@ -129,6 +130,11 @@ std::vector<NodeShare> node_shares(const ReplicaSpec& spec) {
 }
 
 Status check_shape(const ReplicaSpec& spec) {
+  if (spec.probe && (spec.tensor_parallel_size != 1 || spec.pipeline_parallel_size != 2)) {
+    return invalid_argument("a probe needs two stages of one rank, not tensor parallel " +
+                            std::to_string(spec.tensor_parallel_size) + " x pipeline parallel " +
+                            std::to_string(spec.pipeline_parallel_size));
+  }
   if (!spec.stage_layers.empty() && static_cast<int>(spec.stage_layers.size()) != spec.pipeline_parallel_size) {
     return invalid_argument("stage_layers has " + std::to_string(spec.stage_layers.size()) +
                             " stages where the pipeline has " + std::to_string(spec.pipeline_parallel_size));

@@ -30,6 +30,7 @@ struct ReplicaSpec {
   double step_seconds = 600; // that a step may take; then a rank is stuck, and the leader ends its replica
   double lease_seconds = 2; // without a sign of life for so long, the leader ends its replica
 
+  bool probe = false;  // no model: two stages measure how they reach each other, register with that, and leave
   std::string model;               // folder or GGUF file
   std::string load_format = "auto";  // auto, dummy
   std::string device = "cpu";        // cpu, cuda
@@ -71,8 +72,8 @@ struct NodeShare {
   int ranks = 0;
 };
 std::vector<NodeShare> node_shares(const ReplicaSpec& spec);
-// kInvalidArgument: not one place for each rank, a device twice, ranks of a node apart from each other, or layers or
-// memory for another number of stages or ranks.
+// kInvalidArgument: not one place for each rank, a device twice, ranks of a node apart from each other, layers or
+// memory for another number of stages or ranks, or a probe that is no pipeline of two ranks.
 Status check_shape(const ReplicaSpec& spec);
 
 Json to_json(const ReplicaSpec& spec);

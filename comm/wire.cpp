@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/probe.h"
 #include "comm/wire.pb.h"
 
 namespace skein {
@@ -41,6 +42,7 @@ void fill(const RegisterReplica& from, wire::Frame* frame) {
   to->set_context_max(from.context_max);
   to->set_load_seconds(from.load_seconds);
   to->set_transport(from.transport);
+  to->set_samples(from.samples);
   to->mutable_rank_bytes()->Add(from.rank_bytes.begin(), from.rank_bytes.end());
 }
 
@@ -54,6 +56,9 @@ Result<Frame> read(const wire::RegisterReplica& from) {
   if (from.kv_tokens() > kReplicaTokensMax || std::ranges::any_of(from.rank_bytes(), too_much)) {
     return corrupt("a replica says that it holds more than any device can");
   }
+  if (from.samples().size() > kProbeBytesMax) {
+    return corrupt("a probe has samples of " + std::to_string(from.samples().size()) + " bytes, which is over the limit");
+  }
   return Frame(RegisterReplica{.replica = from.replica(),
                                .launch = from.launch(),
                                .build = from.build(),
@@ -64,6 +69,7 @@ Result<Frame> read(const wire::RegisterReplica& from) {
                                .context_max = from.context_max(),
                                .load_seconds = from.load_seconds(),
                                .transport = from.transport(),
+                               .samples = from.samples(),
                                .rank_bytes = {from.rank_bytes().begin(), from.rank_bytes().end()}});
 }
 

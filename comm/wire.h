@@ -12,7 +12,7 @@
 
 namespace skein {
 
-inline constexpr uint32_t kWireVersion = 3;
+inline constexpr uint32_t kWireVersion = 4;
 inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
 inline constexpr size_t kSenderBytesMax = 255;
 inline constexpr uint32_t kNodeDevicesMax = 1024;  // of a node
@@ -31,6 +31,7 @@ struct RegisterReplica {
   uint32_t context_max = 0;
   double load_seconds = 0;
   std::string transport = {};  // how its ranks reach each other: "shared memory", "TCP over 10.0.0.0/24"
+  std::string samples = {};    // of a probe (ReplicaSpec::probe): base/probe.h as JSON
   std::vector<uint64_t> rank_bytes = {};  // by rank: on CPUs its own memory, on GPUs all that is in use on its own
 };
 

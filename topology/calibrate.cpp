@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "base/check.h"
+
 namespace skein {
 namespace {
 
@@ -81,36 +83,45 @@ class DeviceFit {
   double share_of(const ProbeSample& sample) const { return share_of(sample, fit_.flops); }
 
   void fit_products() {
-    const ProductTable plain = table_of(Format::kBF16, fit_.flops);
-    if (!plain.tokens.empty()) fit_.products = plain;
+    const ShareTable plain = table_of_products(Format::kBF16, fit_.flops);
+    if (!plain.rows.empty()) fit_.products = plain;
     for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
       const double flops = best_flops(format);
       if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
-      fit_.format_products.push_back({.format = format, .flops = flops, .table = table_of(format, flops)});
+      fit_.format_products.push_back({.format = format, .flops = flops, .table = table_of_products(format, flops)});
     }
   }
 
   // Every weight was multiplied with every number of tokens.
-  ProductTable table_of(Format format, double flops) const {
+  ShareTable table_of_products(Format format, double flops) const {
     std::map<double, std::map<double, double>> shares;  // by tokens and weight bytes
     each_product(format, [&](const ProbeSample& s) { shares[s.tokens][s.size] = share_of(s, flops); });
-    ProductTable table;
-    for (const auto& [tokens, row] : shares) {
-      table.tokens.push_back(tokens);
-      table.bytes = curve_of(row).x;
+    return table_of(shares);
+  }
+
+  static ShareTable table_of(const std::map<double, std::map<double, double>>& shares) {
+    ShareTable table;
+    for (const auto& [at, row] : shares) {
+      table.rows.push_back(at);
+      table.columns = curve_of(row).x;
       table.share.push_back(curve_of(row).y);
     }
     return table;
   }
 
   void fit_attention() {
+    std::map<double, std::map<double, double>> groups;  // by query heads that share keys, and keys of a row
     std::map<double, double> decode;
     each(samples_, "decode_attention", [&](const ProbeSample& s) {
+      if (s.group > 0) {
+        groups[s.group][s.size] = share_of(s);
+        return;
+      }
       if (decode.empty() || s.us < fit_.decode_attention_us) fit_.decode_attention_us = s.us;
       decode[s.size] = share_of(s);
-      fit_.decode_attention_group = s.group;
     });
+    if (!groups.empty()) fit_.group_attention = table_of(groups);
     if (!decode.empty()) fit_.decode_attention_share = curve_of(decode);
     std::map<double, double> prefill;
     double least = 0;
@@ -164,6 +175,21 @@ LinkCalibration calibrate_link(LinkKind link, int ranks, const std::vector<Probe
     if (sample.what == "library_bytes") fit.library_bytes = sample.bytes;
   }
   return fit;
+}
+
+LinkCalibration calibrate_path(const Path& path, const std::vector<ProbeSample>& samples) {
+  LinkCalibration fit = calibrate_link(path.link, 2, samples);
+  fit.described_bytes_per_s = path.bytes_per_s;
+  fit.described_latency_us = path.latency_us;
+  return fit;
+}
+
+double carried_bytes_per_s(const Curve& sends) {
+  CHECK(!sends.empty());
+  const size_t last = sends.x.size() - 1;
+  const double whole = sends.x[last] / sends.y[last];
+  if (last == 0 || sends.y[last] <= sends.y[last - 1]) return whole * kMicro;
+  return (sends.x[last] - sends.x[last - 1]) / (sends.y[last] - sends.y[last - 1]) * kMicro;
 }
 
 }  // namespace skein

@@ -15,5 +15,11 @@ DeviceCalibration calibrate_device(const DeviceCalibration& before, const std::v
 
 // Samples of a group whose slowest pair is joined by `link`.
 LinkCalibration calibrate_link(LinkKind link, int ranks, const std::vector<ProbeSample>& samples);
+// Samples of two ranks on different nodes, which are described as joined by `path`.
+LinkCalibration calibrate_path(const Path& path, const std::vector<ProbeSample>& samples);
+
+// What a link carries, by what its largest message takes longer than the one before: how long the first byte is under
+// way does not count. Requires: !sends.empty().
+double carried_bytes_per_s(const Curve& sends);
 
 }  // namespace skein

@@ -14,6 +14,15 @@ namespace {
 
 constexpr size_t kFileBytesMax = 1 << 20;
 constexpr double kShareMax = 2;
+// What rows and columns of a table stand for, in its keys.
+struct TableKeys {
+  const char* prefix;
+  const char* rows;
+  const char* columns;
+};
+constexpr TableKeys kFormatKeys = {"", "tokens", "bytes"};
+constexpr TableKeys kProductKeys = {"product_", "tokens", "bytes"};
+constexpr TableKeys kAttentionKeys = {"group_attention_", "heads", "keys"};
 
 // Every plain number of a device, by its key: reader and writer go by this list.
 template <typename Calibrated, typename Visit>
@@ -22,7 +31,6 @@ void numbers_of(Calibrated& device, Visit visit) {
   visit("core_read_bytes_per_s", device.core_read_bytes_per_s);
   visit("flops", device.flops);
   visit("decode_attention_us", device.decode_attention_us);
-  visit("decode_attention_group", device.decode_attention_group);
   visit("prefill_attention_us", device.prefill_attention_us);
   visit("layer_us", device.layer_us);
   visit("row_bytes_share", device.row_bytes_share);
@@ -45,10 +53,14 @@ void curves_of(Calibrated& device, Visit visit) {
 }
 
 template <typename Calibrated, typename Visit>
-void link_curves_of(Calibrated& link, Visit visit) {
+void link_fields_of(Calibrated& link, Visit visit) {
+  visit("described_bytes_per_s", link.described_bytes_per_s);
+  visit("described_latency_us", link.described_latency_us);
   visit("all_reduce_us", link.all_reduce_us);
   visit("all_gather_us", link.all_gather_us);
   visit("point_to_point_us", link.point_to_point_us);
+  visit("library_bytes", link.library_bytes);
+  visit("stage_bytes", link.stage_bytes);
 }
 
 constexpr LinkKind kLinks[] = {LinkKind::kSelf,   LinkKind::kNvlink,     LinkKind::kPcie, LinkKind::kSocket,
@@ -124,11 +136,12 @@ Result<bool> read_source(const Yaml::Member& member, Source* source) {
   return true;
 }
 
-// True: it was one of the table's keys, which begin with `prefix`.
-Result<bool> read_table_member(const Yaml::Member& member, const std::string& prefix, ProductTable* table) {
+// True: it was one of the table's keys.
+Result<bool> read_table_member(const Yaml::Member& member, const TableKeys& keys, ShareTable* table) {
   const Yaml& yaml = member.value;
-  if (member.key == prefix + "tokens" || member.key == prefix + "bytes") {
-    std::vector<double>& target = member.key == prefix + "tokens" ? table->tokens : table->bytes;
+  const std::string prefix = keys.prefix;
+  if (member.key == prefix + keys.rows || member.key == prefix + keys.columns) {
+    std::vector<double>& target = member.key == prefix + keys.rows ? table->rows : table->columns;
     ASSIGN_OR_RETURN(target, read_numbers(yaml, member.key));
     RETURN_IF_ERROR(check_ascending(target, member.line, member.key));
     return true;
@@ -143,13 +156,13 @@ Result<bool> read_table_member(const Yaml::Member& member, const std::string& pr
   return true;
 }
 
-Status check_table(const ProductTable& table, int line, const std::string& of) {
-  const bool whole = table.share.size() == table.tokens.size() &&
+Status check_table(const ShareTable& table, int line, const std::string& of, const TableKeys& keys) {
+  const bool whole = table.share.size() == table.rows.size() &&
                      std::ranges::all_of(table.share, [&](const std::vector<double>& row) {
-                       return row.size() == table.bytes.size() && !row.empty();
+                       return row.size() == table.columns.size() && !row.empty();
                      });
   if (whole) return {};
-  return at_line(line, "the shares of " + of + " need a row for each number of tokens and a column for each number of bytes");
+  return at_line(line, "the shares of " + of + " need a row for each number of " + keys.rows + " and a column for each number of " + keys.columns);
 }
 
 Result<FormatProducts> read_format_products(const Yaml& yaml) {
@@ -157,7 +170,7 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
   FormatProducts products;
   bool named = false;
   for (const Yaml::Member& member : yaml.map) {
-    ASSIGN_OR_RETURN(const bool known, read_table_member(member, "", &products.table));
+    ASSIGN_OR_RETURN(const bool known, read_table_member(member, kFormatKeys, &products.table));
     if (known) continue;
     if (member.key == "flops") {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
@@ -173,10 +186,10 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
       return at_line(member.line, "products of a format have no key \"" + member.key + "\"");
     }
   }
-  if (!named || products.flops <= 0 || products.table.tokens.empty()) {
+  if (!named || products.flops <= 0 || products.table.rows.empty()) {
     return at_line(yaml.line, "products of a format need format, flops above 0, tokens, bytes and share");
   }
-  RETURN_IF_ERROR(check_table(products.table, yaml.line, std::string(info(products.format).name)));
+  RETURN_IF_ERROR(check_table(products.table, yaml.line, std::string(info(products.format).name), kFormatKeys));
   return products;
 }
 
@@ -223,7 +236,9 @@ Status read_device_member(const Yaml::Member& member, DeviceCalibration* device)
     return {};
   }
   if (member.key == "products") return read_all_format_products(member, device);
-  ASSIGN_OR_RETURN(known, read_table_member(member, "product_", &device->products));
+  ASSIGN_OR_RETURN(known, read_table_member(member, kProductKeys, &device->products));
+  if (known) return {};
+  ASSIGN_OR_RETURN(known, read_table_member(member, kAttentionKeys, &device->group_attention));
   if (known) return {};
   ASSIGN_OR_RETURN(known, read_field(member, *device, [](auto& d, auto visit) { numbers_of(d, visit); }));
   if (known) return {};
@@ -239,7 +254,8 @@ Result<DeviceCalibration> read_device(const Yaml& yaml) {
   if (device.read_bytes_per_s <= 0 || device.flops <= 0) {
     return at_line(yaml.line, "\"" + device.name + "\" needs read_bytes_per_s and flops above 0");
   }
-  RETURN_IF_ERROR(check_table(device.products, yaml.line, "\"" + device.name + "\""));
+  RETURN_IF_ERROR(check_table(device.products, yaml.line, "\"" + device.name + "\"", kProductKeys));
+  RETURN_IF_ERROR(check_table(device.group_attention, yaml.line, "\"" + device.name + "\"'s attention", kAttentionKeys));
   for (const Curve* shares : {&device.decode_attention_share, &device.prefill_attention_share}) {
     RETURN_IF_ERROR(check_shares(shares->y, yaml.line, "what attention of \"" + device.name + "\" reaches"));
   }
@@ -264,12 +280,7 @@ Status read_link_member(const Yaml::Member& member, LinkCalibration* link) {
     link->ranks = static_cast<int>(ranks);
     return link->ranks >= 2 ? Status() : at_line(member.line, "ranks must be 2 or more");
   }
-  if (member.key == "library_bytes" || member.key == "stage_bytes") {
-    double& target = member.key == "stage_bytes" ? link->stage_bytes : link->library_bytes;
-    ASSIGN_OR_RETURN(target, read_number(member.value, member.key));
-    return {};
-  }
-  ASSIGN_OR_RETURN(known, read_field(member, *link, [](auto& l, auto visit) { link_curves_of(l, visit); }));
+  ASSIGN_OR_RETURN(known, read_field(member, *link, [](auto& l, auto visit) { link_fields_of(l, visit); }));
   return known ? Status() : at_line(member.line, "a link has no key \"" + member.key + "\"");
 }
 
@@ -285,9 +296,10 @@ std::string list_text(const std::vector<double>& values) {
   return text + "]";
 }
 
-std::string table_text(const ProductTable& table, const std::string& indent, const std::string& prefix) {
-  std::string text = indent + prefix + "tokens: " + list_text(table.tokens) + "\n" + indent + prefix +
-                     "bytes: " + list_text(table.bytes) + "\n" + indent + prefix + "share:\n";
+std::string table_text(const ShareTable& table, const TableKeys& keys, const std::string& indent) {
+  const std::string begin = indent + keys.prefix;
+  std::string text = begin + keys.rows + ": " + list_text(table.rows) + "\n" + begin + keys.columns + ": " +
+                     list_text(table.columns) + "\n" + begin + "share:\n";
   for (const std::vector<double>& row : table.share) text += indent + "  - " + list_text(row) + "\n";
   return text;
 }
@@ -353,7 +365,9 @@ void Calibration::replace_with(const Calibration& measured) {
   }
   for (const LinkCalibration& link : measured.links) {
     std::erase_if(links, [&](const LinkCalibration& old) {
-      return old.link == link.link && old.device == link.device && old.ranks == link.ranks;
+      return old.link == link.link && old.device == link.device && old.ranks == link.ranks &&
+             old.described_bytes_per_s == link.described_bytes_per_s &&
+             old.described_latency_us == link.described_latency_us;
     });
     links.push_back(link);
   }
@@ -366,13 +380,13 @@ double time_at(const Curve& curve, double x) {
   return between(curve.y, locate(curve.x, x, [](double value) { return value; }));
 }
 
-double product_share_at(const ProductTable& table, double tokens, double weight_bytes) {
-  if (table.tokens.empty()) return 1;
-  const auto row = locate(table.tokens, tokens, logarithm);
-  const auto column = locate(table.bytes, weight_bytes, logarithm);
-  const double low = between(table.share[row.first], column);
-  if (row.second == 0) return low;
-  return low + row.second * (between(table.share[row.first + 1], column) - low);
+double share_at(const ShareTable& table, double row, double column) {
+  if (table.rows.empty()) return 1;
+  const auto at_row = locate(table.rows, row, logarithm);
+  const auto at_column = locate(table.columns, column, logarithm);
+  const double low = between(table.share[at_row.first], at_column);
+  if (at_row.second == 0) return low;
+  return low + at_row.second * (between(table.share[at_row.first + 1], at_column) - low);
 }
 
 std::string to_yaml(const Calibration& calibration) {
@@ -381,11 +395,12 @@ std::string to_yaml(const Calibration& calibration) {
   for (const DeviceCalibration& device : calibration.devices) {
     out += "  - name: " + quoted_text(device.name) + "\n" + source_text(device.source);
     numbers_of(device, FieldWriter{out});
-    if (!device.products.tokens.empty()) out += table_text(device.products, "    ", "product_");
+    if (!device.products.rows.empty()) out += table_text(device.products, kProductKeys, "    ");
+    if (!device.group_attention.rows.empty()) out += table_text(device.group_attention, kAttentionKeys, "    ");
     if (!device.format_products.empty()) out += "    products:\n";
     for (const FormatProducts& products : device.format_products) {
       out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
-             number_text(products.flops) + "\n" + table_text(products.table, "        ", "");
+             number_text(products.flops) + "\n" + table_text(products.table, kFormatKeys, "        ");
     }
     curves_of(device, FieldWriter{out});
   }
@@ -394,9 +409,7 @@ std::string to_yaml(const Calibration& calibration) {
     out += "  - link: " + quoted_text(name(link.link)) + "\n";
     if (!link.device.empty()) out += "    device: " + quoted_text(link.device) + "\n";
     out += source_text(link.source) + "    ranks: " + std::to_string(link.ranks) + "\n";
-    link_curves_of(link, FieldWriter{out});
-    FieldWriter{out}("library_bytes", link.library_bytes);
-    FieldWriter{out}("stage_bytes", link.stage_bytes);
+    link_fields_of(link, FieldWriter{out});
   }
   return out;
 }

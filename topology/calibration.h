@@ -28,9 +28,10 @@ struct Source {
 };
 
 // Share of max(bytes / read, flops / ceiling) that a product reaches: rows by tokens, columns by the weight's bytes.
-struct ProductTable {
-  std::vector<double> tokens = {};
-  std::vector<double> bytes = {};
+// Decode attention of cores: of the read rate, rows by query heads that share a KV head, columns by keys of a query.
+struct ShareTable {
+  std::vector<double> rows = {};
+  std::vector<double> columns = {};
   std::vector<std::vector<double>> share = {};
 };
 
@@ -38,7 +39,7 @@ struct ProductTable {
 struct FormatProducts {
   Format format = Format::kF32;
   double flops = 0;  // of one core
-  ProductTable table = {};
+  ShareTable table = {};
 };
 
 // One kind of device. The name is DeviceKind::name. Ceilings are those of the run that measured the shares.
@@ -49,19 +50,19 @@ struct DeviceCalibration {
   double core_read_bytes_per_s = 0;  // one core, the others idle; 0: as much as all of them
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
-  ProductTable products = {};   // bfloat16, and formats that format_products lacks
+  ShareTable products = {};   // bfloat16, and formats that format_products lacks
   std::vector<FormatProducts> format_products = {};  // where formats differ in speed: cores
 
   Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
   double decode_attention_us = 0; // what a launch takes besides
-  double decode_attention_group = 0;  // query heads that shared keys; the time goes by query heads. 0: by keys
+  ShareTable group_attention = {};  // of cores, in the place of both: decodes with rotation and append
   Curve prefill_attention_share = {};  // of flops, by keys that the last token sees
   double prefill_attention_us = 0;
 
   double layer_us = 0;            // norms, launches and gaps of a layer, one token
   double row_bytes_share = 0;     // of the read rate, what norms and activations of many tokens reach
   double gate_bytes_share = 0;    // ... SwiGLU, where that is a launch of its own; 0: it goes with the product
-  double rope_bytes_share = 0;    // ... rotation and append, likewise; 0: they go with attention
+  double rope_bytes_share = 0;    // ... rotation and append of prompts, likewise; 0: they go with attention
   double step_us = 0;             // a step's embedding, final norm, sampling of one row, gaps
   double sample_us = 0;           // each further row that is sampled
   double logits_per_s = 0;        // of sampled rows, one core; 0: step_us and sample_us hold for any vocabulary
@@ -77,9 +78,11 @@ struct DeviceCalibration {
 // Exchanges over one kind of link. Times in microseconds by bytes of one rank's part.
 struct LinkCalibration {
   LinkKind link = LinkKind::kNvlink;
-  std::string device;        // name of the devices that it joins; empty: any
+  std::string device;        // name of the devices that it joins, between nodes of the sender; empty: any
   Source source = {};
   int ranks = 2;             // of the group; point-to-point: 2
+  double described_bytes_per_s = 0;  // of the path (topology/cluster.h) that was measured; 0: any over such a link
+  double described_latency_us = 0;
   Curve all_reduce_us = {};
   Curve all_gather_us = {};
   Curve point_to_point_us = {};   // empty where ranks > 2
@@ -92,7 +95,7 @@ struct Calibration {
   std::vector<LinkCalibration> links;
 
   const DeviceCalibration* find_device(std::string_view name) const;  // nullptr: none
-  // Measured entries of `measured` take the place of those for the same device, or link, device and ranks.
+  // Measured entries of `measured` take the place of those for the same device, or link, device, ranks and path.
   void replace_with(const Calibration& measured);
 };
 
@@ -100,8 +103,8 @@ struct Calibration {
 // beyond the last. Requires: !curve.empty().
 double share_at(const Curve& curve, double x);
 double time_at(const Curve& curve, double x);
-// What a product reaches; 1 where nothing was measured.
-double product_share_at(const ProductTable& table, double tokens, double weight_bytes);
+// What a product, or attention of a group of query heads, reaches; 1 where nothing was measured.
+double share_at(const ShareTable& table, double row, double column);
 
 // The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
 // length or do not ascend, shares outside (0, 2], negative times.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -14,6 +15,9 @@ constexpr double kMicro = 1e6;
 constexpr double kMessageUs = 4;
 // What a product, a row or attention reaches where nothing was measured.
 constexpr double kUnmeasuredShare = 0.8;
+
+// Of two rates, the larger over the smaller, up to which they may be of one path.
+constexpr double kRateApartMax = 2;
 
 double share_or(const Curve& curve, double x) { return curve.empty() ? kUnmeasuredShare : share_at(curve, x); }
 
@@ -31,15 +35,23 @@ bool alike(const StageSite& a, const StageSite& b) {
 
 }  // namespace
 
-const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks) {
+const LinkCalibration* find_link(const Calibration& calibration, const Path& path, std::string_view device, int ranks) {
   const LinkCalibration* best = nullptr;
-  // Smaller is better: another device's entry, fewer ranks than asked for, distance in ranks.
+  // How far the description of what was measured is from this path's; any path: as far as can be.
+  const auto apart = [&](const LinkCalibration& entry) {
+    if (entry.described_bytes_per_s == 0) return kRateApartMax;
+    return std::max(entry.described_bytes_per_s, path.bytes_per_s) /
+           std::min(entry.described_bytes_per_s, path.bytes_per_s);
+  };
+  // Smaller is better: another device's entry, fewer ranks than asked for, distance in ranks, another path.
   const auto misfit = [&](const LinkCalibration& entry) {
     const int distance = entry.ranks >= ranks ? entry.ranks - ranks : 1000 + ranks - entry.ranks;
-    return distance + (entry.device == device ? 0 : entry.device.empty() ? 10'000 : 20'000);
+    const int device_misfit = entry.device == device ? 0 : entry.device.empty() ? 10'000 : 20'000;
+    return std::tuple(distance + device_misfit, apart(entry), std::abs(entry.described_latency_us - path.latency_us));
   };
   for (const LinkCalibration& entry : calibration.links) {
-    if (entry.link == link && (best == nullptr || misfit(entry) < misfit(*best))) best = &entry;
+    if (entry.link != path.link || apart(entry) > kRateApartMax) continue;
+    if (best == nullptr || misfit(entry) < misfit(*best)) best = &entry;
   }
   return best;
 }
@@ -158,7 +170,7 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double flops = 2 * product.outputs * product.inputs * tokens;
   const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
   const double floor = std::max(bytes / pace.read, compute) * kMicro;
-  const double share = product_share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
+  const double share = share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
   return std::max(floor / share, bytes / pace.read_max * kMicro);
 }
 
@@ -180,11 +192,12 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
   double us = 0;
   if (load.decodes > 0) {
     const double head_bytes = load.decodes * load.context * 2 * model_.head_dim * formats_.kv;
-    if (device.decode_attention_group > 0) {
-      const double bytes = head_bytes * shard.q_heads.size() / device.decode_attention_group;
-      us += pace.rows_us(bytes, share_or(device.decode_attention_share, bytes / pace.site.share));
+    const double bytes = head_bytes * shard.kv_heads.size();
+    if (!device.group_attention.rows.empty()) {
+      const double group = static_cast<double>(shard.q_heads.size()) / shard.kv_heads.size();
+      const double busy = std::min(load.decodes * double(shard.q_heads.size()) / pace.site.cores, 1.0);  // of the cores
+      us += pace.rows_us(bytes, share_at(device.group_attention, group, load.context) * busy);
     } else {
-      const double bytes = head_bytes * shard.kv_heads.size();
       const double read = bytes / pace.read / share_or(device.decode_attention_share, bytes) * kMicro;
       us += std::max(read, device.decode_attention_us);
     }
@@ -199,14 +212,15 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
 
 // What a layer does to rows besides: two norms (the residual in float32 read and written, the product's part read, the
 // normed row written), rotation and SwiGLU.
-double ReplicaCost::rows_us(const ShardPlan& shard, const Pace& pace, double tokens) const {
+double ReplicaCost::rows_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
   const DeviceCalibration& device = pace.device();
+  const double tokens = load.decodes + load.prompt_tokens;
   const double norm_bytes = 2.0 * model_.hidden * (8 + 2 * formats_.stream);
   const double norm_share = device.row_bytes_share > 0 ? device.row_bytes_share : kUnmeasuredShare;
   double us = device.layer_us + pace.rows_us((tokens - 1) * norm_bytes, norm_share);
   if (device.rope_bytes_share > 0) {
     const double heads = shard.q_heads.size() + 2.0 * shard.kv_heads.size();
-    us += pace.rows_us(tokens * 2 * heads * model_.head_dim * formats_.stream, device.rope_bytes_share);
+    us += pace.rows_us(load.prompt_tokens * 2 * heads * model_.head_dim * formats_.stream, device.rope_bytes_share);
   }
   if (device.gate_bytes_share > 0) {
     us += pace.rows_us(tokens * 3 * shard.intermediate.size() * formats_.stream, device.gate_bytes_share);
@@ -225,7 +239,7 @@ double ReplicaCost::layer_us(const ShardPlan& shard, const Pace& pace, const Ste
               product_us(pace, {hidden, q, formats.o}, tokens) +
               joined_us(pace, {{mlp, hidden, formats.gate}, {mlp, hidden, formats.up}}, tokens) +
               product_us(pace, {hidden, mlp, formats.down}, tokens);
-  us += attention_us(shard, pace, load) + rows_us(shard, pace, tokens);
+  us += attention_us(shard, pace, load) + rows_us(shard, pace, load);
   if (tp_ > 1) us += 2 * all_reduce_us(pace.site.group, tokens * hidden * formats_.stream);
   return us;
 }

@@ -27,9 +27,10 @@ struct Exchange {
   Path path = {};
   int ranks = 2;
 };
-// The entry that fits best: same device before any, then the fewest ranks that are not fewer. nullptr: none was
-// measured.
-const LinkCalibration* find_link(const Calibration& calibration, LinkKind link, std::string_view device, int ranks);
+// The entry that fits best: same device before any, then the fewest ranks that are not fewer, then the path that is
+// described most alike. What is described at more than twice the rate, or less than half of it, is another path.
+// nullptr: none was measured.
+const LinkCalibration* find_link(const Calibration& calibration, const Path& path, std::string_view device, int ranks);
 double all_reduce_us(const Exchange& exchange, double bytes);
 double send_us(const Exchange& exchange, double bytes);
 
@@ -85,7 +86,7 @@ class ReplicaCost {
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
   double attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
-  double rows_us(const ShardPlan& shard, const Pace& pace, double tokens) const;
+  double rows_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double ends_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double product_us(const Pace& pace, const Product& product, double tokens) const;
   double joined_us(const Pace& pace, std::initializer_list<Product> products, double tokens) const;

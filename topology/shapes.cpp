@@ -359,7 +359,7 @@ std::optional<StageSite> ShapeBook::site_on(const Device& device, const CorePart
   const DeviceKind& kind = kind_of(*request_.cluster, device);
   const int cores = std::max(1, parts.cores / parts.ranks);
   const auto exchange = [&](const Path& path, int ranks) {
-    return Exchange{.measured = find_link(calibration, path.link, kind.name, ranks), .path = path, .ranks = ranks};
+    return Exchange{.measured = find_link(calibration, path, kind.name, ranks), .path = path, .ranks = ranks};
   };
   return StageSite{.device = measured,
                    .gpu = kind.gpu,

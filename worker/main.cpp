@@ -1,6 +1,7 @@
 // skein-worker SPEC.json: one MPI rank of one replica. Rank 0 is the replica's leader.
 // It ends with one sentence on standard error, "skein-worker: ...", if anything fails.
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -33,6 +34,8 @@ namespace skein {
 namespace {
 
 constexpr size_t kSpecBytesMax = 1 << 20;
+constexpr int kTellAgainMs = 250;
+constexpr auto kTellPatience = std::chrono::seconds(10);
 
 // The leader's node has the file; the others hear what it says.
 Result<ReplicaSpec> read_spec(const char* path, MpiSession& mpi) {
@@ -57,17 +60,19 @@ Result<ReplicaSpec> read_spec(const char* path, MpiSession& mpi) {
   _exit(1);
 }
 
-// Opens the model and compares what every rank finds where it runs.
+// Opens the model, which a probe does without (null), and compares what every rank finds where it runs.
 Result<std::unique_ptr<Checkpoint>> preflight(const ReplicaSpec& spec, MpiSession& mpi,
                                               std::vector<RankReport>* reports) {
-  Result<std::unique_ptr<Checkpoint>> checkpoint =
-      Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
+  Result<std::unique_ptr<Checkpoint>> checkpoint(nullptr);
+  if (!spec.probe) {
+    checkpoint = Checkpoint::open(spec.model, spec.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
+  }
   mpi.barrier();
   RankReport report = look_around();
-  if (checkpoint.ok()) {
-    report.fingerprint = (*checkpoint)->fingerprint();
-  } else {
+  if (!checkpoint.ok()) {
     report.error = checkpoint.status().message();
+  } else if (*checkpoint != nullptr) {
+    report.fingerprint = (*checkpoint)->fingerprint();
   }
   for (const std::string& bytes : mpi.all_gather(encode(report))) {
     ASSIGN_OR_RETURN(reports->emplace_back(), decode_rank_report(bytes));
@@ -219,6 +224,44 @@ struct Rank {
   std::unique_ptr<Collectives> collectives;
 };
 
+// Registers, again and again as frames may be lost, until the coordinator says that it has it all.
+Status tell(const RegisterReplica& registration, const ReplicaSpec& spec) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<MessageSocket> socket, connect_to_coordinator(spec));
+  const auto end = std::chrono::steady_clock::now() + kTellPatience;
+  while (std::chrono::steady_clock::now() < end) {
+    (void)socket->send("", registration);
+    while (const std::optional<MessageSocket::Received> received = socket->receive()) {
+      if (received->frame.ok() && std::holds_alternative<Stop>(*received->frame)) return {};
+    }
+    pollfd fd{.fd = socket->fd(), .events = POLLIN, .revents = 0};
+    poll(&fd, 1, kTellAgainMs);
+  }
+  return unavailable("the coordinator has not answered to what a probe measured");
+}
+
+// ReplicaSpec::probe
+Status probe(const ReplicaSpec& spec, const std::vector<RankReport>& reports, Rank& rank) {
+  MpiSession& mpi = *rank.mpi;
+  const CommunicatorConfig ranks{.pp_size = 2, .pp_rank = mpi.rank(), .spin = spec.spin};
+  ASSIGN_OR_RETURN(rank.communicator, join_ranks(ranks, spec, reports, mpi));
+  ASSIGN_OR_RETURN(const Ops* const ops, ops_of(spec));
+  ASSIGN_OR_RETURN(rank.device, ops->open(device_config(spec, mpi.rank())));
+  ASSIGN_OR_RETURN(rank.collectives,
+                   make_collectives(ranks, ops->native_stream(*rank.device), *rank.communicator, mpi));
+  const StageLinks links{.communicator = *rank.communicator, .collectives = *rank.collectives};
+  ASSIGN_OR_RETURN(const std::vector<ProbeSample> samples, probe_sends(links, *ops, *rank.device, mpi));
+  if (mpi.rank() == 0) {
+    RETURN_IF_ERROR(tell({.replica = spec.replica,
+                          .launch = spec.launch,
+                          .build = SKEIN_BUILD,
+                          .transport = transport_of(spec, reports, false),
+                          .samples = to_json(samples).dump()},
+                         spec));
+  }
+  mpi.barrier();  // who leaves first would be lost to the other
+  return {};
+}
+
 Status run(const char* spec_path, Rank& rank) {
   const auto started = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(rank.mpi, MpiSession::start());
@@ -226,6 +269,7 @@ Status run(const char* spec_path, Rank& rank) {
   ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path, mpi));
   std::vector<RankReport> reports;
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, preflight(spec, mpi, &reports));
+  if (spec.probe) return probe(spec, reports, rank);
   ASSIGN_OR_RETURN(const std::vector<ShardPlan> shards, plan_shards(checkpoint->description(), spec));
   RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
   const ShardPlan& shard = shards[static_cast<size_t>(mpi.rank())];

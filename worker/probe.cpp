@@ -22,6 +22,8 @@ constexpr size_t kSpecBytesMax = 1 << 16;
 constexpr int64_t kExchanges[] = {1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10,
                                   1 << 20, 4 << 20, 16 << 20, 64 << 20};
 constexpr int64_t kCpuExchangeMax = 4 << 20;
+constexpr int64_t kSmallest = 8;  // bytes
+constexpr double kLongUs = 200e3;
 constexpr int64_t kRowBytes = 8192;  // of a sum's rows: bf16, hidden 4096
 
 Result<const Ops*> ops_of(const ProbeSpec& spec) {
@@ -31,6 +33,59 @@ Result<const Ops*> ops_of(const ProbeSpec& spec) {
 #endif
   return unsupported("this build of skein-worker cannot run on device \"" + spec.device + "\"");
 }
+
+class SendProbe {
+ public:
+  SendProbe(const StageLinks& links, const Ops& ops, Device& device, MpiSession& mpi)
+      : links_(links),
+        gpu_(ops.native_stream(device) != nullptr),
+        first_(mpi.rank() == 0),
+        timer_(ops, device, mpi),
+        arena_(ops, device) {}
+
+  // On CPUs a message goes there and a few bytes come back, half of whose round trip is taken off: a chain of sends
+  // alone would not show how long one takes to wake its reader.
+  Result<std::vector<ProbeSample>> run() {
+    const int64_t most = gpu_ ? kExchanges[std::size(kExchanges) - 1] : kCpuExchangeMax;
+    ASSIGN_OR_RETURN(data_, arena_.allocate(most));
+    double back = 0;
+    if (!gpu_) {
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { round_trip(kSmallest); }));
+      back = us / 2;
+    }
+    std::vector<ProbeSample> samples;
+    for (const int64_t bytes : kExchanges) {
+      if (bytes > most) break;
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+        if (gpu_) send(bytes);
+        else round_trip(bytes);
+      }));
+      RETURN_IF_ERROR(links_.collectives.status());
+      samples.push_back({.what = "point_to_point", .size = double(bytes), .us = std::max(us - back, back)});
+      if (us > kLongUs) break;  // larger ones take longer in proportion
+    }
+    return samples;
+  }
+
+ private:
+  void send(int64_t bytes) {
+    if (first_) links_.collectives.send_stage(data_, bytes);
+    else links_.collectives.receive_stage(data_, bytes);
+  }
+
+  void round_trip(int64_t bytes) {
+    send(bytes);
+    if (first_) links_.communicator.receive_result();
+    else links_.communicator.send_result("back");
+  }
+
+  const StageLinks& links_;
+  const bool gpu_;
+  const bool first_;
+  ProbeTimer timer_;
+  DeviceArena arena_;
+  void* data_ = nullptr;
+};
 
 // What goes between the ranks of a node.
 class GroupProbe {
@@ -109,34 +164,11 @@ class GroupProbe {
                                      .all_gather = [&](const std::string& bytes) { return mpi_.all_gather(bytes); }});
   }
 
-  // From stage to stage. On CPUs a message goes there and a few bytes come back, half of whose round trip is taken off:
-  // a chain of sends alone would not show how long one takes to wake its reader.
   Status measure_sends() {
-    const int rank = mpi_.rank();
-    ASSIGN_OR_RETURN(const Links links, join({.pp_size = 2, .pp_rank = rank, .spin = spec_.spin}));
-    const auto send = [&](int64_t bytes) {
-      if (rank == 0) links.collectives->send_stage(data_, bytes);
-      else links.collectives->receive_stage(data_, bytes);
-    };
-    const auto round_trip = [&](int64_t bytes) {
-      send(bytes);
-      if (rank == 0) links.communicator->receive_result();
-      else links.communicator->send_result("back");
-    };
-    double back = 0;
-    if (!gpu()) {
-      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { round_trip(8); }));
-      back = us / 2;
-    }
-    for (const int64_t bytes : kExchanges) {
-      if (!gpu() && bytes > kCpuExchangeMax) break;
-      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
-        if (gpu()) send(bytes);
-        else round_trip(bytes);
-      }));
-      RETURN_IF_ERROR(links.collectives->status());
-      samples_.push_back({.what = "point_to_point", .size = double(bytes), .us = std::max(us - back, back)});
-    }
+    ASSIGN_OR_RETURN(const Links links, join({.pp_size = 2, .pp_rank = mpi_.rank(), .spin = spec_.spin}));
+    const StageLinks stages{.communicator = *links.communicator, .collectives = *links.collectives};
+    ASSIGN_OR_RETURN(const std::vector<ProbeSample> sends, probe_sends(stages, ops_, device_, mpi_));
+    samples_.insert(samples_.end(), sends.begin(), sends.end());
     return {};
   }
 
@@ -158,6 +190,10 @@ Status write_samples(const std::string& path, const std::vector<ProbeSample>& sa
 }
 
 }  // namespace
+
+Result<std::vector<ProbeSample>> probe_sends(const StageLinks& links, const Ops& ops, Device& device, MpiSession& mpi) {
+  return SendProbe(links, ops, device, mpi).run();
+}
 
 Status run_probe(const char* path) {
   ASSIGN_OR_RETURN(const std::string text, read_file(path, kSpecBytesMax));

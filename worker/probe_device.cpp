@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/half.h"
@@ -20,6 +21,7 @@ constexpr int64_t kRotatedBytes = int64_t{256} << 20;  // weights take turns, so
 constexpr int64_t kReadBytes = int64_t{64} << 20;      // of each thread
 constexpr int kReadRounds = 5;
 constexpr int64_t kNumbers = 1 << 20;
+constexpr int kPasses = 3;  // over all of it on cores, whose memory others may keep busy for a second or two
 
 struct Shape {
   int64_t outputs;
@@ -34,7 +36,7 @@ struct DecodeShape {
 struct Grid {
   std::span<const Shape> weights;
   std::span<const int> tokens;
-  std::span<const DecodeShape> decodes;
+  std::span<const DecodeShape> decodes;  // empty: as cores are asked
   std::span<const int> prompts;
   int q_heads, kv_heads, head_dim, block_tokens;
   int64_t hidden;
@@ -54,11 +56,14 @@ constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, kGpuDecodes, kGpuPrompts, 32, 8
 
 constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
-constexpr DecodeShape kCpuDecodes[] = {{1, 256}, {1, 2048}, {8, 512}, {16, 2048}};
+constexpr int kCpuContexts[] = {48, 160, 544, 2080};
+constexpr int kCpuRowsPerThread = 8;
+constexpr int kCpuRowsMax = 64;
+constexpr int kCpuGroups[] = {1, 2, 3, 4, 8};
 constexpr int kCpuPrompts[] = {32, 128, 512};
 constexpr Format kCpuFormats[] = {Format::kBF16, Format::kF32,  Format::kF16,
                                   Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
-constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, kCpuDecodes, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
+constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, {}, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
                         kCpuFormats, Format::kI8Block32, true};
 constexpr int64_t kVocabulary = 32768;
 constexpr int kSampleRowsPerThread = 4;
@@ -141,13 +146,15 @@ class DeviceProbe {
     for (const Format format : grid_.formats) {
       for (const Shape& shape : grid_.weights) RETURN_IF_ERROR(measure_products(ops_.weight_format(format), shape));
     }
-    for (const DecodeShape& shape : grid_.decodes) RETURN_IF_ERROR(measure_decode(shape));
+    for (const DecodeShape& shape : grid_.decodes) RETURN_IF_ERROR(measure_decode(shape, grid_.q_heads));
+    if (grid_.decodes.empty()) RETURN_IF_ERROR(measure_group_decodes());
     for (const int tokens : grid_.prompts) RETURN_IF_ERROR(measure_prefill(tokens));
-    if (!grid_.own_launches) return std::move(samples_);
-    RETURN_IF_ERROR(measure_gate());
-    RETURN_IF_ERROR(measure_rope());
-    RETURN_IF_ERROR(measure_sampling());
-    return std::move(samples_);
+    if (grid_.own_launches) {
+      RETURN_IF_ERROR(measure_gate());
+      RETURN_IF_ERROR(measure_rope());
+      RETURN_IF_ERROR(measure_sampling());
+    }
+    return std::exchange(samples_, {});
   }
 
  private:
@@ -204,16 +211,33 @@ class DeviceProbe {
     const int64_t most = grid_.tokens.back();
     ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), most, shape.inputs));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, most, shape.outputs));
+    // What cores read was just written, by other cores, too: a launch before each that writes x is timed with it.
+    Tensor residual;
+    const float* norm_weight = nullptr;
+    if (grid_.own_launches) {
+      ASSIGN_OR_RETURN(residual, activation(arena, Format::kF32, most, shape.inputs));
+      ASSIGN_OR_RETURN(norm_weight, arena.upload(numbers(shape.inputs)));
+    }
     size_t turn = 0;
     for (const int tokens : grid_.tokens) {
       LinearArgs args{.out = out, .x = x, .weight = weights[0]};
-      args.out.rows = args.x.rows = tokens;
+      args.out.rows = args.x.rows = residual.rows = tokens;
+      const auto write_x = [&] {
+        if (norm_weight == nullptr) return;
+        ops_.add_norm(device_, {.out = args.x, .residual = residual, .x = {}, .weight = norm_weight, .epsilon = 1e-5f});
+      };
       const PreparedProduct product{.linear = args, .gated = {}};
       RETURN_IF_ERROR(ops_.prepare(device_, {.products = &product, .count = 1}));
-      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+      double writing_us = 0;
+      if (norm_weight != nullptr) {
+        ASSIGN_OR_RETURN(writing_us, timer_.time_us(write_x));
+      }
+      ASSIGN_OR_RETURN(const double both_us, timer_.time_us([&] {
+        write_x();
         args.weight = weights[turn++ % weights.size()];
         ops_.linear(device_, args);
       }));
+      const double us = std::max(both_us - writing_us, both_us / 2);
       const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(format).block_bytes /
                             info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
@@ -243,7 +267,7 @@ class DeviceProbe {
     std::vector<int32_t> query_begin;
     std::vector<void*> pages;  // take turns, too
   };
-  Status prepare_attention(DeviceArena& arena, int rows, int context, int queries, Attention* attention) {
+  Status prepare_attention(DeviceArena& arena, int rows, int context, int queries, int q_heads, Attention* attention) {
     const int blocks = (context + grid_.block_tokens - 1) / grid_.block_tokens;
     std::vector<int32_t> positions, slots, table;
     for (int row = 0; row < rows; ++row) {
@@ -253,7 +277,7 @@ class DeviceProbe {
       for (int block = 0; block < blocks; ++block) table.push_back(row * blocks + block);
     }
     attention->query_begin.push_back(rows * queries);
-    const int64_t columns = int64_t{grid_.q_heads} * grid_.head_dim;
+    const int64_t columns = int64_t{q_heads} * grid_.head_dim;
     const int64_t keys = int64_t{rows} * blocks * grid_.block_tokens * grid_.kv_heads * 2;
     ASSIGN_OR_RETURN(const Tensor q, activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, int64_t{rows} * queries, columns));
@@ -273,7 +297,7 @@ class DeviceProbe {
                        .pages = {.data = attention->pages[0], .format = ops_.kv_format, .blocks = rows * blocks,
                                  .kv_heads = grid_.kv_heads, .block_tokens = grid_.block_tokens,
                                  .head_dim = grid_.head_dim, .block_table = block_table, .blocks_per_slot = blocks},
-                       .q_heads = grid_.q_heads, .group_size = grid_.q_heads / grid_.kv_heads,
+                       .q_heads = q_heads, .group_size = q_heads / grid_.kv_heads,
                        .scale = static_cast<float>(1 / std::sqrt(double(grid_.head_dim)))};
     return {};
   }
@@ -284,28 +308,53 @@ class DeviceProbe {
     return static_cast<const int32_t*>(data);
   }
 
-  Status measure_decode(const DecodeShape& shape) {
+  // What rotates the queries and keys of such attention, and appends to the same pages.
+  Result<RopeAppendArgs> append_of(DeviceArena& arena, const AttentionArgs& attention) {
+    const int64_t columns = int64_t{attention.q_heads + 2 * grid_.kv_heads} * grid_.head_dim;
+    ASSIGN_OR_RETURN(const Tensor qkv, activation(arena, ops_.stream_format, attention.step.tokens, columns));
+    const int64_t positions = int64_t{attention.pages.blocks_per_slot} * grid_.block_tokens;
+    ASSIGN_OR_RETURN(const float* cos_sin, arena.upload(numbers(positions * grid_.head_dim)));
+    return RopeAppendArgs{.qkv = qkv, .step = attention.step, .pages = attention.pages, .q_heads = attention.q_heads,
+                          .cos_sin = cos_sin, .rotary_dim = grid_.head_dim};
+  }
+
+  Status measure_decode(const DecodeShape& shape, int q_heads) {
     DeviceArena arena(ops_, device_);
     Attention attention;
-    RETURN_IF_ERROR(prepare_attention(arena, shape.rows, shape.context, 1, &attention));
+    RETURN_IF_ERROR(prepare_attention(arena, shape.rows, shape.context, 1, q_heads, &attention));
+    RopeAppendArgs append;
+    if (grid_.own_launches) {
+      ASSIGN_OR_RETURN(append, append_of(arena, attention.args));
+      attention.args.append = &append;
+    }
     size_t turn = 0;
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
-      attention.args.pages.data = attention.pages[turn++ % attention.pages.size()];
+      append.pages.data = attention.args.pages.data = attention.pages[turn++ % attention.pages.size()];
       ops_.attention(device_, attention.args);
     }));
     const double bytes = double(shape.rows) * shape.context * 2 * grid_.kv_heads *
                          static_cast<double>(row_bytes(ops_.kv_format, grid_.head_dim));
     samples_.push_back({.what = "decode_attention", .tokens = double(shape.rows), .size = bytes, .bytes = bytes, .us = us});
-    if (!grid_.own_launches) return {};
-    // The same numbers for every query that shares keys: cores are busy with them, not waiting for memory.
-    samples_.back().group = static_cast<double>(grid_.q_heads) / grid_.kv_heads;
+    return {};
+  }
+
+  // Every core has rows enough. Query heads that share keys take time of their own.
+  Status measure_group_decodes() {
+    for (const int context : kCpuContexts) {
+      for (const int group : kCpuGroups) {
+        const int rows = std::min(kCpuRowsPerThread * threads_, kCpuRowsMax);
+        RETURN_IF_ERROR(measure_decode({rows, context}, group * grid_.kv_heads));
+        samples_.back().group = group;
+        samples_.back().size = context;
+      }
+    }
     return {};
   }
 
   Status measure_prefill(int tokens) {
     DeviceArena arena(ops_, device_);
     Attention attention;
-    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, &attention));
+    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, grid_.q_heads, &attention));
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.attention(device_, attention.args); }));
     const double pairs = tokens * (tokens + 1.0) / 2;
     samples_.push_back({.what = "prefill_attention", .tokens = double(tokens),
@@ -329,15 +378,11 @@ class DeviceProbe {
     DeviceArena arena(ops_, device_);
     const int tokens = grid_.row_tokens;
     Attention attention;
-    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, &attention));
-    const int64_t columns = int64_t{grid_.q_heads + 2 * grid_.kv_heads} * grid_.head_dim;
-    ASSIGN_OR_RETURN(const Tensor qkv, activation(arena, ops_.stream_format, tokens, columns));
-    ASSIGN_OR_RETURN(const float* cos_sin, arena.upload(numbers(int64_t{tokens} * grid_.head_dim)));
-    const RopeAppendArgs args{.qkv = qkv, .step = attention.args.step, .pages = attention.args.pages,
-                              .q_heads = grid_.q_heads, .cos_sin = cos_sin, .rotary_dim = grid_.head_dim};
+    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, grid_.q_heads, &attention));
+    ASSIGN_OR_RETURN(const RopeAppendArgs args, append_of(arena, attention.args));
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.rope_append(device_, args); }));
     samples_.push_back({.what = "rope", .tokens = double(tokens),
-                        .bytes = 2.0 * tokens * static_cast<double>(columns) * stream_bytes(), .us = us});
+                        .bytes = 2.0 * tokens * static_cast<double>(args.qkv.columns) * stream_bytes(), .us = us});
     return {};
   }
 
@@ -382,14 +427,31 @@ class DeviceProbe {
   std::vector<ProbeSample> samples_;
 };
 
+// Of passes over the same figures, in the same order.
+std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>& passes) {
+  std::vector<ProbeSample> samples = passes.front();
+  std::vector<double> times(passes.size());
+  for (size_t i = 0; i < samples.size(); ++i) {
+    std::ranges::transform(passes, times.begin(), [&](const std::vector<ProbeSample>& pass) { return pass[i].us; });
+    const auto middle = times.begin() + static_cast<ptrdiff_t>(times.size() / 2);
+    std::ranges::nth_element(times, middle);
+    samples[i].us = *middle;
+  }
+  return samples;
+}
+
 }  // namespace
 
 Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device,
                                               ProbeTimer& timer) {
   const bool gpu = spec.device == "cuda";
-  ASSIGN_OR_RETURN(std::vector<ProbeSample> samples,
-                   DeviceProbe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads).run());
-  if (gpu) return samples;
+  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads);
+  if (gpu) return probe.run();
+  std::vector<std::vector<ProbeSample>> passes(kPasses);
+  for (std::vector<ProbeSample>& pass : passes) {
+    ASSIGN_OR_RETURN(pass, probe.run());
+  }
+  std::vector<ProbeSample> samples = medians_of(passes);
   const auto add_read = [&](const char* what, int threads) {
     const double bytes = static_cast<double>(threads * kReadBytes);
     samples.push_back({.what = what, .bytes = bytes, .us = bytes / host_read_rate(threads) * 1e6});

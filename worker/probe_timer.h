@@ -12,12 +12,12 @@ class ProbeTimer {
  public:
   ProbeTimer(const Ops& ops, Device& device, MpiSession& mpi) : ops_(ops), device_(device), mpi_(mpi) {}
 
-  // Microseconds of one call of `body`, of the slowest rank: the lower quartile over some chains, so that a neighbour's
-  // burst does not count. Collective where there are several ranks: they call body equally often.
+  // Microseconds of one call of `body`, of the slowest rank: the median over some chains. Collective where there are
+  // several ranks: they call body equally often.
   Result<double> time_us(const std::function<void()>& body);
 
  private:
-  Result<double> quartile_us(const std::function<void()>& body);
+  Result<double> median_us(const std::function<void()>& body);
   Result<double> chain_us(int calls, int replays, const std::function<void()>& body);
   double slowest(double us);
 

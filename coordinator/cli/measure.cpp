@@ -29,18 +29,9 @@ constexpr bool kBuiltWithCuda = false;
 #endif
 
 constexpr auto kDeadline = std::chrono::seconds(90);  // of one run
-constexpr size_t kSamplesBytesMax = 1 << 20;
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr int kGroupMax = 8;  // ranks of the largest group that is measured
 constexpr double kSuspectShare = 0.5;  // less of a ceiling than that is told
-
-std::string today() {
-  const std::chrono::year_month_day day(std::chrono::floor<std::chrono::days>(std::chrono::system_clock::now()));
-  char text[32];
-  std::snprintf(text, sizeof text, "%04d-%02u-%02u", static_cast<int>(day.year()), static_cast<unsigned>(day.month()),
-                static_cast<unsigned>(day.day()));
-  return text;
-}
 
 // A folder that goes when it is no longer needed.
 class PrivateFolder {
@@ -137,7 +128,7 @@ Result<std::vector<ProbeSample>> run_probe(ProbeSpec spec, int ranks) {
   const EndRequests end;
   ASSIGN_OR_RETURN(const ChildProcess child, start_process(options));
   RETURN_IF_ERROR(words_until_end(child, end).status());
-  ASSIGN_OR_RETURN(const std::string text, read_file(spec.output, kSamplesBytesMax));
+  ASSIGN_OR_RETURN(const std::string text, read_file(spec.output, kProbeBytesMax));
   ASSIGN_OR_RETURN(const Json json, parse_json(text));
   return parse_probe_samples(json);
 }
@@ -171,10 +162,6 @@ class Measuring {
     return static_cast<int>(other - node_.devices.begin());
   }
 
-  Source source_of(const DeviceKind& kind) const {
-    return {.machine = kind.name, .commit = SKEIN_BUILD, .date = today()};
-  }
-
   Status measure_device(int index) {
     const DeviceKind& kind = kind_of(machine_, node_.devices[static_cast<size_t>(index)]);
     const int threads = gpu_ ? 1 : node_.cores;
@@ -184,9 +171,11 @@ class Measuring {
     const DeviceCalibration* before = shipped_.find_device(kind.name);
     DeviceCalibration fit = calibrate_device(before != nullptr ? *before : DeviceCalibration{}, samples, threads);
     fit.name = kind.name;
-    fit.source = source_of(kind);
-    suspect(kind.name + " reads", fit.read_bytes_per_s, kind.read_bytes_per_s, readable_rate);
-    suspect(kind.name + " computes", fit.flops, kind.bf16_flops, readable_flops);
+    fit.source = measured_here(kind.name);
+    if (gpu_) {
+      suspect(kind.name + " reads", fit.read_bytes_per_s, kind.read_bytes_per_s, readable_rate, &result_.findings);
+      suspect(kind.name + " computes", fit.flops, kind.bf16_flops, readable_flops, &result_.findings);
+    }
     result_.calibration.devices.push_back(std::move(fit));
     return {};
   }
@@ -205,20 +194,13 @@ class Measuring {
     LinkCalibration fit = calibrate_link(slowest.link, ranks, samples);
     const DeviceKind& kind = kind_of(machine_, node_.devices.front());
     fit.device = kind.name;
-    fit.source = source_of(kind);
+    fit.source = measured_here(kind.name);
     if (!fit.point_to_point_us.empty() && gpu_) {
-      const Curve& sends = fit.point_to_point_us;
-      suspect(std::string(name(slowest.link)) + " between devices 0 and 1 carries", sends.x.back() / sends.y.back() * 1e6,
-              slowest.bytes_per_s, readable_rate);
+      suspect(std::string(name(slowest.link)) + " between devices 0 and 1 carries",
+              carried_bytes_per_s(fit.point_to_point_us), slowest.bytes_per_s, readable_rate, &result_.findings);
     }
     result_.calibration.links.push_back(std::move(fit));
     return {};
-  }
-
-  void suspect(const std::string& what, double measured, double ceiling, std::string (*readable)(double)) {
-    if (!gpu_ || measured >= kSuspectShare * ceiling) return;
-    result_.findings.push_back(what + " " + readable(measured) + " where " + readable(ceiling) +
-                               " are described: is it shared, throttled, or joined by something else?");
   }
 
   const Cluster& machine_;
@@ -229,6 +211,21 @@ class Measuring {
 };
 
 }  // namespace
+
+Source measured_here(const std::string& machine) {
+  const std::chrono::year_month_day day(std::chrono::floor<std::chrono::days>(std::chrono::system_clock::now()));
+  char text[32];
+  std::snprintf(text, sizeof text, "%04d-%02u-%02u", static_cast<int>(day.year()), static_cast<unsigned>(day.month()),
+                static_cast<unsigned>(day.day()));
+  return {.machine = machine, .commit = SKEIN_BUILD, .date = text};
+}
+
+void suspect(const std::string& what, double measured, double described, std::string (*readable)(double),
+             std::vector<std::string>* findings) {
+  if (measured >= kSuspectShare * described) return;
+  findings->push_back(what + " " + readable(measured) + " where " + readable(described) +
+                      " are described: is it shared, throttled, or joined by something else?");
+}
 
 Result<Measurement> measure(const Cluster& machine) { return Measuring(machine).run(); }
 

@@ -9,6 +9,7 @@
 #include "base/parse_number.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
+#include "topology/discovery.h"
 #include "topology/plan_file.h"
 
 namespace skein {
@@ -129,6 +130,14 @@ Status write_plan(const std::string& path, const Placement& placement) {
   return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
 }
 
+// The file's, or this machine as it is found.
+Result<Cluster> read_cluster(const std::string& name) {
+  if (name != kClusterHere) return read_cluster_file(name);
+  Cluster here = discover().cluster;
+  RETURN_IF_ERROR(validate(here).within("this machine as it is found"));
+  return here;
+}
+
 bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
   return std::ranges::find(choices, value) != choices.end();
 }
@@ -214,7 +223,7 @@ ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) 
 
 Status describe_placement(const ServeConfig& config, Placement* placement) {
   if (placement->cluster.nodes.empty()) {
-    ASSIGN_OR_RETURN(placement->cluster, read_cluster_file(config.placement.cluster));
+    ASSIGN_OR_RETURN(placement->cluster, read_cluster(config.placement.cluster));
   }
   ASSIGN_OR_RETURN(placement->calibration, read_calibrations(shipped_calibration(), config.placement.calibration));
   std::vector<AskedModel> asked = config.placement.models;

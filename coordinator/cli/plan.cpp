@@ -73,8 +73,8 @@ Status plan_machine(const PlanConfig& config) {
   for (const char* flag : {"format", "previous", "check", "num-prompts", "even-layers", "nodes", "calibration", "objective",
                            "request-rate", "input-len", "output-len", "ttft-ms", "itl-ms"}) {
     if (!config.serve.flags.contains(flag)) continue;
-    return invalid_argument("--" + std::string(flag) + " needs a described cluster; name its file with --cluster, or write one of " +
-                            "this machine with `skein topology --format yaml`");
+    return invalid_argument("--" + std::string(flag) + " needs a described cluster; name its file with --cluster, or plan on this "
+                            "machine with `--cluster here`");
   }
   ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config.serve));
   std::printf("%s", describe(plan).c_str());

@@ -174,10 +174,10 @@ Status check_placement(const ServeConfig& config) {
     return {};
   }
   if (!config.placement.models.empty()) {
-    return invalid_argument("several models share a described cluster; name its file with --cluster");
+    return invalid_argument("several models share a described cluster; name its file with --cluster, or `--cluster here`");
   }
   if (config.placement.plan.empty()) return {};
-  return invalid_argument("a plan holds for a cluster: name the file that describes it with --cluster");
+  return invalid_argument("a plan holds for a cluster: name the file that describes it with --cluster, or `--cluster here`");
 }
 
 Status read_models(const Yaml& value, const std::string& path, PlacementConfig* placement) {
@@ -235,6 +235,16 @@ std::vector<ReplicaShape> ServeConfig::shapes() const {
   return {{std::max(tensor_parallel_size, 1), std::max(pipeline_parallel_size, 1), data_parallel_size}};
 }
 
+void add_listen_options(OptionTable* table, ServeConfig* config) {
+  table->add_text("listen", "E", "work with the agents of several nodes, which come to tcp://ADDRESS:PORT",
+                  &config->listen);
+  table->add_real("nodes-timeout", "with listen: seconds to wait for agents that are asked what their nodes have", 1, 86400,
+                  &config->nodes_timeout);
+  table->add_text("key-file", "F", "with listen: this coordinator's keys, of `skein keys`", &config->key_file);
+  table->add_text("allow-list", "F", "with listen: names and public keys of the agents", &config->allow_list);
+  table->add_text("ports", "FIRST-LAST", "ports of ranks and MPI between nodes; 0: any", &config->ports);
+}
+
 void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_text("model", "MODEL", "a Hugging Face folder, a GGUF file, or a name in the local hub cache",
                   &config->model);
@@ -279,20 +289,14 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
   table->add_real("step-timeout", "seconds that a step may take before its replica is taken for stuck, ended and started "
                   "again; 0: 600, on GPUs 60", 0, 86400, &config->step_timeout);
-  table->add_text("listen", "E", "serve with the agents of several nodes, which come to tcp://ADDRESS:PORT",
-                  &config->listen);
-  table->add_real("nodes-timeout", "with listen, and no cluster: seconds to wait for agents that are asked what their "
-                  "nodes have", 1, 86400, &config->nodes_timeout);
-  table->add_text("key-file", "F", "with listen: this coordinator's keys, of `skein keys`", &config->key_file);
-  table->add_text("allow-list", "F", "with listen: names and public keys of the agents", &config->allow_list);
-  table->add_text("ports", "FIRST-LAST", "ports of ranks and MPI between nodes; 0: any", &config->ports);
+  add_listen_options(table, config);
   table->add_real("orphan-timeout", "with listen: seconds that replicas live on without a coordinator", 1, 86400,
                   &config->orphan_timeout);
   table->add_text("config", "F", "YAML file with these settings", &config->config);
 }
 
 void add_placement_options(OptionTable* table, PlacementConfig* placement) {
-  table->add_text("cluster", "F", "file that describes the cluster (configs/clusters/); default: this machine alone",
+  table->add_text("cluster", "F", "file that describes the cluster (configs/clusters/), or here: this machine as it is found",
                   &placement->cluster);
   table->add_list("nodes", "what may be used of the cluster: NODE, or of its GPUs NODE:FIRST-LAST; default: all",
                   &placement->nodes);
@@ -301,6 +305,15 @@ void add_placement_options(OptionTable* table, PlacementConfig* placement) {
   table->add_choice("objective", "of the placement; auto: fewest-devices where a request rate is given, else goodput",
                     {"auto", "goodput", "fewest-devices", "latency"}, &placement->objective);
   add_load_options(table, &placement->asked);
+}
+
+Status read_serve_file(const std::string& path, ServeConfig* config) {
+  return read_config_file(path, serve_options(config), config);
+}
+
+Status check_nodes(const ServeConfig& config) {
+  RETURN_IF_ERROR(check_placement(config));
+  return check_cluster(config);
 }
 
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
@@ -318,8 +331,7 @@ Status parse_serve_config(const std::vector<std::string>& arguments, const Optio
     return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
   }
   if (!positional.empty()) config->model = positional[0];
-  RETURN_IF_ERROR(check_placement(*config));
-  RETURN_IF_ERROR(check_cluster(*config));
+  RETURN_IF_ERROR(check_nodes(*config));
   if (config->model.empty() && config->placement.models.empty()) {
     return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
   }

@@ -33,9 +33,11 @@ struct AskedModel {
   int pipeline_parallel_size = 0;
 };
 
+inline constexpr char kClusterHere[] = "here";  // in the place of a cluster file: this machine as it is found
+
 // Where replicas go, when a cluster is described.
 struct PlacementConfig {
-  std::string cluster;                   // file; empty: this machine
+  std::string cluster;                   // file, or kClusterHere; empty: nothing is planned
   std::string plan;                      // `skein serve`: file with the placement in JSON; empty: the best one
   bool replan = false;                   // and where the cluster is another now, plan again and write it there
   std::vector<std::string> nodes;        // of it that may be used; empty: all
@@ -93,8 +95,14 @@ struct ServeConfig {
   bool gathered() const { return clustered() && placement.cluster.empty() && replicas.empty(); }
 };
 
+// Where agents come to, and what they are told.
+void add_listen_options(OptionTable* table, ServeConfig* config);
 void add_serve_options(OptionTable* table, ServeConfig* config);
 void add_placement_options(OptionTable* table, PlacementConfig* placement);
+// What the file says, of all that `skein serve` takes.
+Status read_serve_file(const std::string& path, ServeConfig* config);
+// Whether what it says of nodes and places fits together.
+Status check_nodes(const ServeConfig& config);
 // Flags win over the file that --config names. One positional argument: the model. `table` has the options of `config`.
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
 // All that `skein serve` takes.

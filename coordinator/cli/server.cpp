@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "coordinator/api/api.h"
+#include "coordinator/cli/agents.h"
 #include "coordinator/cli/metrics.h"
 #include "coordinator/cli/rank_memory.h"
 #include "coordinator/control/cluster.h"
@@ -60,13 +61,6 @@ Result<ClusterConfig> cluster_config(const ServePlan& plan) {
 }
 
 }  // namespace
-
-Result<ListenConfig> listen_config(const ServeConfig& config) {
-  ListenConfig listen{.endpoint = config.listen, .keys = {}, .orphan_seconds = config.orphan_timeout};
-  ASSIGN_OR_RETURN(listen.keys.own, read_key_file(config.key_file));
-  ASSIGN_OR_RETURN(listen.keys.allowed, read_allow_list(config.allow_list));
-  return listen;
-}
 
 struct Server::State {
   Loop& loop;

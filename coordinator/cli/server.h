@@ -7,14 +7,10 @@
 
 #include "base/status.h"
 #include "coordinator/cli/serve_plan.h"
-#include "coordinator/control/cluster.h"
 
 namespace skein {
 
 class Loop;
-
-// Keys read, and the address checked. Requires: config.clustered().
-Result<ListenConfig> listen_config(const ServeConfig& config);
 
 // The coordinator of one model: replicas, API, HTTP. Loop thread only.
 class Server {

@@ -4,10 +4,14 @@
 #include <map>
 
 #include "base/json.h"
+#include "base/yaml.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/measure.h"
+#include "coordinator/cli/measure_nodes.h"
 #include "coordinator/cli/options.h"
 #include "coordinator/cli/remote.h"
+#include "coordinator/cli/serve_config.h"
+#include "model/mapped_file.h"
 #include "topology/cluster_file.h"
 #include "topology/cluster_svg.h"
 #include "topology/cluster_text.h"
@@ -19,6 +23,8 @@
 namespace skein {
 namespace {
 
+constexpr size_t kConfigBytesMax = 1 << 20;
+
 struct TopologyOptions {
   std::string config;
   std::string node;
@@ -27,7 +33,28 @@ struct TopologyOptions {
   std::string format = "text";
   bool measure = false;
   std::string output = "calibration.yaml";
+  ServeConfig agents;  // with measure: of a coordinator whose agents' nodes are meant
 };
+
+OptionTable options_table(TopologyOptions* options) {
+  OptionTable table;
+  table.add_text("config", "FILE", "a cluster file, as in configs/clusters; default: this machine. With --measure also the "
+                 "settings of `skein serve` with listen", &options->config);
+  table.add_text("node", "NAME", "which node of the file this machine is; default: the one of its host name",
+                 &options->node);
+  table.add_text("url", "URL", "the HTTP address of a coordinator: what the agents of its nodes reported", &options->url);
+  table.add_text("api-key-file", "F", "with --url: file whose first line is an API key", &options->api_key_file);
+  table.add_choice("format", "yaml: a cluster file", {"text", "json", "svg", "yaml"}, &options->format);
+  table.add_switch("measure", "time this machine's devices and links; with listen, the network between the nodes of the "
+                   "agents that come, and it alone. Nothing else should run there", &options->measure);
+  table.add_text("output", "FILE", "where --measure writes to; default: calibration.yaml", &options->output);
+  add_listen_options(&table, &options->agents);
+  table.add_text("cluster", "F", "with listen: file that describes the nodes; default: they do it themselves",
+                 &options->agents.placement.cluster);
+  table.add_list("nodes", "with listen: whose agents are awaited; default: all of the allow-list",
+                 &options->agents.placement.nodes);
+  return table;
+}
 
 // What is shown, and what is wrong with it.
 struct View {
@@ -156,15 +183,60 @@ void print(const View& view, const std::string& format) {
   for (const std::string& finding : view.findings) std::fprintf(out, "note: %s\n", finding.c_str());
 }
 
-Status measure_into(const std::string& path, View* view) {
-  ASSIGN_OR_RETURN(Measurement measured, measure(view->machine));
+Status write_calibration(const std::string& path, const Calibration& calibration) {
   std::ofstream file(path);
-  file << to_yaml(measured.calibration);
+  file << to_yaml(calibration);
   file.close();
   if (!file) return unavailable("cannot write " + path + "; name another file with --output");
   std::fprintf(stderr, "what was measured is in %s: give it to `skein plan --calibration %s`\n", path.c_str(),
                path.c_str());
-  view->findings.insert(view->findings.end(), measured.findings.begin(), measured.findings.end());
+  return {};
+}
+
+// Whether a file has the settings of a coordinator, and not a cluster.
+Result<bool> has_listen(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, read_file(path, kConfigBytesMax));
+  const Result<Yaml> yaml = parse_yaml(text);
+  if (!yaml.ok()) return yaml.status().within(path);
+  return std::ranges::find(yaml->map, "listen", &Yaml::Member::key) != yaml->map.end();
+}
+
+// Whether it is the nodes of agents that are to be measured.
+Result<bool> measures_nodes(const TopologyOptions& options) {
+  if (!options.measure) return false;
+  if (!options.agents.listen.empty()) return true;
+  return options.config.empty() ? Result<bool>(false) : has_listen(options.config);
+}
+
+// What makes no sense together.
+Status check(const TopologyOptions& options, bool between_nodes) {
+  if (!options.url.empty() && (!options.config.empty() || options.measure)) {
+    return invalid_argument("--url shows a coordinator's nodes: give it without --config and --measure");
+  }
+  if (between_nodes && (!options.node.empty() || options.format != "text")) {
+    return invalid_argument("between nodes it is only measured: leave --node and --format out");
+  }
+  if (!options.node.empty() && options.config.empty()) {
+    return invalid_argument("--node says which node of a file this machine is: it needs --config");
+  }
+  for (const char* flag : {"listen", "nodes-timeout", "key-file", "allow-list", "ports", "cluster", "nodes"}) {
+    if (between_nodes || !options.agents.flags.contains(flag)) continue;
+    return invalid_argument("--" + std::string(flag) + " is of a coordinator whose nodes are to be measured: give --measure "
+                            "and --listen, too");
+  }
+  return {};
+}
+
+Status measure_between(const Arguments& arguments, TopologyOptions options) {
+  if (!options.config.empty()) {
+    RETURN_IF_ERROR(read_serve_file(options.config, &options.agents));
+    std::vector<std::string> positional;
+    RETURN_IF_ERROR(options_table(&options).parse(arguments, &positional));  // flags win over the file
+  }
+  RETURN_IF_ERROR(check_nodes(options.agents));
+  ASSIGN_OR_RETURN(const Measurement measured, measure_nodes(options.agents));
+  RETURN_IF_ERROR(write_calibration(options.output, measured.calibration));
+  for (const std::string& finding : measured.findings) std::printf("note: %s\n", finding.c_str());
   return {};
 }
 
@@ -172,37 +244,33 @@ Status measure_into(const std::string& path, View* view) {
 
 int topology_command(const Arguments& arguments) {
   TopologyOptions options;
-  OptionTable table;
-  table.add_text("config", "FILE", "a cluster file, as in configs/clusters; default: this machine", &options.config);
-  table.add_text("node", "NAME", "which node of the file this machine is; default: the one of its host name",
-                 &options.node);
-  table.add_text("url", "URL", "the HTTP address of a coordinator: what the agents of its nodes reported", &options.url);
-  table.add_text("api-key-file", "F", "with --url: file whose first line is an API key", &options.api_key_file);
-  table.add_choice("format", "yaml: a cluster file", {"text", "json", "svg", "yaml"}, &options.format);
-  table.add_switch("measure", "time this machine's devices and links; nothing else should run on them",
-                   &options.measure);
-  table.add_text("output", "FILE", "where --measure writes to; default: calibration.yaml", &options.output);
+  const OptionTable table = options_table(&options);
   if (std::ranges::find(arguments, "--help") != arguments.end()) {
     std::printf("usage: skein topology [flags]\n%s", table.help().c_str());
     return 0;
   }
   std::vector<std::string> positional;
-  const Status parsed = table.parse(arguments, &positional);
+  const Status parsed = table.parse(arguments, &positional, &options.agents.flags);
   if (!parsed.ok()) return report(parsed);
   if (!positional.empty()) return report(invalid_argument("what is \"" + positional[0] + "\"? Files go behind --config"));
-  if (!options.node.empty() && options.config.empty()) {
-    return report(invalid_argument("--node says which node of a file this machine is: it needs --config"));
-  }
-  if (!options.url.empty() && (!options.config.empty() || options.measure)) {
-    return report(invalid_argument("--url shows a coordinator's nodes: give it without --config and --measure"));
+  const Result<bool> between_nodes = measures_nodes(options);
+  if (!between_nodes.ok()) return report(between_nodes.status());
+  const Status sensible = check(options, *between_nodes);
+  if (!sensible.ok()) return report(sensible);
+  if (*between_nodes) {
+    const Status measured = measure_between(arguments, options);
+    return measured.ok() ? 0 : report(measured);
   }
   Result<View> view = !options.url.empty()      ? view_of_server(options)
                       : options.config.empty() ? Result<View>(view_of_machine())
                                                : view_of_file(options);
   if (!view.ok()) return report(view.status());
   if (options.measure) {
-    const Status measured = measure_into(options.output, &*view);
-    if (!measured.ok()) return report(measured);
+    const Result<Measurement> measured = measure(view->machine);
+    if (!measured.ok()) return report(measured.status());
+    const Status written = write_calibration(options.output, measured->calibration);
+    if (!written.ok()) return report(written);
+    view->findings.insert(view->findings.end(), measured->findings.begin(), measured->findings.end());
   }
   print(*view, options.format);
   return 0;

@@ -74,6 +74,9 @@ class Gathering {
     }
     gathered.cluster = std::move(*cluster);
     gathered.cluster.name = "the agents' nodes";
+    for (const Node& node : gathered.cluster.nodes) {
+      if (!table_.find(node.name)->registration.jobs.empty()) gathered.busy.push_back(node.name);
+    }
     return gathered;
   }
 

@@ -15,6 +15,7 @@ namespace skein {
 struct GatheredNodes {
   Cluster cluster;
   std::vector<std::string> notes;  // who is missing, or could not be described, a sentence each
+  std::vector<std::string> busy;   // those of `cluster` whose agents run something
 };
 
 // Listens until an agent of each name has registered, at most `seconds`, and leaves the agents to who listens next.

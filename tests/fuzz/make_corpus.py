@@ -39,7 +39,7 @@ def message(**fields):
 
 def frames():
     def frame(body, content):
-        return message(f1=3, **{f"f{body}": content}, f19="agent-node0-1", f20=5)
+        return message(f1=4, **{f"f{body}": content}, f19="agent-node0-1", f20=5)
 
     double = varint(9 << 3 | 1) + struct.pack("<d", 1.5)
     job = message(f1=1, f2=2, f3="identity")
@@ -47,8 +47,8 @@ def frames():
     sampling = message(f1=0.7, f2=0.9, f3=0.1, f4=5, f5=0.5, f6=0.5, f7=1.1, f8=42, f9=16, f10=1, f11=2, f12=1,
                        f13=[2, 3], f14=[4, 5], f15=[1.0, -1.0])
     return {
-        "register_replica": frame(2, message(f1=1, f2=2, f3="build", f4=3, f5=2, f6=8, f7=4096, f8=2048, f11=[7, 8]) +
-                                  double),
+        "register_replica": frame(2, message(f1=1, f2=2, f3="build", f4=3, f5=2, f6=8, f7=4096, f8=2048, f11=[7, 8],
+                                             f13='[{"us": 5}]') + double),
         "replica_status": frame(3, message(f1=1, f2=2, f3=3, f4=4, f5=5, f6=6, f8=9)),
         "tokens": frame(4, message(f1=1, f2=1, f4=0, f5=[7], f6=logprob, f8=3)),
         "finished": frame(4, message(f1=1, f2=1, f4=3, f5=[7, 2], f9=1)),

@@ -42,6 +42,15 @@ def why_not():
     return None
 
 
+def why_not_limit():
+    """Why this machine cannot limit what a link carries, or None."""
+    if shutil.which("tc") is None:
+        return "there is no tc"
+    done = subprocess.run(["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "1mbit", "burst",
+                           "10kb", "latency", "10ms"], capture_output=True, text=True)
+    return f"tc cannot limit a link here: {done.stderr.strip()[:200]}" if done.returncode != 0 else None
+
+
 class Host:
     """One host: an init process that reaps, in namespaces of its own."""
 
@@ -125,6 +134,12 @@ class Network:
                               f"link set port{number} master br0", f"link set port{number} up")
             host.batch(f"address add {host.address}/24 dev eth0", "link set eth0 up")
 
+    def limit(self, name, mbit):
+        """That host's link carries so much, each way."""
+        for host, device in ((self.switch, f"port{self._number(name)}"), (self.hosts[name], "eth0")):
+            host.run("tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency",
+                     "200ms")
+
     def cut(self, name):
         """No packet to or from that host."""
         self.switch.batch(f"link set port{self._number(name)} down")
@@ -205,12 +220,14 @@ class Cluster:
         assert not self.processes(), f"a closed namespace left {self.processes()}"
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def describe_nodes(self, nodes):
+    def describe_nodes(self, nodes, racks=None):
         """A cluster file with these nodes, each a single core with a network."""
+        rack_of = {node: f"rack: {rack}, " for node, rack in (racks or {}).items()}
         path = self.scratch / "cluster.yaml"
         path.write_text("cluster: hosts\nkinds:\n  - {name: a core, type: cpu, read_gb_per_s: 10, tflops: 0.05}\nnodes:\n" +
-                        "".join(f"  - {{name: {node}, cores: 1, memory_gib: 2, devices: [{{kind: a core}}], "
-                                "nics: [{name: eth0, network: tcp, gbit_per_s: 10}]}\n" for node in nodes))
+                        "".join(f"  - {{name: {node}, {rack_of.get(node, '')}cores: 1, memory_gib: 2, "
+                                "devices: [{kind: a core}], nics: [{name: eth0, network: tcp, gbit_per_s: 10}]}\n"
+                                for node in nodes))
         return path
 
     def start(self, host, *arguments, name=None, env=None):

@@ -45,6 +45,16 @@ def test_a_plan_for_this_machine(tmp_path):
         server.stop()
 
 
+def test_this_machine_as_it_is_found(tmp_path):
+    found = json.loads(skein("topology", "--format", "json").stdout)["cluster"]
+    plan = json.loads(skein("plan", FIXTURES / MODEL, "--cluster", "here", "--format", "json").stdout)
+    assert [node["name"] for node in plan["cluster"]["nodes"]] == [node["name"] for node in found["nodes"]]
+    assert plan["replicas"]
+    with Server(FIXTURES / MODEL, "--dtype", "float32", "--cluster", "here") as server:
+        assert_greedy_tokens(server)
+        server.stop()
+
+
 @pytest.fixture(scope="module")
 def planned():
     """Four nodes for replicas of two stages."""

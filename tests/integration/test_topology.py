@@ -60,6 +60,10 @@ def test_a_node_that_is_not_as_described_is_told_with_the_files_lines():
     (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
     (["--url", "http://127.0.0.1:1", "--measure"], "give it without --config and --measure"),
     (["--url", "http://127.0.0.1:1"], "127.0.0.1"),
+    (["--measure", "--listen", "tcp://127.0.0.1:7300"], "listen needs key-file and allow-list"),
+    (["--listen", "tcp://127.0.0.1:7300"], "give --measure and --listen, too"),
+    (["--measure", "--nodes", "a"], "--nodes is of a coordinator"),
+    (["--measure", "--listen", "tcp://127.0.0.1:7300", "--format", "svg"], "leave --node and --format out"),
     (["cluster.yaml"], "Files go behind --config"),
     (["--formt", "svg"], "did you mean --format?"),
 ], ids=lambda value: None)
@@ -86,7 +90,8 @@ def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
     formats = re.findall(r"^ +- format: (\S+)\n +flops: (\S+)$", calibration, re.MULTILINE)
     assert [name for name, _ in formats] == ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"], calibration
     assert all(float(flops) > 1e8 for _, flops in formats), calibration
-    assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == 6 * len(tokens), calibration
+    groups = re.search(r"group_attention_heads: \[(.*)\]", calibration)[1].split(",")
+    assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == 6 * len(tokens) + len(groups), calibration
     for figure in ("core_read_bytes_per_s", "gate_bytes_share", "rope_bytes_share", "logits_per_s"):
         assert float(re.search(rf"^ +{figure}: (\S+)$", calibration, re.MULTILINE)[1]) > 0, calibration
     ranks = re.search(r"^ +ranks: (\d+)$", calibration, re.MULTILINE)

@@ -34,7 +34,11 @@ TEST(ProbeSamples, RefuseWhatIsNoTime) {
   Json list = to_json(std::vector<ProbeSample>{{.what = "read", .us = 5}});
   list.as_array()[0].set("us", -1);
   EXPECT_THAT(parse_probe_samples(list).status().message(), testing::HasSubstr("\"us\""));
+  list.as_array()[0].set("us", 1e300);
+  EXPECT_THAT(parse_probe_samples(list).status().message(), testing::HasSubstr("\"us\""));
   EXPECT_FALSE(parse_probe_samples(Json::object()).ok());
+  const std::vector<ProbeSample> too_many(kProbeSamplesMax + 1, {.what = "read", .us = 5});
+  EXPECT_THAT(parse_probe_samples(to_json(too_many)).status().message(), testing::HasSubstr("at most 4096"));
 }
 
 }  // namespace

@@ -66,6 +66,20 @@ TEST(ReplicaSpec, RefusesPlacesThatCannotBe) {
   EXPECT_NE(error({{"a", 0}, {"", 0}, {"b", 1}}).find("without a node"), std::string::npos);
 }
 
+TEST(ReplicaSpec, AProbeIsBetweenTwoStages) {
+  ReplicaSpec spec;
+  spec.probe = true;
+  spec.pipeline_parallel_size = 2;
+  spec.places = {{"a", 0}, {"b", 0}};
+  spec.context_max = 1;
+  const auto back = parse_replica_spec(to_json(spec));
+  ASSERT_TRUE(back.ok()) << back.status().message();
+  EXPECT_TRUE(back->probe);
+  spec.tensor_parallel_size = 2;
+  spec.pipeline_parallel_size = 1;
+  EXPECT_NE(check_shape(spec).message().find("two stages of one rank"), std::string::npos);
+}
+
 TEST(ReplicaSpec, NamesWhatIsWrong) {
   const auto error = [](auto change) {
     Json json = to_json(full_spec());

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/probe.h"
+
 namespace skein {
 namespace {
 
@@ -81,6 +83,15 @@ TEST(Wire, AReplicaSaysWhatEachRankHolds) {
   EXPECT_EQ(std::get<RegisterReplica>(*frame).rank_bytes, replica.rank_bytes);
   replica.ranks = 3;
   EXPECT_FALSE(decode_frame(encode_frame(replica)).ok());
+}
+
+TEST(Wire, AProbeSaysWhatItMeasured) {
+  RegisterReplica probe{.launch = 3, .samples = "[]"};
+  const auto frame = decode_frame(encode_frame(probe));
+  ASSERT_TRUE(frame.ok()) << frame.status().message();
+  EXPECT_EQ(std::get<RegisterReplica>(*frame).samples, "[]");
+  probe.samples.assign(kProbeBytesMax + 1, ' ');
+  EXPECT_EQ(decode_frame(encode_frame(probe)).status().code(), Code::kCorrupt);
 }
 
 TEST(Wire, WhatAgentsSaySurvivesTheRoundTrip) {

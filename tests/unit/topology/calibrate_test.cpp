@@ -24,11 +24,11 @@ TEST(CalibrateDevice, SharesAreOfTheBestThatWasReached) {
   const DeviceCalibration fit = calibrate_device({}, kSamples, 1);
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
   EXPECT_DOUBLE_EQ(fit.flops, 1e14);
-  EXPECT_EQ(fit.products.tokens, (std::vector<double>{1, 512}));
-  EXPECT_EQ(fit.products.bytes, (std::vector<double>{1e7, 1e8}));
-  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 1, 1e8), 1);
-  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 1, 1e7), 0.5);
-  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e7), 0.5);
+  EXPECT_EQ(fit.products.rows, (std::vector<double>{1, 512}));
+  EXPECT_EQ(fit.products.columns, (std::vector<double>{1e7, 1e8}));
+  EXPECT_DOUBLE_EQ(share_at(fit.products, 1, 1e8), 1);
+  EXPECT_DOUBLE_EQ(share_at(fit.products, 1, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(fit.products, 512, 1e7), 0.5);
   EXPECT_DOUBLE_EQ(share_at(fit.decode_attention_share, 1e9), 0.5);
   EXPECT_DOUBLE_EQ(fit.decode_attention_us, 4);
   EXPECT_DOUBLE_EQ(share_at(fit.prefill_attention_share, 1024), 0.8);
@@ -41,7 +41,7 @@ TEST(CalibrateDevice, CoresShareTheReadsAndAddTheirProducts) {
   const DeviceCalibration fit = calibrate_device({}, kSamples, 4);
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12);
   EXPECT_DOUBLE_EQ(fit.flops, 2.5e13);
-  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e8), 1);
+  EXPECT_DOUBLE_EQ(share_at(fit.products, 512, 1e8), 1);
 }
 
 // Four-bit weights: a quarter of the bytes, twice the products.
@@ -53,26 +53,28 @@ TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
       {.what = "product", .format = "Q4_1", .tokens = 512, .size = 4e7, .bytes = 4e7, .flops = 6.4e10, .us = 320});
   const DeviceCalibration fit = calibrate_device({}, samples, 2);
   EXPECT_DOUBLE_EQ(fit.flops, 5e13) << "of bfloat16, whatever others reach";
-  EXPECT_DOUBLE_EQ(product_share_at(fit.products, 512, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(fit.products, 512, 1e7), 0.5);
   ASSERT_EQ(fit.format_products.size(), 1u);
   const FormatProducts& quantised = fit.format_products[0];
   EXPECT_EQ(quantised.format, Format::kQ4_1);
   EXPECT_DOUBLE_EQ(quantised.flops, 1e14);
-  EXPECT_DOUBLE_EQ(product_share_at(quantised.table, 1, 4e7), 0.5);
-  EXPECT_DOUBLE_EQ(product_share_at(quantised.table, 512, 4e7), 1);
+  EXPECT_DOUBLE_EQ(share_at(quantised.table, 1, 4e7), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(quantised.table, 512, 4e7), 1);
 }
 
 TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   std::vector<ProbeSample> samples = kSamples;
   samples.push_back({.what = "core_read", .bytes = 6e6, .us = 10});
-  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 1e8, .group = 4, .bytes = 1e8, .us = 200});
+  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 1e8, .us = 200});
+  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 500});
   samples.push_back({.what = "gate", .tokens = 256, .bytes = 1e7, .us = 20});
   samples.push_back({.what = "rope", .tokens = 256, .bytes = 1e7, .us = 50});
   samples.push_back({.what = "sample", .tokens = 8, .size = 1000, .us = 2});
   const DeviceCalibration fit = calibrate_device({}, samples, 4);
   EXPECT_DOUBLE_EQ(fit.core_read_bytes_per_s, 6e11);
-  EXPECT_DOUBLE_EQ(fit.decode_attention_group, 4);
-  EXPECT_DOUBLE_EQ(calibrate_device({}, kSamples, 1).decode_attention_group, 0);
+  EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
+  EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
   EXPECT_DOUBLE_EQ(fit.gate_bytes_share, 0.5);
   EXPECT_DOUBLE_EQ(fit.rope_bytes_share, 0.2);
   EXPECT_DOUBLE_EQ(fit.logits_per_s, 1e9) << "of one core";
@@ -83,7 +85,7 @@ TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
   before.read_bytes_per_s = 7;
   before.layer_us = 5;
   before.step_us = 9;
-  before.products = {.tokens = {1}, .bytes = {1}, .share = {{0.1}}};
+  before.products = {.rows = {1}, .columns = {1}, .share = {{0.1}}};
   before.format_products = {{.format = Format::kQ8_0, .flops = 3, .table = before.products}};
   const DeviceCalibration fit = calibrate_device(before, kSamples, 1);
   EXPECT_DOUBLE_EQ(fit.step_us, 9);
@@ -93,6 +95,22 @@ TEST(CalibrateDevice, KeepsWhatAnOlderOneKnewAndTheProbeDoesNotTell) {
   ASSERT_EQ(fit.format_products.size(), 1u);
   EXPECT_DOUBLE_EQ(fit.format_products[0].flops, 3);
   EXPECT_DOUBLE_EQ(calibrate_device(before, {}, 1).read_bytes_per_s, 7);
+}
+
+TEST(CalibratePath, SaysWhichPathItIsOf) {
+  const Path path{.link = LinkKind::kRoce, .bytes_per_s = 12.5e9, .latency_us = 8};
+  const LinkCalibration fit = calibrate_path(path, {{.what = "point_to_point", .size = 1024, .us = 20}});
+  EXPECT_EQ(fit.link, LinkKind::kRoce);
+  EXPECT_EQ(fit.ranks, 2);
+  EXPECT_EQ(fit.described_bytes_per_s, 12.5e9);
+  EXPECT_EQ(fit.described_latency_us, 8);
+  EXPECT_EQ(fit.point_to_point_us.y, std::vector<double>{20});
+}
+
+TEST(CarriedBytes, LeaveOutHowLongAMessageIsUnderWay) {
+  EXPECT_DOUBLE_EQ(carried_bytes_per_s({.x = {1e3, 1e6, 4e6}, .y = {10'001, 11'000, 14'000}}), 1e9);
+  EXPECT_DOUBLE_EQ(carried_bytes_per_s({.x = {1e3, 1e6}, .y = {5'000, 5'000}}), 2e8) << "no slower";
+  EXPECT_DOUBLE_EQ(carried_bytes_per_s({.x = {1e3}, .y = {10}}), 1e8);
 }
 
 TEST(CalibrateDevice, MakesAFileThatCanBeRead) {

@@ -21,6 +21,9 @@ constexpr const char* kText = R"(devices:
       - [0.5, 0.9]
       - [0.4, 0.8]
     decode_attention_share: {x: [1e6, 1e8], y: [0.5, 0.9]}
+    group_attention_heads: [1, 4]
+    group_attention_keys: [100]
+    group_attention_share: [[0.6], [0.2]]
     logits_per_s: 4e9
     products:
       - format: Q4_1
@@ -32,6 +35,12 @@ links:
   - link: NVLink
     ranks: 2
     all_reduce_us: {x: [1000, 3000], y: [4, 8]}
+  - link: TCP
+    ranks: 2
+    described_bytes_per_s: 1.25e9
+    described_latency_us: 31
+    point_to_point_us: {x: [1000], y: [40]}
+    stage_bytes: 7e6
 )";
 
 TEST(Calibration, SharesAreInterpolatedInLogarithms) {
@@ -41,9 +50,9 @@ TEST(Calibration, SharesAreInterpolatedInLogarithms) {
   EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1e7), 0.7);
   EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1), 0.5) << "below the first point";
   EXPECT_DOUBLE_EQ(share_at(gpu.decode_attention_share, 1e12), 0.9) << "beyond the last";
-  EXPECT_DOUBLE_EQ(product_share_at(gpu.products, 1, 1e7), 0.7);
-  EXPECT_DOUBLE_EQ(product_share_at(gpu.products, 8, 1e7), 0.65) << "halfway between 1 and 64 tokens";
-  EXPECT_DOUBLE_EQ(product_share_at(gpu.products, 1e4, 1e9), 0.8);
+  EXPECT_DOUBLE_EQ(share_at(gpu.products, 1, 1e7), 0.7);
+  EXPECT_DOUBLE_EQ(share_at(gpu.products, 8, 1e7), 0.65) << "halfway between 1 and 64 tokens";
+  EXPECT_DOUBLE_EQ(share_at(gpu.products, 1e4, 1e9), 0.8);
 }
 
 TEST(Calibration, TimesGrowInProportionBeyondTheLastPoint) {
@@ -66,9 +75,14 @@ TEST(Calibration, SurvivesItsText) {
   const FormatProducts& quantised = again->devices[0].format_products[0];
   EXPECT_EQ(quantised.format, Format::kQ4_1);
   EXPECT_EQ(quantised.flops, 2e14);
-  EXPECT_DOUBLE_EQ(product_share_at(quantised.table, 7, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(quantised.table, 7, 1e7), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(again->devices[0].group_attention, 2, 100), 0.4);
   EXPECT_EQ(again->devices[0].logits_per_s, 4e9);
   EXPECT_EQ(again->links[0].all_reduce_us.y, calibration->links[0].all_reduce_us.y);
+  EXPECT_EQ(again->links[0].described_bytes_per_s, 0);
+  EXPECT_EQ(again->links[1].described_bytes_per_s, 1.25e9);
+  EXPECT_EQ(again->links[1].described_latency_us, 31);
+  EXPECT_EQ(again->links[1].stage_bytes, 7e6);
 }
 
 TEST(Calibration, MeasuredEntriesTakeThePlaceOfTheSameOnes) {
@@ -79,7 +93,15 @@ TEST(Calibration, MeasuredEntriesTakeThePlaceOfTheSameOnes) {
   shipped.replace_with(measured);
   ASSERT_EQ(shipped.devices.size(), 1u);
   EXPECT_EQ(shipped.find_device("Some GPU")->read_bytes_per_s, 4e12);
-  EXPECT_EQ(shipped.links.size(), 2u) << "another number of ranks is another entry";
+  EXPECT_EQ(shipped.links.size(), 3u) << "another number of ranks is another entry";
+  measured.links = {shipped.links[1]};
+  measured.links[0].point_to_point_us.y = {50};
+  shipped.replace_with(measured);
+  ASSERT_EQ(shipped.links.size(), 3u);
+  EXPECT_EQ(shipped.links[2].point_to_point_us.y, std::vector<double>{50});
+  measured.links[0].described_latency_us = 30;
+  shipped.replace_with(measured);
+  EXPECT_EQ(shipped.links.size(), 4u) << "another path is another entry";
 }
 
 struct Bad {
@@ -102,6 +124,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"devices:\n  - name: A\n    flops: 1\n", "line 2: \"A\" needs read_bytes_per_s"},
         Bad{"devices:\n  - name: A\n    flops: -1\n", "line 3: flops must be a number that is not negative"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, product_tokens: [1, 2]}\n", "line 2: the shares of \"A\" need a row"},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, group_attention_heads: [1]}\n",
+            "line 2: the shares of \"A\"'s attention need a row for each number of heads"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, decode_attention_share: {x: [1], y: [3]}}\n",
             "shares above 0"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: Q5_K, flops: 1}]}\n",

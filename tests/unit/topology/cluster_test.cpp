@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "topology/cluster_file.h"
+#include "topology/network_links.h"
 
 namespace skein {
 namespace {
@@ -135,6 +136,69 @@ TEST(AssignNics, EqualNicsAreDealtOutInTurn) {
   EXPECT_EQ(nic(0), 0);
   EXPECT_EQ(nic(1), 1);
   EXPECT_EQ(nic(2), 0);
+}
+
+constexpr const char* kCores =
+    "kinds: [{name: a core, type: cpu, read_gb_per_s: 10, tflops: 0.05}]\n"
+    "nodes:\n"
+    "  - {name: a, rack: r0, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}], nics: [{name: e, network: tcp, gbit_per_s: 10}]}\n"
+    "  - {name: b, rack: r0, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}], nics: [{name: e, network: tcp, gbit_per_s: 10}]}\n"
+    "  - {name: c, rack: r1, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}], nics: [{name: e, network: tcp, gbit_per_s: 10}]}\n"
+    "  - {name: d, rack: r1, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}], nics: [{name: e, network: tcp, gbit_per_s: 25}]}\n"
+    "  - {name: e, rack: r1, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}], nics: [{name: e, network: tcp, gbit_per_s: 25}]}\n";
+
+TEST(NetworkLinks, OnePairStandsForAllThatAreJoinedAlike) {
+  const std::vector<NetworkLink> links = links_between_nodes(parsed(kPair));
+  ASSERT_EQ(links.size(), 2u);
+  EXPECT_EQ(links[0].from, (DeviceId{0, 0}));
+  EXPECT_EQ(links[0].to, (DeviceId{1, 0})) << "over one rail";
+  EXPECT_DOUBLE_EQ(links[0].path.bytes_per_s, 50e9);
+  EXPECT_EQ(links[1].to, (DeviceId{1, 2})) << "over the spine, as from rack to rack";
+  EXPECT_DOUBLE_EQ(links[1].path.latency_us, 6);
+}
+
+TEST(NetworkLinks, RacksAndNicsAreToldApart) {
+  const std::vector<NetworkLink> links = links_between_nodes(parsed(kCores));
+  ASSERT_EQ(links.size(), 3u);
+  EXPECT_EQ(links[0].to, (DeviceId{1, 0})) << "in the rack; a node of cores is one rank";
+  EXPECT_EQ(links[1].to, (DeviceId{2, 0})) << "to another";
+  EXPECT_EQ(links[2].from, (DeviceId{3, 0})) << "between the faster NICs";
+  EXPECT_DOUBLE_EQ(links[2].path.bytes_per_s, 25e9 / 8);
+}
+
+TEST(NetworkLinks, EveryKindOfSenderHasItsOwn) {
+  Cluster cluster = parsed(kPair);
+  cluster.nodes.resize(2);
+  DeviceKind other = cluster.kinds[0];
+  other.name = "NVIDIA H100 80GB HBM3";
+  cluster.kinds.push_back(other);
+  for (Device& device : cluster.nodes[1].devices) device.kind = static_cast<int>(cluster.kinds.size()) - 1;
+  const std::vector<NetworkLink> links = links_between_nodes(cluster);
+  ASSERT_EQ(links.size(), 4u);
+  EXPECT_EQ(links[0].from.node, 0);
+  EXPECT_EQ(links[2].from.node, 1);
+}
+
+TEST(NetworkLinks, ThereAreNoneWhereNoReplicaCanBe) {
+  Cluster cluster = parsed(kPair);
+  cluster.nodes.resize(1);
+  EXPECT_TRUE(links_between_nodes(cluster).empty()) << "one node";
+  cluster = parsed(kPair);
+  for (Node& node : cluster.nodes) {
+    for (Nic& nic : node.nics) nic.up = false;
+  }
+  assign_nics(&cluster);
+  EXPECT_TRUE(links_between_nodes(cluster).empty()) << "no network";
+  cluster = parsed(kPair);
+  cluster.nodes.resize(2);
+  DeviceKind core = cluster.kinds[0];
+  core.gpu = false;
+  cluster.kinds.push_back(core);
+  for (Device& device : cluster.nodes[1].devices) device.kind = static_cast<int>(cluster.kinds.size()) - 1;
+  EXPECT_TRUE(links_between_nodes(cluster).empty()) << "a GPU and a core";
+  cluster = parsed(kPair);
+  for (DeviceKind& kind : cluster.kinds) kind.name = "NVIDIA A100-SXM4-80GB";
+  EXPECT_TRUE(links_between_nodes(cluster).empty()) << "GPUs without a backend";
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ TEST(Cost, FlopsWhereTheyTakeLonger) {
 
 TEST(Cost, SharesOfProductsGoByTokensAndWeights) {
   DeviceCalibration device = paper_device();
-  device.products = {.tokens = {1}, .bytes = {16384, 32768}, .share = {{0.5, 1}}};
+  device.products = {.rows = {1}, .columns = {16384, 32768}, .share = {{0.5, 1}}};
   EXPECT_NEAR(stage_us(device, kDecode),
               2 * (16.768 / 0.5 + 8.448 / 0.5 + 33.408 + 16.768 / 0.5 + kAttention) + kLogits, kClose);
 }
@@ -48,7 +48,7 @@ TEST(Cost, EachWeightByItsFormat) {
   const std::vector<StageSite> sites = {{.device = &device}};
   EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 5.504, kClose);
   device.format_products = {
-      {.format = Format::kQ4_1, .flops = test::kNoLimit, .table = {.tokens = {1}, .bytes = {1}, .share = {{0.5}}}}};
+      {.format = Format::kQ4_1, .flops = test::kNoLimit, .table = {.rows = {1}, .columns = {1}, .share = {{0.5}}}}};
   EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 5.504 / 0.5, kClose);
   device.format_products[0].flops = 1e9;  // 16,384 operations
   EXPECT_NEAR(paper_cost(sites, 1, formats).stage_us(0, kDecode, 1), all - 16.768 + 16.384 / 0.5, kClose);
@@ -90,7 +90,7 @@ INSTANTIATE_TEST_SUITE_P(
         Term{"layer", [](DeviceCalibration& d) { d.layer_us = 3; }, kDecode, 2 * 3.0},
         // Norms of rows behind the first: 2 x 64 x 12 bytes.
         Term{"rows", [](DeviceCalibration& d) { d.row_bytes_share = 0.4; }, kThree, 2 * 2 * 1.536 * (1 / 0.4 - 1 / 0.8)},
-        Term{"rope", [](DeviceCalibration& d) { d.rope_bytes_share = 0.5; }, kThree, 2 * 3 * 0.512 / 0.5},
+        Term{"rope", [](DeviceCalibration& d) { d.rope_bytes_share = 0.5; }, kPrompt, 2 * 10 * 0.512 / 0.5},
         Term{"gate", [](DeviceCalibration& d) { d.gate_bytes_share = 0.25; }, kThree, 2 * 3 * 0.768 / 0.25},
         Term{"decode_share", [](DeviceCalibration& d) { d.decode_attention_share = {.x = {1}, .y = {0.4}}; }, kDecode,
              2 * 16.0},
@@ -106,21 +106,23 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Cost, AttentionOfPromptsByItsFlops) {
   DeviceCalibration device = paper_device();
   device.flops = 1e8;
-  device.products = {.tokens = {1}, .bytes = {1}, .share = {{1}}};
+  device.products = {.rows = {1}, .columns = {1}, .share = {{1}}};
   const double without = stage_us(device, {.prompt_tokens = 10, .prompt_keys = 0});
   device.prefill_attention_share = {.x = {1}, .y = {0.5}};
   EXPECT_NEAR(stage_us(device, {.prompt_tokens = 10, .prompt_keys = 5.5}) - without, 2 * 140.80 / 0.5, kClose);
 }
 
-// Measured with eight query heads to one of keys: four are half a KV head, 3,200 bytes.
-TEST(Cost, OnCoresAttentionGoesByQueryHeads) {
+// Two query heads to each of two KV heads, in the middle of one and four; 12,800 bytes of 100 keys.
+TEST(Cost, OnCoresAttentionGoesByTheQueryHeadsOfAKvHead) {
   DeviceCalibration device = paper_device();
-  device.decode_attention_group = 8;
-  device.decode_attention_share = {.x = {1}, .y = {0.4}};
-  EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 3.2 / 0.4) + kLogits, kClose);
+  device.group_attention = {.rows = {1, 4}, .columns = {100, 200}, .share = {{0.8, 0.9}, {0.4, 0.5}}};
+  EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 12.8 / 0.6) + kLogits, kClose);
   const StageSite half{.device = &device, .gpu = false, .cores = 1, .share = 0.5};
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts + 3.2 / 0.4 / 0.5, kClose)
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts + 12.8 / 0.6 / 0.5, kClose)
       << "half the cores, whether others work or not";
+  const ReplicaCost many = paper_cost({{.device = &device, .gpu = false, .cores = 8}});
+  EXPECT_NEAR(many.stage_us(0, kDecode, 1), 2 * (kProducts + 12.8 / 0.6 * 2) + kLogits, kClose)
+      << "four heads for eight cores";
 }
 
 TEST(Cost, LaunchesOfAStepThatIsNotRecordedMayTakeLonger) {
@@ -184,10 +186,33 @@ TEST(Cost, TheNearestLinkIsTaken) {
                        {.link = LinkKind::kNvlink, .device = "this", .source = {}, .ranks = 8},
                        {.link = LinkKind::kNvlink, .device = "this", .source = {}, .ranks = 4},
                        {.link = LinkKind::kPcie, .device = "this", .source = {}, .ranks = 2}};
-  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "this", 2), &calibration.links[2]);
-  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "this", 6), &calibration.links[1]);
-  EXPECT_EQ(find_link(calibration, LinkKind::kNvlink, "that", 2), &calibration.links[0]);
-  EXPECT_EQ(find_link(calibration, LinkKind::kTcp, "this", 2), nullptr);
+  const Path nvlink{.link = LinkKind::kNvlink, .bytes_per_s = 450e9};
+  EXPECT_EQ(find_link(calibration, nvlink, "this", 2), &calibration.links[2]);
+  EXPECT_EQ(find_link(calibration, nvlink, "this", 6), &calibration.links[1]);
+  EXPECT_EQ(find_link(calibration, nvlink, "that", 2), &calibration.links[0]);
+  EXPECT_EQ(find_link(calibration, {.link = LinkKind::kTcp, .bytes_per_s = 1e9}, "this", 2), nullptr);
+}
+
+TEST(Cost, APathBetweenNodesTakesTheEntryThatIsDescribedAsItIs) {
+  const auto described = [](double bytes_per_s, double latency_us) {
+    return LinkCalibration{.link = LinkKind::kTcp, .device = "this", .described_bytes_per_s = bytes_per_s,
+                           .described_latency_us = latency_us};
+  };
+  Calibration calibration;
+  calibration.links = {described(1.25e9, 30), described(1.25e9, 31), described(12.5e9, 30)};
+  const auto found = [&](double bytes_per_s, double latency_us) {
+    const LinkCalibration* entry = find_link(
+        calibration, {.link = LinkKind::kTcp, .bytes_per_s = bytes_per_s, .latency_us = latency_us}, "this", 2);
+    return entry == nullptr ? -1 : static_cast<int>(entry - calibration.links.data());
+  };
+  EXPECT_EQ(found(1.25e9, 30), 0) << "in the rack";
+  EXPECT_EQ(found(1.25e9, 31), 1) << "in another one";
+  EXPECT_EQ(found(12.5e9, 31), 2) << "by a faster NIC";
+  EXPECT_EQ(found(1.2e9, 31), 1) << "about as fast";
+  EXPECT_EQ(found(4e9, 30), -1) << "neither";
+  calibration.links.push_back(described(0, 0));
+  EXPECT_EQ(found(4e9, 30), 3) << "of any path";
+  EXPECT_EQ(found(1.25e9, 30), 0) << "of this path before any";
 }
 
 // One layer on each stage; the hop carries 64 x (4 + 2) bytes.
@@ -299,12 +324,12 @@ TEST_F(CostOfTwoStages, StagesOnOneNodesCoresShareItsReads) {
   EXPECT_NEAR(both.stage_us(0, kDecode, 2), kProducts / kPart + kAttention / kPart, kClose);
   EXPECT_NEAR(both.stage_us(1, kDecode, 2), (kProducts + kLogits + kAttention) / (1 - kPart), kClose);
   EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.8 + kAttention, kClose) << "alone, what one core can";
-  device_.products = {.tokens = {1}, .bytes = {1}, .share = {{0.4}}};
+  device_.products = {.rows = {1}, .columns = {1}, .share = {{0.4}}};
   EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.4 + kAttention, kClose) << "which is more than products ask for";
 }
 
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
-  device_.products = {.tokens = {1}, .bytes = {16384, 32768}, .share = {{0.5, 1}}};
+  device_.products = {.rows = {1}, .columns = {16384, 32768}, .share = {{0.5, 1}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 16.768 + 8.448 / 0.5 + 33.408 + 16.768 + kAttention,
               kClose);
