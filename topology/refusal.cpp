@@ -129,10 +129,8 @@ Status level_does_not_hold(const Search& search, const std::vector<const Shape*>
 }
 
 // Tokens that a request must have room for.
-std::string tokens_text(const Search& search) {
-  const ModelDemand& demand = search.demand();
-  const int lengths = demand.load.input_tokens + demand.load.output_tokens;
-  return std::to_string(std::max(lengths, demand.memory.context_max.value_or(0)));
+int tokens_of_request(const ModelDemand& demand) {
+  return std::max(demand.load.input_tokens + demand.load.output_tokens, demand.memory.context_max.value_or(0));
 }
 
 // The model when one thing that is asked of it is left out, without regard to its level: what fits then, in `book`.
@@ -157,6 +155,27 @@ int64_t most_of(const ShapeBook& book, Value value) {
   int64_t most = 0;
   for (const Shape* shape : book.shapes()) most = std::max<int64_t>(most, value(*shape));
   return most;
+}
+
+// A pool that is asked for and holds no request, where one of another size would; OK: it is not that. The size that is
+// offered is the least of the shapes that were looked at.
+Status pool_too_small(const Search& search, const Relaxed& rules) {
+  const ModelDemand& demand = search.demand();
+  if (!demand.memory.kv_bytes_per_rank) return {};
+  Lifted lifted;
+  lift(search, rules, [](ModelDemand* all) { all->memory.kv_bytes_per_rank.reset(); }, &lifted);
+  const int64_t tokens = round_up<int64_t>(tokens_of_request(demand), demand.memory.block_tokens);
+  int64_t needed = INT64_MAX;
+  for (const Shape* shape : lifted.book->shapes()) {
+    int64_t most = 0;
+    for (const PlannedStage& stage : shape->stages) most = std::max(most, stage.memory.kv_per_token * tokens);
+    needed = std::min(needed, most);
+  }
+  if (!lifted.fits || *demand.memory.kv_bytes_per_rank >= needed) return {};
+  return resource_exhausted("kv-cache-memory-bytes of " + readable_bytes(*demand.memory.kv_bytes_per_rank) +
+                            " a rank holds no request of " + std::to_string(tokens_of_request(demand)) +
+                            " tokens; raise it to " + std::to_string(needed) + " (" + readable_bytes(needed) +
+                            "), leave it out, or use shorter requests");
 }
 
 // A degree, a pool or a context that is asked for and cannot be had on any number of these devices; OK: none of them.
@@ -274,8 +293,9 @@ Status nothing_fits(const Search& search) {
     return fits_alone(alone, any_level) ? others_are_in_the_way(domains) : nothing_fits(alone);
   }
   RETURN_IF_ERROR(too_wide(search, domains));
+  RETURN_IF_ERROR(pool_too_small(search, any_level));
   const std::optional<Missing> missing = missing_devices(search, any_level);
-  const std::string needs = "the model and one request of " + tokens_text(search) + " tokens";
+  const std::string needs = "the model and one request of " + std::to_string(tokens_of_request(search.demand())) + " tokens";
   if (!missing) {
     RETURN_IF_ERROR(asked_too_much(search, any_level));
     return resource_exhausted(needs + " do not fit on any number of these devices" + asked_shape(search) +

@@ -78,6 +78,20 @@ TEST_F(Refusal, TheContextThatItOffersCanBeHad) {
   EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
 }
 
+TEST_F(Refusal, ThePoolThatItOffersHoldsARequest) {
+  plan_on("h200-pair", "llama-3.1-8b");
+  demand().memory.context_max = 32'768;
+  demand().memory.kv_bytes_per_rank = 100'000'000;
+  const std::string said = refusal();
+  EXPECT_THAT(said, HasSubstr("kv-cache-memory-bytes of 95.4 MiB a rank holds no request of 32768 tokens"));
+  const size_t offer = said.find("raise it to ");
+  ASSERT_NE(offer, std::string::npos) << said;
+  const std::string number = said.substr(offer + 12, said.find(" (") - offer - 12);
+  demand().memory.kv_bytes_per_rank = parse_number<int64_t>(number);
+  ASSERT_TRUE(demand().memory.kv_bytes_per_rank.has_value()) << number;
+  EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
+}
+
 TEST_F(Refusal, AContextBeyondTheModelsIsRefusedAsByThePlanOfMemory) {
   plan_on("h200-pair", "llama-3.1-8b");
   demand().memory.context_max = 131'073;
