@@ -164,6 +164,7 @@ Status pool_too_small(const Search& search, const Relaxed& rules) {
   if (!demand.memory.kv_bytes_per_rank) return {};
   Lifted lifted;
   lift(search, rules, [](ModelDemand* all) { all->memory.kv_bytes_per_rank.reset(); }, &lifted);
+  if (!lifted.fits) return {};
   const int64_t tokens = round_up<int64_t>(tokens_of_request(demand), demand.memory.block_tokens);
   int64_t needed = INT64_MAX;
   for (const Shape* shape : lifted.book->shapes()) {
@@ -171,7 +172,7 @@ Status pool_too_small(const Search& search, const Relaxed& rules) {
     for (const PlannedStage& stage : shape->stages) most = std::max(most, stage.memory.kv_per_token * tokens);
     needed = std::min(needed, most);
   }
-  if (!lifted.fits || *demand.memory.kv_bytes_per_rank >= needed) return {};
+  if (*demand.memory.kv_bytes_per_rank >= needed) return {};
   return resource_exhausted("kv-cache-memory-bytes of " + readable_bytes(*demand.memory.kv_bytes_per_rank) +
                             " a rank holds no request of " + std::to_string(tokens_of_request(demand)) +
                             " tokens; raise it to " + std::to_string(needed) + " (" + readable_bytes(needed) +

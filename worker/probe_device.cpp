@@ -36,14 +36,14 @@ struct DecodeShape {
 struct Grid {
   std::span<const Shape> weights;
   std::span<const int> tokens;
-  std::span<const DecodeShape> decodes;  // empty: as cores are asked
+  std::span<const DecodeShape> decodes;  // of GPUs; cores: measure_group_decodes()
   std::span<const int> prompts;
   int q_heads, kv_heads, head_dim, block_tokens;
   int64_t hidden;
   int row_tokens;                   // of norms, rotation and SwiGLU
   std::span<const Format> formats;  // of weights
   Format row_format;                // that norms and SwiGLU write
-  bool own_launches;                // rotation, SwiGLU and sampling count by themselves
+  bool own_launches;                // cores: rotation, SwiGLU and sampling count by themselves
 };
 
 constexpr Shape kGpuWeights[] = {{1024, 4096}, {4096, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
@@ -147,9 +147,9 @@ class DeviceProbe {
       for (const Shape& shape : grid_.weights) RETURN_IF_ERROR(measure_products(ops_.weight_format(format), shape));
     }
     for (const DecodeShape& shape : grid_.decodes) RETURN_IF_ERROR(measure_decode(shape, grid_.q_heads));
-    if (grid_.decodes.empty()) RETURN_IF_ERROR(measure_group_decodes());
     for (const int tokens : grid_.prompts) RETURN_IF_ERROR(measure_prefill(tokens));
     if (grid_.own_launches) {
+      RETURN_IF_ERROR(measure_group_decodes());
       RETURN_IF_ERROR(measure_gate());
       RETURN_IF_ERROR(measure_rope());
       RETURN_IF_ERROR(measure_sampling());

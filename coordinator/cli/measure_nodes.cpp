@@ -8,10 +8,10 @@
 #include "base/json.h"
 #include "base/probe.h"
 #include "coordinator/cli/agents.h"
+#include "coordinator/cli/placement.h"
 #include "coordinator/control/cluster.h"
 #include "coordinator/http/loop.h"
 #include "topology/calibrate.h"
-#include "topology/cluster_file.h"
 #include "topology/network_links.h"
 #include "topology/node_types.h"
 
@@ -39,10 +39,10 @@ Result<RegisterReplica> launch(const ClusterConfig& config) {
   return outcome;
 }
 
-// The nodes of the cluster file whose agents are here; without a file, as they describe themselves.
+// The described nodes whose agents are here; without a description, as they describe themselves.
 Result<Cluster> nodes_of(const ServeConfig& config, const Cluster& gathered) {
   if (config.placement.cluster.empty()) return gathered;
-  ASSIGN_OR_RETURN(Cluster described, read_cluster_file(config.placement.cluster));
+  ASSIGN_OR_RETURN(Cluster described, read_cluster(config.placement.cluster));
   std::erase_if(described.nodes, [&](const Node& node) {
     return std::ranges::find(gathered.nodes, node.name, &Node::name) == gathered.nodes.end();
   });

@@ -130,14 +130,6 @@ Status write_plan(const std::string& path, const Placement& placement) {
   return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
 }
 
-// The file's, or this machine as it is found.
-Result<Cluster> read_cluster(const std::string& name) {
-  if (name != kClusterHere) return read_cluster_file(name);
-  Cluster here = discover().cluster;
-  RETURN_IF_ERROR(validate(here).within("this machine as it is found"));
-  return here;
-}
-
 bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
   return std::ranges::find(choices, value) != choices.end();
 }
@@ -154,6 +146,13 @@ NodePart parse_node_part(const std::string& text, const std::set<std::string>& n
   const std::optional<int> last = dash == range.npos ? first : parse_number<int>(range.substr(dash + 1));
   if (!first || !last) return {.node = text};
   return {.node = text.substr(0, colon), .first = *first, .last = *last};
+}
+
+Result<Cluster> read_cluster(const std::string& name) {
+  if (name != kClusterHere) return read_cluster_file(name);
+  Cluster here = discover().cluster;
+  RETURN_IF_ERROR(validate(here).within("this machine as it is found"));
+  return here;
 }
 
 Status make_placement(const ServeConfig& config, Placement* placement) {

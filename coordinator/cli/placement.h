@@ -27,6 +27,9 @@ struct Placement {
 // is all where one of `nodes` has that name.
 NodePart parse_node_part(const std::string& text, const std::set<std::string>& nodes);
 
+// What `cluster` of a configuration names: a file, or this machine as it is found (kClusterHere).
+Result<Cluster> read_cluster(const std::string& name);
+
 // Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
 // stays empty.
 Status describe_placement(const ServeConfig& config, Placement* placement);

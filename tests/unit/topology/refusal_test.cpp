@@ -32,6 +32,14 @@ class Refusal : public ::testing::Test {
 
   ModelDemand& demand() { return request_.models[0]; }
   std::string refusal() const { return plan_placement(request_).status().message(); }
+  // The number between those words of it.
+  template <typename Number>
+  static Number offered(const std::string& said, const std::string& before, const std::string& behind) {
+    const size_t begin = said.find(before) + before.size();
+    const std::optional<Number> number = parse_number<Number>(said.substr(begin, said.find(behind, begin) - begin));
+    EXPECT_TRUE(number.has_value()) << said;
+    return number.value_or(0);
+  }
 
   Cluster cluster_;
   Calibration calibration_ = shipped_calibration();
@@ -69,12 +77,8 @@ TEST_F(Refusal, TheContextThatItOffersCanBeHad) {
   demand().tensor_parallel_size = demand().pipeline_parallel_size = 1;
   demand().memory.context_max = 131'072;
   const std::string said = refusal();
-  const size_t offer = said.find("and one of ");
-  ASSERT_NE(offer, std::string::npos) << said;
   EXPECT_THAT(said, HasSubstr("max-model-len 131072 tokens does not fit"));
-  const std::string number = said.substr(offer + 11, said.find(" does;") - offer - 11);
-  demand().memory.context_max = parse_number<int>(number);
-  ASSERT_TRUE(demand().memory.context_max.has_value()) << number;
+  demand().memory.context_max = offered<int>(said, "and one of ", " does;");
   EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
 }
 
@@ -84,11 +88,7 @@ TEST_F(Refusal, ThePoolThatItOffersHoldsARequest) {
   demand().memory.kv_bytes_per_rank = 100'000'000;
   const std::string said = refusal();
   EXPECT_THAT(said, HasSubstr("kv-cache-memory-bytes of 95.4 MiB a rank holds no request of 32768 tokens"));
-  const size_t offer = said.find("raise it to ");
-  ASSERT_NE(offer, std::string::npos) << said;
-  const std::string number = said.substr(offer + 12, said.find(" (") - offer - 12);
-  demand().memory.kv_bytes_per_rank = parse_number<int64_t>(number);
-  ASSERT_TRUE(demand().memory.kv_bytes_per_rank.has_value()) << number;
+  demand().memory.kv_bytes_per_rank = offered<int64_t>(said, "raise it to ", " (");
   EXPECT_TRUE(plan_placement(request_).ok()) << refusal();
 }
 
