@@ -54,6 +54,10 @@ struct PeerGroup {
   int64_t rows_held(int64_t row_bytes) const { return std::max<int64_t>(channels * channel_bytes / row_bytes, 1); }
 };
 
+// The largest sum that goes from peer to peer. Each rank sends its part to all others: between two nothing moves fewer
+// bytes, among more NCCL's rings do from about here on.
+inline int64_t peer_sum_bytes_max(int ranks) { return (int64_t{ranks == 2 ? 64 : 12} << 20) / (ranks - 1); }
+
 struct PeerSetup {
   int rank = 0;
   int size = 1;

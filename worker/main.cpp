@@ -168,10 +168,6 @@ Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& 
 #endif
 }
 
-// The largest sum that goes from peer to peer. Each rank sends its part to all others: between two nothing moves fewer
-// bytes, among more NCCL's rings do from about here on.
-int64_t peer_sum_bytes_max(int ranks) { return (int64_t{ranks == 2 ? 64 : 12} << 20) / (ranks - 1); }
-
 // How the devices of a tensor-parallel group write to each other without a library; null where they cannot.
 Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const ReplicaSpec& spec, const Ops& ops,
                                     Device& device, int64_t hidden, int64_t logits, MpiSession& mpi) {

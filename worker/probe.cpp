@@ -10,6 +10,7 @@
 #ifdef SKEIN_CUDA
 #include "comm/nccl_collectives.h"
 #endif
+#include "kernels/ops.h"
 #include "model/mapped_file.h"
 #include "worker/model_weights.h"
 #include "worker/probe_device.h"
@@ -158,9 +159,8 @@ class GroupProbe {
   }
 
   Result<const PeerGroup*> join_peers(int ranks) {
-    const int64_t bytes_max = (int64_t{ranks == 2 ? 64 : 12} << 20) / (ranks - 1);  // as a replica's ranks ask for
-    return ops_.join_peers(device_, {.rank = mpi_.rank(), .size = ranks, .rows = bytes_max / kRowBytes,
-                                     .row_bytes = kRowBytes,
+    return ops_.join_peers(device_, {.rank = mpi_.rank(), .size = ranks,
+                                     .rows = peer_sum_bytes_max(ranks) / kRowBytes, .row_bytes = kRowBytes,
                                      .all_gather = [&](const std::string& bytes) { return mpi_.all_gather(bytes); }});
   }
 

@@ -52,13 +52,15 @@ __global__ void __launch_bounds__(kThreads) convert(__nv_bfloat16* out, const ui
 
 }  // namespace
 
-void convert_rows(CudaDevice& device, void* out, const void* rows, Format format, int64_t row_count, int64_t columns) {
+void convert_rows(CudaDevice& device, CUstream_st* stream, void* out, const void* rows, Format format,
+                  int64_t row_count, int64_t columns) {
   CHECK(format == Format::kF32 || format == Format::kF16 || format == Format::kQ8_0 || format == Format::kQ4_0 ||
         format == Format::kQ4_1);
   launch(device, "conversion of weights", convert,
          {.blocks = dim3(static_cast<unsigned>(ceil_div<int64_t>(columns, kThreads)),
                          static_cast<unsigned>(std::min<int64_t>(row_count, 32 * 1024))),
-          .threads = kThreads},
+          .threads = kThreads,
+          .stream = stream},
          static_cast<__nv_bfloat16*>(out), static_cast<const uint8_t*>(rows), format, row_bytes(format, columns),
          row_count, columns);
 }

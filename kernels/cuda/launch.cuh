@@ -12,7 +12,8 @@ struct Grid {
   dim3 blocks;
   dim3 threads;
   size_t shared_bytes = 0;
-  int cluster = 1;  // blocks of a cluster, along x
+  int cluster = 1;                // blocks of a cluster, along x
+  CUstream_st* stream = nullptr;  // the device's unless given
 };
 
 // Queues `kernel` so that it may start while the launch before it ends: it must call wait_for_previous_launch().
@@ -29,7 +30,7 @@ void launch(CudaDevice& device, const char* what, void (*kernel)(Parameters...),
   config.gridDim = grid.blocks;
   config.blockDim = grid.threads;
   config.dynamicSmemBytes = grid.shared_bytes;
-  config.stream = device.stream();
+  config.stream = grid.stream != nullptr ? grid.stream : device.stream();
   config.attrs = attributes;
   config.numAttrs = grid.cluster > 1 ? 2 : 1;
   device.check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);

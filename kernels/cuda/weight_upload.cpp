@@ -19,11 +19,16 @@ constexpr int kInFlight = 8;     // of them, on their way to the device; the oth
 constexpr unsigned kThreadsMax = 14;
 
 constexpr int64_t kConvertedAtOnce = CudaDevice::kScratchBytes / kPieceBytes;
-static_assert(kConvertedAtOnce >= 1);
+// A piece's places in both memories are those of its stream, which uses them in order.
 
 }  // namespace
 
 WeightUpload::WeightUpload(CudaDevice& device) : device_(device), full_(kSlots) {
+  static_assert(kSlots % kStreams == 0 && kConvertedAtOnce % kStreams == 0 && kConvertedAtOnce > 0);
+  for (CUstream_st*& stream : streams_) {
+    device_.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  }
+  device_.check(cudaEventCreateWithFlags(&before_, cudaEventDisableTiming), "cudaEventCreate");
   void* ring = nullptr;
   device_.check(cudaMallocHost(&ring, kSlots * kPieceBytes), "page-locked memory for weights");
   if (!device_.status().ok()) return;
@@ -44,8 +49,13 @@ WeightUpload::~WeightUpload() {
   }
   room_.notify_all();
   threads_.clear();
-  cudaStreamSynchronize(device_.stream());
+  for (CUstream_st* stream : streams_) {
+    if (stream == nullptr) continue;
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+  }
   for (CUevent_st* event : read_) cudaEventDestroy(event);
+  if (before_ != nullptr) cudaEventDestroy(before_);
   cudaFreeHost(ring_);
 }
 
@@ -58,6 +68,9 @@ void WeightUpload::add(const PackArgs& args) {
              .rows = std::vector<const void*>(args.source_rows, args.source_rows + args.row_count),
              .format = args.source_format,
              .row_bytes = bytes, .piece_rows = kPieceBytes / bytes});
+  // What is still queued may use the same memory.
+  device_.check(cudaEventRecord(before_, device_.stream()), "cudaEventRecord");
+  for (CUstream_st* stream : streams_) device_.check(cudaStreamWaitEvent(stream, before_), "cudaStreamWaitEvent");
   {
     std::lock_guard lock(mutex_);
     for (int64_t begin = 0; begin < args.row_count; begin += weight->piece_rows) {
@@ -70,7 +83,7 @@ void WeightUpload::add(const PackArgs& args) {
 
 void WeightUpload::finish() {
   send_until(0);
-  device_.check(cudaStreamSynchronize(device_.stream()), "copy of weights");
+  for (CUstream_st* stream : streams_) device_.check(cudaStreamSynchronize(stream), "copy of weights");
 }
 
 std::byte* WeightUpload::memory(int64_t slot) const { return ring_ + slot * kPieceBytes; }
@@ -129,6 +142,7 @@ void WeightUpload::send_until(int64_t left) {
 
 void WeightUpload::send(const Piece& piece, int64_t slot) {
   const Weight& weight = *piece.weight;
+  CUstream_st* stream = streams_[slot % kStreams];
   const int64_t rows = piece.end - piece.begin;
   const int64_t columns = weight.out.columns;
   auto* out = static_cast<uint16_t*>(weight.out.data) + (weight.first_row + piece.begin) * columns;
@@ -136,10 +150,10 @@ void WeightUpload::send(const Piece& piece, int64_t slot) {
   const bool converts = weight.format != Format::kBF16;
   if (converts) to = static_cast<std::byte*>(device_.scratch()) + slot % kConvertedAtOnce * kPieceBytes;
   device_.check(cudaMemcpyAsync(to, memory(slot), static_cast<size_t>(rows * weight.row_bytes), cudaMemcpyHostToDevice,
-                                device_.stream()),
+                                stream),
                 "copy of weights");
-  if (converts) convert_rows(device_, out, to, weight.format, rows, columns);
-  device_.check(cudaEventRecord(read_[static_cast<size_t>(slot)], device_.stream()), "cudaEventRecord");
+  if (converts) convert_rows(device_, stream, out, to, weight.format, rows, columns);
+  device_.check(cudaEventRecord(read_[static_cast<size_t>(slot)], stream), "cudaEventRecord");
 }
 
 }  // namespace skein::cuda

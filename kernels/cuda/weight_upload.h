@@ -12,6 +12,7 @@
 #include "kernels/ops.h"
 
 struct CUevent_st;
+struct CUstream_st;
 
 namespace skein::cuda {
 
@@ -19,7 +20,8 @@ class CudaDevice;
 
 // Weights on their way to the device. Threads copy rows from the page cache, which one thread alone does not read at
 // its rate, into pieces of page-locked memory; the executor thread sends full pieces off. What one weight leaves in the
-// ring of pieces goes on while the next is being added. Conversions use the device's working memory until finish().
+// ring of pieces goes on while the next is being added. Pieces go by turns on two streams, so that one is converted
+// while the next is on the bus. Conversions use the device's working memory until finish().
 // Single-owner (executor thread) but for its own threads.
 class WeightUpload {
  public:
@@ -53,7 +55,10 @@ class WeightUpload {
   void send(const Piece& piece, int64_t slot);
   std::byte* memory(int64_t slot) const;
 
+  static constexpr int kStreams = 2;
   CudaDevice& device_;
+  CUstream_st* streams_[kStreams] = {};
+  CUevent_st* before_ = nullptr;    // what the device was given before a weight
   std::byte* ring_ = nullptr;       // page-locked
   std::vector<CUevent_st*> read_;   // by slot: the device has read it
 

@@ -17,7 +17,7 @@
 #include <thread>
 
 #include "kernels/cuda/device.h"
-#include "tests/gpu/rank_pair.h"
+#include "tests/gpu/rank_group.h"
 #include "tests/oracles/cpp/oracle_file.h"
 #include "tests/support/random_model.h"
 #include "tests/support/replica_harness.h"
@@ -117,39 +117,41 @@ ReplicaSpec gpu_spec(int step_tokens, int gpus = 1, int stages = 1) {
   return spec;
 }
 
-class ModelOnGpu : public ::testing::TestWithParam<std::string> {
- protected:
-  void run(const ReplicaSpec& spec) {
-    const std::string folder = kFixtures + GetParam();
-    compare(folder + (GetParam().starts_with("gguf_") ? "/model.gguf" : ""), read_prompts(folder + "/expected.json"),
-            {.spec = spec});
-  }
-};
-
-TEST_P(ModelOnGpu, AgreesWithTransformers) { run(gpu_spec(2048)); }
-TEST_P(ModelOnGpu, AgreesInChunks) { run(gpu_spec(48)); }
-TEST_P(ModelOnGpu, AgreesInStages) {
-  run(gpu_spec(2048, 1, 2));
-  run(gpu_spec(48, 1, 3));
+void compare_fixture(const std::string& name, const ReplicaSpec& spec) {
+  const std::string folder = kFixtures + name;
+  compare(folder + (name.starts_with("gguf_") ? "/model.gguf" : ""), read_prompts(folder + "/expected.json"),
+          {.spec = spec});
 }
 
-class ModelOnTwoGpus : public ModelOnGpu {
- protected:
-  void SetUp() override {
-    if (!test::RankPair::there()) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
-  }
-};
+class ModelOnGpu : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ModelOnGpu, AgreesWithTransformers) { compare_fixture(GetParam(), gpu_spec(2048)); }
+TEST_P(ModelOnGpu, AgreesInChunks) { compare_fixture(GetParam(), gpu_spec(48)); }
+TEST_P(ModelOnGpu, AgreesInStages) {
+  compare_fixture(GetParam(), gpu_spec(2048, 1, 2));
+  compare_fixture(GetParam(), gpu_spec(48, 1, 3));
+}
+
+bool has_gpus(int count) { return test::RankGroup::there(count); }
+
+class ModelOnGpus : public ::testing::TestWithParam<std::tuple<int, std::string>> {};
 
 // Sums over peers alone: NCCL between two threads of one process was seen to hang. tests/integration/test_gpu_shapes.py
 // has stages on GPUs of their own, between processes.
-TEST_P(ModelOnTwoGpus, AgreesWithTransformers) {
-  run(gpu_spec(2048, 2));
-  run(gpu_spec(48, 2));
+TEST_P(ModelOnGpus, AgreesWithTransformers) {
+  const auto& [gpus, name] = GetParam();
+  if (!has_gpus(gpus)) GTEST_SKIP() << "there are no " << gpus << " GPUs that reach each other's memory";
+  compare_fixture(name, gpu_spec(2048, gpus));
+  compare_fixture(name, gpu_spec(48, gpus));
 }
 
-INSTANTIATE_TEST_SUITE_P(Fixtures, ModelOnTwoGpus,
-                         ::testing::Values("llama_mha", "llama3_rope", "mistral_window", "qwen2_bias", "qwen3_qknorm"),
-                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Fixtures, ModelOnGpus,
+                         ::testing::Combine(::testing::Values(2, 3, 4),
+                                            ::testing::Values("llama_mha", "llama3_rope", "mistral_window",
+                                                              "qwen2_bias", "qwen3_qknorm")),
+                         [](const auto& info) {
+                           return std::get<1>(info.param) + "_on_" + std::to_string(std::get<0>(info.param));
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, ModelOnGpu,
                          ::testing::Values("llama_gqa", "llama_mha", "llama_mqa", "llama3_rope", "llama_biases",
@@ -201,7 +203,7 @@ class ShapeOnGpu : public ::testing::TestWithParam<RandomModel> {
 TEST_P(ShapeOnGpu, AgreesWithTheCpu) { run(gpu_spec(2048)); }
 TEST_P(ShapeOnGpu, AgreesWithTheCpuInChunks) { run(gpu_spec(48)); }
 TEST_P(ShapeOnGpu, AgreesWithTheCpuOnTwoGpus) {
-  if (!test::RankPair::there()) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
+  if (!has_gpus(2)) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
   run(gpu_spec(300, 2));
 }
 
@@ -476,13 +478,16 @@ TEST_P(Deterministic, InStages) {
   expect_same(penalised(chunked), expected, "in three stages and chunks");
 }
 
-TEST_P(Deterministic, OnTwoGpus) {
-  if (!test::RankPair::there()) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
-  const Answers alone = run(spec(2), false);
-  expect_same(run(spec(2), true), alone, "in a batch of 64");
-  ReplicaSpec chunked = spec(2);
-  chunked.step_tokens_max = 100;
-  expect_same(run(chunked, true), alone, "in chunks");
+TEST_P(Deterministic, OnSeveralGpus) {
+  if (!has_gpus(2)) GTEST_SKIP() << "there are no two GPUs that reach each other's memory";
+  for (const int gpus : {2, 4}) {
+    if (!has_gpus(gpus)) break;
+    const Answers alone = run(spec(gpus), false);
+    expect_same(run(spec(gpus), true), alone, "in a batch of 64 on " + std::to_string(gpus));
+    ReplicaSpec chunked = spec(gpus);
+    chunked.step_tokens_max = 100;
+    expect_same(run(chunked, true), alone, "in chunks on " + std::to_string(gpus));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Deterministic, ::testing::Values("random", "llama_mha", "qwen3_qknorm"),
@@ -492,7 +497,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Deterministic, ::testing::Values("random", "lla
 TEST_P(ModelOnGpu, AgreesWithTransformersWhenDeterministic) {
   ReplicaSpec spec = gpu_spec(2048);
   spec.deterministic = true;
-  run(spec);
+  compare_fixture(GetParam(), spec);
 }
 
 }  // namespace

@@ -5,19 +5,20 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <vector>
 
 #include "base/half.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/peers.h"
 #include "kernels/cuda/ptx.cuh"
-#include "tests/gpu/rank_pair.h"
+#include "tests/gpu/rank_group.h"
 
-// Sums over two GPUs. Needs two that reach each other's memory.
+// Sums over several GPUs. Needs two that reach each other's memory; groups of more run where there are so many.
 
 namespace skein::cuda {
 namespace {
 
-using test::RankPair;
+using test::RankGroup;
 
 constexpr int kMessages = 12;  // launches over peers in one round of the long test
 
@@ -52,14 +53,15 @@ Tensor matrix(void* data, Format format, int64_t rows, int64_t columns) {
 struct Case {
   int64_t tokens;
   int64_t columns;
-  std::vector<uint16_t> x[2];
+  std::vector<std::vector<uint16_t>> x;  // by rank
   std::vector<float> residual;
   std::vector<float> weight;
 };
 
-Case random_case(std::mt19937& random, int64_t tokens, int64_t columns) {
+Case random_case(std::mt19937& random, int ranks, int64_t tokens, int64_t columns) {
   std::normal_distribution<float> normal;
   Case c{.tokens = tokens, .columns = columns, .x = {}, .residual = {}, .weight = {}};
+  c.x.resize(static_cast<size_t>(ranks));
   for (auto& x : c.x) {
     for (int64_t i = 0; i < tokens * columns; ++i) x.push_back(f32_to_bf16(normal(random)));
   }
@@ -73,7 +75,9 @@ void check_case(const Case& c, const std::vector<float>& residual, const std::ve
     double squares = 0;
     for (int64_t i = t * c.columns; i < (t + 1) * c.columns; ++i) {
       const auto at = static_cast<size_t>(i);
-      const float expected = c.residual[at] + (bf16_to_f32(c.x[0][at]) + bf16_to_f32(c.x[1][at]));
+      float sum = 0;
+      for (const std::vector<uint16_t>& x : c.x) sum += bf16_to_f32(x[at]);
+      const float expected = c.residual[at] + sum;
       ASSERT_EQ(residual[at], expected) << "token " << t << " of " << c.tokens << ", element " << i - t * c.columns;
       squares += static_cast<double>(expected) * expected;
     }
@@ -86,24 +90,35 @@ void check_case(const Case& c, const std::vector<float>& residual, const std::ve
   }
 }
 
-class PeerRows : public testing::TestWithParam<int64_t> {};
+// By the size of the group.
+class PeersTest : public testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    if (!RankGroup::there(GetParam())) GTEST_SKIP() << "there are no " << GetParam() << " GPUs that reach each other";
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Ranks, PeersTest, testing::Values(2, 3, 4, 8));
+
+class PeerRows : public testing::TestWithParam<std::tuple<int, int64_t>> {};
 
 TEST_P(PeerRows, AddNormOfASum) {
-  const int64_t columns = GetParam();
+  const auto [ranks, columns] = GetParam();
+  if (!RankGroup::there(ranks)) GTEST_SKIP() << "there are no " << ranks << " GPUs that reach each other";
   constexpr int64_t kRows = 700;
-  RankPair pair(kRows, columns * 2);
+  RankGroup group(ranks, {.rows = kRows, .row_bytes = columns * 2});
   std::mt19937 random(static_cast<uint32_t>(columns));
   std::vector<Case> cases;
   for (const int64_t tokens : {1, 1, 2, 131, 1, 132, 265, 3, 700, 1, 530, 64}) {
-    if (tokens * columns <= 2'200'000) cases.push_back(random_case(random, tokens, columns));
+    if (tokens * columns <= 2'200'000) cases.push_back(random_case(random, ranks, tokens, columns));
   }
-  std::vector<std::vector<uint16_t>> outs[2];
-  std::vector<std::vector<float>> residuals[2];
-  pair.run([&](const RankPair::Rank& rank) {
+  std::vector<std::vector<std::vector<uint16_t>>> outs(static_cast<size_t>(ranks));
+  std::vector<std::vector<std::vector<float>>> residuals(static_cast<size_t>(ranks));
+  group.run([&, columns = columns](const RankGroup::Rank& rank) {
+    const auto index = static_cast<size_t>(rank.index);
     std::vector<std::pair<float*, uint16_t*>> made;
     std::vector<Tensor> xs;
     for (const Case& c : cases) {
-      xs.push_back(matrix(upload(rank.device, c.x[rank.index]), Format::kBF16, c.tokens, columns));
+      xs.push_back(matrix(upload(rank.device, c.x[index]), Format::kBF16, c.tokens, columns));
       made.emplace_back(upload(rank.device, c.residual), device_array<uint16_t>(rank.device, c.tokens * columns));
     }
     for (size_t i = 0; i < cases.size(); ++i) {
@@ -114,18 +129,21 @@ TEST_P(PeerRows, AddNormOfASum) {
                              .sum = &rank.group});
     }
     for (size_t i = 0; i < cases.size(); ++i) {
-      residuals[rank.index].push_back(download(rank.device, made[i].first, cases[i].tokens * columns));
-      outs[rank.index].push_back(download(rank.device, made[i].second, cases[i].tokens * columns));
+      residuals[index].push_back(download(rank.device, made[i].first, cases[i].tokens * columns));
+      outs[index].push_back(download(rank.device, made[i].second, cases[i].tokens * columns));
     }
   });
   for (size_t i = 0; i < cases.size(); ++i) {
     check_case(cases[i], residuals[0][i], outs[0][i]);
-    EXPECT_EQ(residuals[0][i], residuals[1][i]);
-    EXPECT_EQ(outs[0][i], outs[1][i]);
+    for (size_t rank = 1; rank < outs.size(); ++rank) {
+      EXPECT_EQ(residuals[0][i], residuals[rank][i]) << "rank " << rank;
+      EXPECT_EQ(outs[0][i], outs[rank][i]) << "rank " << rank;
+    }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Columns, PeerRows, testing::Values(8, 576, 4096, 5120, 8192, 16384));
+INSTANTIATE_TEST_SUITE_P(Columns, PeerRows,
+                         testing::Combine(testing::Values(2, 3, 4, 8), testing::Values(8, 576, 4096, 5120, 8192, 16384)));
 
 // --- Thousands of rounds with skewed ranks ---
 
@@ -138,7 +156,7 @@ __device__ uint32_t hash(uint32_t a, uint32_t b, uint32_t c) {
 
 // Element i of what that rank sends in that round: all bit patterns but NaNs and infinities, and -0.
 __device__ float element(int rank, uint32_t round, uint32_t message, int64_t i) {
-  const uint32_t h = hash(static_cast<uint32_t>(i) * 2 + static_cast<uint32_t>(rank), round, message);
+  const uint32_t h = hash(static_cast<uint32_t>(i) * PeerGroup::kRanksMax + static_cast<uint32_t>(rank), round, message);
   return __uint_as_float((h & 0x807f0000u) | ((0x70u + (h >> 8 & 15)) << 23));
 }
 
@@ -166,10 +184,12 @@ __global__ void fill(__nv_bfloat16* x, float* residual, float* flat, int64_t cou
   }
 }
 
-__global__ void compare(const float* sums, int64_t count, const uint32_t* round, uint32_t message, uint32_t* wrong) {
+__global__ void compare(const float* sums, int64_t count, const uint32_t* round, int ranks, uint32_t message,
+                        uint32_t* wrong) {
   wait_for_previous_launch();
   for (int64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
-    const float expected = element(0, *round, message, i) + element(1, *round, message, i);
+    float expected = 0;
+    for (int rank = 0; rank < ranks; ++rank) expected += element(rank, *round, message, i);
     if (sums[i] != expected && atomicAdd(wrong, 1) < 8) {
       printf("round %u message %u element %lld of %lld: %g instead of %g\n", *round, message,
              static_cast<long long>(i), static_cast<long long>(count), sums[i], expected);
@@ -182,7 +202,7 @@ __global__ void next_round(uint32_t* round) {
   ++*round;
 }
 
-// What a rank writes into rank 0's memory, and what rank 0 finds there after a meeting.
+// What a rank writes into its part of rank 0's memory, and what rank 0 finds there after a meeting.
 __global__ void write_shared(uint32_t* to, int count, const uint32_t* round, int rank) {
   wait_for_previous_launch();
   for (int i = threadIdx.x; i < count; i += blockDim.x) to[i] = hash(*round, static_cast<uint32_t>(i), rank);
@@ -229,28 +249,30 @@ struct Rounds {
     launch(device, "delay", delay, {.blocks = 1, .threads = 1}, round, rank, number + 1000);
     if (number % 3 == 2) {
       peer_sum(device, {.x = matrix(flat, Format::kF32, tokens / 2, kColumns), .group = &group});
-      launch(device, "compare", compare, {.blocks = 32, .threads = 256}, flat, tokens / 2 * kColumns, round, number,
-             wrong);
+      launch(device, "compare", compare, {.blocks = 32, .threads = 256}, flat, tokens / 2 * kColumns, round, group.size,
+             number, wrong);
       return;
     }
     add_norm(device, {.out = matrix(out, Format::kBF16, tokens, kColumns),
                       .residual = matrix(residual, Format::kF32, tokens, kColumns),
                       .x = matrix(x, Format::kBF16, tokens, kColumns), .weight = weight, .epsilon = 1e-5f,
                       .sum = &group});
-    launch(device, "compare", compare, {.blocks = 32, .threads = 256}, residual, count, round, number, wrong);
+    launch(device, "compare", compare, {.blocks = 32, .threads = 256}, residual, count, round, group.size, number,
+           wrong);
   }
+
+  uint32_t* shared_of(int from) { return reinterpret_cast<uint32_t*>(group.shared[0]) + (from - 1) * kShared; }
 
   void meeting(int count) {
     launch(device, "make", make_values, {.blocks = 1, .threads = 128}, values, count, round, rank);
     if (rank != 0) {
-      launch(device, "write", write_shared, {.blocks = 1, .threads = 256}, reinterpret_cast<uint32_t*>(group.shared[0]),
-             kShared, round, rank);
+      launch(device, "write", write_shared, {.blocks = 1, .threads = 256}, shared_of(rank), kShared, round, rank);
     }
     launch(device, "delay", delay, {.blocks = 1, .threads = 1}, round, rank, 55u);
     peer_meet(device, {.group = &group, .values = nullptr, .count = 0});
-    if (rank == 0) {
-      launch(device, "check", check_shared, {.blocks = 1, .threads = 256},
-             reinterpret_cast<const uint32_t*>(group.shared[0]), kShared, round, 1, wrong);
+    for (int from = 1; rank == 0 && from < group.size; ++from) {
+      launch(device, "check", check_shared, {.blocks = 1, .threads = 256}, shared_of(from), kShared, round, from,
+             wrong);
     }
     peer_meet(device, {.group = &group, .values = values, .count = count});
     launch(device, "check", check_values, {.blocks = 1, .threads = 128}, values, count, round, wrong);
@@ -271,11 +293,12 @@ struct Rounds {
   }
 };
 
-TEST(Peers, ThousandsOfRoundsOfAGraph) {
+TEST_P(PeersTest, ThousandsOfRoundsOfAGraph) {
   constexpr int kRounds = 2500;
-  RankPair pair(Rounds::kTokensMax, Rounds::kColumns * 2, Rounds::kShared * 4);
-  std::vector<float> residuals[2];
-  pair.run([&](const RankPair::Rank& rank) {
+  RankGroup group(GetParam(), {.rows = Rounds::kTokensMax, .row_bytes = Rounds::kColumns * 2,
+                               .shared_bytes = (GetParam() - 1) * Rounds::kShared * 4});
+  std::vector<std::vector<float>> residuals(static_cast<size_t>(group.size()));
+  group.run([&](const RankGroup::Rank& rank) {
     Rounds rounds{.device = rank.device, .group = rank.group, .rank = rank.index};
     rank.device.record(1);
     rounds.one_round();
@@ -283,29 +306,29 @@ TEST(Peers, ThousandsOfRoundsOfAGraph) {
     for (int i = 1; i < kRounds; ++i) ASSERT_TRUE(rank.device.replay(1));
     EXPECT_EQ(download(rank.device, rounds.wrong, 1)[0], 0u) << "rank " << rank.index;
     EXPECT_EQ(download(rank.device, rounds.round, 1)[0], static_cast<uint32_t>(kRounds));
-    residuals[rank.index] = download(rank.device, rounds.residual, Rounds::kColumns);
+    residuals[static_cast<size_t>(rank.index)] = download(rank.device, rounds.residual, Rounds::kColumns);
   });
-  EXPECT_EQ(residuals[0], residuals[1]);
+  for (const std::vector<float>& residual : residuals) EXPECT_EQ(residual, residuals[0]);
 }
 
 // --- What can go wrong ---
 
-TEST(Peers, RowsThatDoNotFitAreLeftToOthers) {
-  RankPair pair(64, 8192);
-  pair.run([&](const RankPair::Rank& rank) {
-    const auto peers = Peers::join(rank.index, {.rank = rank.index, .size = 2, .rows = 4, .row_bytes = 24,
+TEST_P(PeersTest, RowsThatDoNotFitAreLeftToOthers) {
+  RankGroup group(GetParam(), {.rows = 64, .row_bytes = 8192});
+  group.run([&](const RankGroup::Rank& rank) {
+    const auto peers = Peers::join(rank.index, {.rank = rank.index, .size = GetParam(), .rows = 4, .row_bytes = 24,
                                                 .all_gather = [&](const std::string& bytes) {
-                                                  return pair.all_gather(rank.index, bytes);
+                                                  return group.all_gather(rank.index, bytes);
                                                 }});
     ASSERT_TRUE(peers.ok());
     EXPECT_EQ(*peers, nullptr);
   });
 }
 
-TEST(Peers, ARankThatNeverComesIsAnError) {
-  RankPair pair(64, 8192, 0, 200'000'000);
-  pair.run([&](const RankPair::Rank& rank) {
-    if (rank.index != 0) return;
+TEST_P(PeersTest, ARankThatNeverComesIsAnError) {
+  RankGroup group(GetParam(), {.rows = 64, .row_bytes = 8192, .patience_ns = 200'000'000});
+  group.run([&](const RankGroup::Rank& rank) {
+    if (rank.index == group.size() - 1) return;
     const auto begin = std::chrono::steady_clock::now();
     float* flat = device_array<float>(rank.device, 4096);
     for (int i = 0; i < 100; ++i) {
@@ -325,7 +348,7 @@ TEST(Peers, ARankThatNeverComesIsAnError) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  if (!skein::test::RankPair::there()) {
+  if (!skein::test::RankGroup::there(2)) {
     std::printf("skipped: there are no two GPUs that reach each other's memory\n");
     return 77;
   }

@@ -7,24 +7,26 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "base/check.h"
 #include "kernels/cuda/launch.cuh"
 #include "tests/bench/gpu/bench.h"
-#include "tests/gpu/rank_pair.h"
+#include "tests/gpu/rank_group.h"
 
-// Sums over two GPUs: alone, with residual and norm in one launch, and through NCCL. Chains of one graph on each rank,
-// both running; hidden 4096. Medians of rank 0. `add_norm on two` is the norm without a sum: what the sum adds to it is
-// the difference of two lines.
+// gpu_all_reduce_bench [--ranks N]: sums over N GPUs (two unless told), alone, with residual and norm in one launch, and
+// through NCCL. Chains of one graph on each rank, all running; hidden 4096. Medians of rank 0. `add_norm on two` is the
+// norm without a sum: what the sum adds to it is the difference of two lines.
 
 namespace skein::bench {
 namespace {
 
-using test::RankPair;
+using test::RankGroup;
 
 constexpr int64_t kHidden = 4096;
 constexpr int64_t kTokensMax = 2048;
 constexpr int kRounds = 9;
+constexpr const char* kNames[] = {"two", "three", "four", "five", "six", "seven", "eight"};
 
 void check(cudaError_t error) { CHECK_EQ(static_cast<int>(error), static_cast<int>(cudaSuccess)); }
 void check(ncclResult_t result) { CHECK_EQ(static_cast<int>(result), static_cast<int>(ncclSuccess)); }
@@ -35,7 +37,8 @@ Tensor matrix(void* data, Format format, int64_t rows) {
 
 class RankBench {
  public:
-  RankBench(RankPair& pair, const RankPair::Rank& rank, ncclComm_t nccl) : pair_(pair), rank_(rank), nccl_(nccl) {
+  RankBench(RankGroup& group, const RankGroup::Rank& rank, ncclComm_t nccl)
+      : group_(group), name_(kNames[group.size() - 2]), rank_(rank), nccl_(nccl) {
     x_ = allocate(kTokensMax * kHidden * 2);
     out_ = allocate(kTokensMax * kHidden * 2);
     residual_ = allocate(kTokensMax * kHidden * 4);
@@ -58,7 +61,7 @@ class RankBench {
     std::vector<double> times;
     for (int i = 0; i < kRounds + 2; ++i) {
       CHECK(rank_.device.synchronize().ok());
-      pair_.meet();
+      group_.meet();
       check(cudaEventRecord(begin_, stream));
       check(cudaGraphLaunch(executable, stream));
       check(cudaEventRecord(end_, stream));
@@ -88,15 +91,15 @@ class RankBench {
   }
   void meet() { cuda::peer_meet(rank_.device, {.group = &rank_.group}); }
 
-  // To the other rank, which does the same.
+  // To the next rank, while each does the same.
   double copy_rate() {
     constexpr size_t kBytes = size_t{256} << 20;
     const void* from = allocate(kBytes);
     void* arriving = allocate(kBytes);
     const std::vector<std::string> all =
-        pair_.all_gather(rank_.index, {reinterpret_cast<const char*>(&arriving), sizeof arriving});
+        group_.all_gather(rank_.index, {reinterpret_cast<const char*>(&arriving), sizeof arriving});
     void* to = nullptr;
-    std::memcpy(&to, all[static_cast<size_t>(1 - rank_.index)].data(), sizeof to);
+    std::memcpy(&to, all[static_cast<size_t>((rank_.index + 1) % group_.size())].data(), sizeof to);
     const double us =
         time(5, [&] { check(cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, rank_.device.stream())); });
     return static_cast<double>(kBytes) / us * 1e6;
@@ -104,17 +107,20 @@ class RankBench {
 
   void lines(int64_t tokens) {
     const int calls = tokens <= 128 ? 200 : 40;
-    const auto part = static_cast<double>(tokens * kHidden * 2);  // bytes that each rank has, and sends
+    const auto part = static_cast<double>(tokens * kHidden * 2);  // bytes that each rank has
+    const double others = group_.size() - 1;
+    const double pushed = others * part;
+    const double in_ring = 2 * others / group_.size() * part;
     const std::string size = " 4096 m=" + std::to_string(tokens);
     const auto line = [&](const std::string& name, double bytes, double link_bytes, const std::function<void()>& body) {
       const double us = time(calls, body);
       if (rank_.index == 0) report({.name = name + size, .us = us, .bytes = bytes, .link_bytes = link_bytes});
     };
-    line("sum of two", 2 * part, part, [&] { sum(tokens); });
-    line("sum of two, add_norm", 6 * part, part, [&] { add_norm(tokens, &rank_.group); });
-    line("add_norm on two", 6 * part, 0, [&] { add_norm(tokens, nullptr); });
-    line(" NCCL sum of two", 2 * part, part, [&] { nccl_sum(tokens); });
-    line(" NCCL sum of two, add_norm", 8 * part, part, [&] {
+    line("sum of " + name_, 2 * part, pushed, [&] { sum(tokens); });
+    line("sum of " + name_ + ", add_norm", 6 * part, pushed, [&] { add_norm(tokens, &rank_.group); });
+    line("add_norm on " + name_, 6 * part, 0, [&] { add_norm(tokens, nullptr); });
+    line(" NCCL sum of " + name_, 2 * part, in_ring, [&] { nccl_sum(tokens); });
+    line(" NCCL sum of " + name_ + ", add_norm", 8 * part, in_ring, [&] {
       nccl_sum(tokens);
       add_norm(tokens, nullptr);
     });
@@ -128,8 +134,9 @@ class RankBench {
     return *memory;
   }
 
-  RankPair& pair_;
-  const RankPair::Rank& rank_;
+  RankGroup& group_;
+  const std::string name_;
+  const RankGroup::Rank& rank_;
   const ncclComm_t nccl_;
   void* x_;
   void* out_;
@@ -138,19 +145,19 @@ class RankBench {
   cudaEvent_t begin_, end_;
 };
 
-void run() {
-  RankPair pair(kTokensMax, kHidden * 2);
+void run(int ranks) {
+  RankGroup group(ranks, {.rows = kTokensMax, .row_bytes = kHidden * 2});
   ncclUniqueId id;
   check(ncclGetUniqueId(&id));
-  pair.run([&](const RankPair::Rank& rank) {
+  group.run([&](const RankGroup::Rank& rank) {
     ncclComm_t nccl;
-    check(ncclCommInitRank(&nccl, 2, id, rank.index));
-    RankBench bench(pair, rank, nccl);
+    check(ncclCommInitRank(&nccl, ranks, id, rank.index));
+    RankBench bench(group, rank, nccl);
     const double rate = bench.copy_rate();
     if (rank.index == 0) set_link_ceiling(rate);
     for (int64_t tokens = 1; tokens <= kTokensMax; tokens *= 2) bench.lines(tokens);
     const double meeting = bench.time(200, [&] { bench.meet(); });
-    if (rank.index == 0) report({.name = " meeting of two", .us = meeting});
+    if (rank.index == 0) report({.name = std::string(" meeting of ") + kNames[ranks - 2], .us = meeting});
     check(ncclCommDestroy(nccl));
   });
 }
@@ -159,12 +166,20 @@ void run() {
 }  // namespace skein::bench
 
 int main(int argc, char** argv) {
-  if (!skein::test::RankPair::there()) {
-    std::printf("skipped: there are no two GPUs that reach each other's memory\n");
+  int ranks = 2;
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::string_view(argv[i]) == "--ranks") ranks = std::atoi(argv[i + 1]);
+  }
+  if (ranks < 2 || ranks > skein::PeerGroup::kRanksMax) {
+    std::fprintf(stderr, "--ranks takes 2 to %d\n", skein::PeerGroup::kRanksMax);
+    return 1;
+  }
+  if (!skein::test::RankGroup::there(ranks)) {
+    std::printf("skipped: there are no %d GPUs that reach each other's memory\n", ranks);
     return 77;
   }
   setenv("NCCL_NVLS_ENABLE", "0", 1);  // docs/decisions/0006-gpus-of-a-replica.md
   if (const int status = skein::bench::open_bench(argc, argv)) return status;
-  skein::bench::run();
+  skein::bench::run(ranks);
   return 0;
 }

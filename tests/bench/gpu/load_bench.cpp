@@ -1,8 +1,10 @@
+#include <cuda_runtime.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -14,13 +16,14 @@
 #include "tests/bench/gpu/bench.h"
 
 // How fast weights come from the page cache to the device: matrices of Llama-3.1-8B in a file of 4 GiB, against the
-// rate at which as many threads read the same mapping.
+// rate at which threads read the same mapping, and the rate at which page-locked memory goes to the device.
 
 namespace skein::bench {
 namespace {
 
 constexpr int64_t kFileBytes = int64_t{4} << 30;
 constexpr int kReaders = 8;
+constexpr int kRounds = 3;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -42,6 +45,30 @@ const uint8_t* map(int file) {
   void* data = mmap(nullptr, kFileBytes, PROT_READ, MAP_SHARED, file, 0);
   CHECK(data != MAP_FAILED);
   return static_cast<const uint8_t*>(data);
+}
+
+double median(std::array<double, kRounds> rates) {
+  std::sort(rates.begin(), rates.end());
+  return rates[kRounds / 2];
+}
+
+// Page-locked memory to the device.
+double bus_rate() {
+  constexpr int64_t kBytes = int64_t{64} << 20;
+  constexpr int kCopies = 32;
+  const auto from = gpu().allocate_host(kBytes);
+  CHECK(from.ok());
+  void* to = device_memory(kBytes);
+  const auto copy = [&](int times) {
+    for (int i = 0; i < times; ++i) cudaMemcpyAsync(to, *from, kBytes, cudaMemcpyHostToDevice, gpu().stream());
+    CHECK(gpu().synchronize().ok());
+  };
+  copy(2);
+  const auto begin = std::chrono::steady_clock::now();
+  copy(kCopies);
+  const double rate = static_cast<double>(kCopies * kBytes) / seconds_since(begin);
+  gpu().release_host(*from);
+  return rate;
 }
 
 // Threads copy the mapping into their own small buffers.
@@ -88,8 +115,12 @@ void run(const char* path) {
   const auto begin = std::chrono::steady_clock::now();
   gpu().weight_upload();
   std::printf("threads and page-locked memory, once: %.0f ms\n", 1e3 * seconds_since(begin));
-  const double read = read_rate(file);
-  std::printf("page cache, %d threads: %.1f GB/s\n", kReaders, read / 1e9);
+  std::array<double, kRounds> reads;
+  for (double& rate : reads) rate = read_rate(file);
+  const double read = median(reads);
+  const double bus = bus_rate();
+  std::printf("page cache, %d threads: %.1f GB/s; page-locked memory to the device: %.1f GB/s\n", kReaders, read / 1e9,
+              bus / 1e9);
   const struct {
     int64_t rows, columns;
     Format format;
@@ -97,10 +128,12 @@ void run(const char* path) {
                {14336, 4096, Format::kF32},  {14336, 4096, Format::kF16},  {14336, 4096, Format::kQ8_0},
                {14336, 4096, Format::kQ4_1}};
   for (const auto& c : cases) {
-    const double rate = load_rate(file, c.rows, c.columns, c.format);
-    std::printf("load %lld x %lld %s: %.1f GB/s of file = %.0f %% of the page cache\n", static_cast<long long>(c.rows),
-                static_cast<long long>(c.columns), std::string(info(c.format).name).c_str(), rate / 1e9,
-                100 * rate / read);
+    std::array<double, kRounds> rates;
+    for (double& rate : rates) rate = load_rate(file, c.rows, c.columns, c.format);
+    const double rate = median(rates);
+    std::printf("load %lld x %lld %s: %.1f GB/s of file = %.0f %% of the page cache, %.0f %% of the bus\n",
+                static_cast<long long>(c.rows), static_cast<long long>(c.columns),
+                std::string(info(c.format).name).c_str(), rate / 1e9, 100 * rate / read, 100 * rate / bus);
   }
   close(file);
 }
