@@ -48,15 +48,21 @@ struct PeerGroup {
   uint64_t* states = nullptr;          // (channels) of this rank
   uint32_t* failed = nullptr;          // host memory: not 0 once a peer has not come in time
   int64_t patience_ns = 0;             // how long a launch waits for a peer; then Ops::reached() tells an error
-  // Whether a sum of so many bytes of one rank can go this way.
-  bool holds(int64_t bytes) const { return bytes <= channels * channel_bytes; }
-  // Of rows of so many bytes, as many as do: at least one.
+  // In one trip every rank sends its part to all others, and all add up. In two, for which rows a rank adds up it gets
+  // the parts, and sends the sum on in the ranks' own format: fewer words between more than two. A sum with a norm takes
+  // two where a rank has more bytes than these.
+  int64_t one_trip_bytes = INT64_MAX;
+  bool two_trips(int64_t bytes) const { return bytes > one_trip_bytes; }
+  // Of rows of so many bytes, as many as one launch sums: alone, and with a norm. At least one.
   int64_t rows_held(int64_t row_bytes) const { return std::max<int64_t>(channels * channel_bytes / row_bytes, 1); }
+  int64_t rows_normed(int64_t row_bytes) const {
+    if (one_trip_bytes == INT64_MAX) return rows_held(row_bytes);
+    return std::max<int64_t>(channels * (channel_bytes / row_bytes / 2 * size), 1);
+  }
 };
 
-// The largest sum that goes from peer to peer. Each rank sends its part to all others: between two nothing moves fewer
-// bytes, among more NCCL's rings do from about here on.
-inline int64_t peer_sum_bytes_max(int ranks) { return (int64_t{ranks == 2 ? 64 : 12} << 20) / (ranks - 1); }
+// The largest sum that goes from peer to peer, for which there is room in the inboxes.
+inline int64_t peer_sum_bytes_max(int ranks) { return int64_t{ranks == 2 ? 64 : 24} << 20; }
 
 struct PeerSetup {
   int rank = 0;

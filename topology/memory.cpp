@@ -84,11 +84,11 @@ int64_t slot_bytes(const ModelDescription& model, const MemoryRequest& request) 
   return context * model.rope.rotary_dim * 4 + request.slots * (4 * (context + tables) + kSlotBytes) + kStepTableBytes;
 }
 
-// A rank's slice of the logits, or all of them where they are gathered: on GPUs of one stage straight into the first
-// rank's memory, with room for NCCL's way on each.
+// A rank's slice of the logits, or all of them where they are gathered: on GPUs straight into the first rank's memory,
+// with room for NCCL's way on each.
 int64_t logit_bytes(const ModelDescription& model, const ShardPlan& shard, const MemoryRequest& request) {
   const int64_t rows = request.gpu ? std::min(request.slots, kGpuLogitRows) : std::min(request.slots, kCpuLogitRows);
-  const bool direct = request.gpu && shard.tp_size > 1 && shard.pp_size == 1;
+  const bool direct = request.gpu && shard.tp_size > 1;
   int64_t columns = direct ? 0 : shard.vocabulary.size();
   if (shard.tp_size > 1 && shard.tp_rank == 0) columns += model.vocabulary;
   if (shard.tp_size > 1 && request.gpu) columns += model.vocabulary;

@@ -70,11 +70,11 @@ Status Forward::allocate(int tokens, int logit_rows, const float* cos_sin, Devic
   return allocate_logits(logit_rows, arena);
 }
 
-// With peers, every rank writes its columns into the first rank's memory: it has been read when that rank shares the
-// tokens, so there must be one stage. Slices begin at multiples of 16 bytes, or all ranks do without.
+// With peers, every rank writes its columns into the first rank's memory. Slices begin at multiples of 16 bytes, or all
+// ranks do without.
 bool Forward::writes_logits_directly() const {
   const auto aligned = [](int64_t begin) { return begin % 4 == 0; };
-  return launch_.peers != nullptr && shard_.pp_size == 1 && std::ranges::all_of(vocabulary_begins_, aligned);
+  return launch_.peers != nullptr && std::ranges::all_of(vocabulary_begins_, aligned);
 }
 
 Status Forward::allocate_logits(int rows, DeviceArena* arena) {
@@ -150,15 +150,15 @@ void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tens
   }
 }
 
-bool Forward::sums_directly(const Tensor& x) const {
-  return launch_.peers != nullptr &&
-         (launch_.deterministic || launch_.peers->holds(row_bytes(x.format, x.rows * x.columns)));
+int64_t Forward::rows_summed(const Tensor& x, int64_t rows_held) const {
+  return launch_.deterministic || x.rows <= rows_held ? rows_held : 0;
 }
 
 void Forward::sum(const Tensor& x) {
   if (shard_.tp_size == 1) return;
-  if (!sums_directly(x)) return launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
-  const int64_t rows = launch_.peers->rows_held(row_bytes(x.format, x.columns));
+  const PeerGroup* peers = launch_.peers;
+  const int64_t rows = peers == nullptr ? 0 : rows_summed(x, peers->rows_held(row_bytes(x.format, x.columns)));
+  if (rows == 0) return launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
   for (int64_t first = 0; first < x.rows; first += rows) {
     launch_.ops.peer_sum(launch_.device, {.x = rows_from(x, first, rows), .group = launch_.peers});
   }
@@ -168,19 +168,22 @@ void Forward::sum(const Tensor& x) {
 void Forward::norm(Format format, int64_t tokens, Addend addend, const float* weight) {
   Tensor x = first_rows(x_, tokens);
   const bool sums = addend == Addend::kPart && shard_.tp_size > 1;
-  const bool direct = sums && sums_directly(x);
+  const PeerGroup* peers = sums ? launch_.peers : nullptr;
+  const int64_t direct_rows =
+      peers == nullptr ? 0 : rows_summed(x, peers->rows_normed(row_bytes(x.format, x.columns)));
+  const bool direct = direct_rows > 0;
   if (sums && !direct) sum(x);
   if (addend == Addend::kNothing) x.data = nullptr;
   const Tensor out = normed(format, tokens);
   const Tensor residual = first_rows(residual_, tokens);
-  const int64_t rows = direct ? launch_.peers->rows_held(row_bytes(x.format, x.columns)) : std::max<int64_t>(tokens, 1);
+  const int64_t rows = direct ? direct_rows : std::max<int64_t>(tokens, 1);
   for (int64_t first = 0; first < tokens; first += rows) {
     launch_.ops.add_norm(launch_.device, {.out = rows_from(out, first, rows),
                                           .residual = rows_from(residual, first, rows),
                                           .x = rows_from(x, first, rows),
                                           .weight = weight,
                                           .epsilon = model_.norm_epsilon,
-                                          .sum = direct ? launch_.peers : nullptr});
+                                          .sum = direct ? peers : nullptr});
   }
 }
 
@@ -298,14 +301,19 @@ void Forward::sample(const StepInputs& inputs, int tokens, int count) {
   const Tensor part = first_rows(logits_part_, count);
   apply_linear(weights_.output, chosen, part);
   gather_logits(part);
-  if (shard_.tp_rank != 0) return;
-  launch_.ops.sample(launch_.device, {.out = sampled_,
-                                      .tokens = sampled_ids_,
-                                      .logits = static_cast<float*>(logits_.data),
-                                      .vocabulary = model_.vocabulary,
-                                      .rows = count,
-                                      .row = inputs.samples(),
-                                      .state = &inputs.state()});
+  if (shard_.tp_rank == 0) {
+    launch_.ops.sample(launch_.device, {.out = sampled_,
+                                        .tokens = sampled_ids_,
+                                        .logits = static_cast<float*>(logits_.data),
+                                        .vocabulary = model_.vocabulary,
+                                        .rows = count,
+                                        .row = inputs.samples(),
+                                        .state = &inputs.state()});
+  }
+  // Nobody writes the next logits before these were read; with one stage, sharing the tokens sees to that.
+  if (shard_.tp_size > 1 && shard_.pp_size > 1 && writes_logits_directly()) {
+    launch_.ops.peer_meet(launch_.device, {.group = launch_.peers});
+  }
 }
 
 }  // namespace skein

@@ -178,8 +178,8 @@ Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const Repli
                         .size = ranks.tp_size,
                         .rows = std::clamp<int64_t>(rows, 1, spec.step_tokens_max),
                         .row_bytes = row_bytes,
-                        .shared_bytes =
-                            ranks.tp_rank == 0 && ranks.pp_size == 1 ? logits * int64_t{sizeof(float)} : 0,
+                        .shared_bytes = ranks.tp_rank == 0 && ranks.pp_rank + 1 == ranks.pp_size
+                                            ? logits * int64_t{sizeof(float)} : 0,
                         .all_gather = [&](const std::string& bytes) {
                           const std::vector<std::string> all = mpi.all_gather(bytes);
                           const auto first = all.begin() + ranks.pp_rank * ranks.tp_size;

@@ -141,9 +141,9 @@ class GroupProbe {
       RETURN_IF_ERROR(links.collectives->status());
       samples_.push_back({.what = "library_all_reduce", .size = double(bytes), .us = library});
       double us = library;
-      if (peers != nullptr && peers->holds(bytes)) {
-        const PeerSumArgs sum{.x = rows_of(bytes), .group = peers};
-        ASSIGN_OR_RETURN(us, timer_.time_us([&] { ops_.peer_sum(device_, sum); }));
+      const Tensor x = rows_of(bytes);
+      if (peers != nullptr && x.rows <= peers->rows_normed(row_bytes(x.format, x.columns))) {
+        ASSIGN_OR_RETURN(us, added_to_norm_us(x, peers));
       }
       samples_.push_back({.what = "all_reduce", .size = double(bytes), .us = us});
     }
@@ -151,6 +151,21 @@ class GroupProbe {
     const double taken = static_cast<double>(std::max<int64_t>(before.free - after.free, 0));
     if (gpu()) samples_.push_back({.what = "library_bytes", .bytes = taken});
     return {};
+  }
+
+  // What a sum over peers adds to the norm that it is one launch with.
+  Result<double> added_to_norm_us(const Tensor& x, const PeerGroup* peers) {
+    DeviceArena arena(ops_, device_);
+    ASSIGN_OR_RETURN(void* const residual, arena.allocate(ops_.tensor_bytes(Format::kF32, x.rows, x.columns)));
+    ASSIGN_OR_RETURN(void* const out, arena.allocate(ops_.tensor_bytes(x.format, x.rows, x.columns)));
+    ASSIGN_OR_RETURN(const float* const weight, arena.upload(std::vector<float>(static_cast<size_t>(x.columns), 1.0f)));
+    AddNormArgs args{.out = ops_.make_tensor(out, x.format, x.rows, x.columns),
+                     .residual = ops_.make_tensor(residual, Format::kF32, x.rows, x.columns),
+                     .x = x, .weight = weight, .epsilon = 1e-5f, .sum = peers};
+    ASSIGN_OR_RETURN(const double with_sum, timer_.time_us([&] { ops_.add_norm(device_, args); }));
+    args.sum = nullptr;
+    ASSIGN_OR_RETURN(const double alone, timer_.time_us([&] { ops_.add_norm(device_, args); }));
+    return std::max(with_sum - alone, 0.0);
   }
 
   Tensor rows_of(int64_t bytes) const {

@@ -222,7 +222,7 @@ Status CudaDevice::synchronize() {
 
 Result<const PeerGroup*> CudaDevice::join_peers(const PeerSetup& setup) {
   CHECK(peers_ == nullptr);
-  ASSIGN_OR_RETURN(peers_, Peers::join(index_, setup));
+  ASSIGN_OR_RETURN(peers_, Peers::join(index_, deterministic_, setup));
   return peers_ == nullptr ? nullptr : &peers_->group();
 }
 

@@ -6,8 +6,9 @@
 #include "kernels/cuda/peers.cuh"
 #include "kernels/cuda/row_chunks.cuh"
 
-// Sums over the ranks of a tensor-parallel group, each rank pushing its part to all others: one trip over NVLink, and
-// no word more than a sum in two phases between two ranks. Added in rank order in f32.
+// Sums over the ranks of a tensor-parallel group, added in rank order in f32. In one trip over NVLink each rank pushes
+// its part to all others, between two ranks no word more than any other way. In two trips each row has a rank that gets
+// the others' parts and pushes the sum back: 2 (n - 1) / n words for one of a rank's instead of n - 1.
 
 namespace skein::cuda {
 namespace {
@@ -55,41 +56,109 @@ __device__ __forceinline__ Chunk sum_of_parts(const Channel<kRanks>& channel, in
   return sum;
 }
 
-// Block b has tokens b, b + blocks, ...; a row stays in registers, kChunks chunks a thread. Each row is sent before the
-// one ahead of it is awaited.
+constexpr uint32_t kBf16Nans = 0x7fff7fffu;
+
+// A block's rows, one after another; a row stays in registers, kChunks chunks a thread.
+template <int kChunks>
+class Rows {
+ public:
+  // Before wait_for_previous_launch().
+  __device__ __forceinline__ explicit Rows(const RowsJob& job, float* warp_squares)
+      : job_(job), warp_squares_(warp_squares) {
+    if constexpr (kChunks == 1) held_weight_ = weight(0);
+    if (threadIdx.x < kWarpsMax && threadIdx.x >= blockDim.x / 32) {
+      warp_squares[threadIdx.x] = warp_squares[kWarpsMax + threadIdx.x] = 0;
+    }
+  }
+
+  static constexpr int kWarpsMax = kRowThreadsMax / 32;
+  // Of the warps' sums of squares: two rows' by turns, so that a row needs one barrier.
+  static constexpr int kSquares = 2 * kWarpsMax;
+
+  __device__ __forceinline__ int units() const { return job_.columns / kChunk; }
+  __device__ __forceinline__ static int unit(int c) { return static_cast<int>(threadIdx.x + c * blockDim.x); }
+  __device__ __forceinline__ bool has(int c) const { return unit(c) < units(); }
+  // Of this thread's chunk in a message, of which the row is the one of that number.
+  __device__ __forceinline__ int64_t offset(int row, int c) const {
+    return (int64_t{row} * units() + unit(c)) * kUnitBytes;
+  }
+
+  __device__ __forceinline__ void load_x(int t, uint4 (&own)[kChunks]) const {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (!has(c)) continue;
+      const __nv_bfloat16* x = job_.x + int64_t{t} * job_.x_stride + unit(c) * kChunk;
+      own[c] = sendable(*reinterpret_cast<const uint4*>(x), kBf16Nans);
+    }
+  }
+  __device__ __forceinline__ void load_residual(int t) {
+    squares_ = 0;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) v_[c] = load_chunk<true>(residual(t), unit(c) * kChunk, job_.columns);
+  }
+  // To the residual.
+  __device__ __forceinline__ void add(int t, int c, const Chunk& sum) {
+#pragma unroll
+    for (int j = 0; j < kChunk; ++j) {
+      v_[c].at[j] += sum.at[j];
+      squares_ = fmaf(v_[c].at[j], v_[c].at[j], squares_);
+    }
+    store_chunk<true>(residual(t), unit(c) * kChunk, job_.columns, v_[c]);
+  }
+  // The new residual's norm. `turn`: 0, 1, 0, ... from row to row.
+  __device__ __forceinline__ void write_norm(int t, int turn) {
+    // The mean square: lanes, warps, then the warps' sums, always in this order.
+    float* warp_squares = warp_squares_ + turn * kWarpsMax;
+    float squares = warp_sum(squares_);
+    if (threadIdx.x % 32 == 0) warp_squares[threadIdx.x / 32] = squares;
+    __syncthreads();
+    squares = 0;
+#pragma unroll
+    for (int i = 0; i < kWarpsMax / 4; ++i) {
+      const float4 four = reinterpret_cast<const float4*>(warp_squares)[i];
+      squares += (four.x + four.y) + (four.z + four.w);
+    }
+    const float scale = rsqrtf(squares * job_.inverse_columns + job_.epsilon);
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const Chunk of = kChunks == 1 ? held_weight_ : weight(c);
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) v_[c].at[j] = of.at[j] * (v_[c].at[j] * scale);
+      store_chunk<true>(job_.out + int64_t{t} * job_.out_stride, unit(c) * kChunk, job_.columns, v_[c]);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ float* residual(int t) const { return job_.residual + int64_t{t} * job_.residual_stride; }
+  __device__ __forceinline__ Chunk weight(int c) const {
+    return load_chunk<true>(job_.weight, unit(c) * kChunk, job_.columns);
+  }
+
+  const RowsJob& job_;
+  float* const warp_squares_;
+  Chunk held_weight_ = {};  // there are registers for one
+  Chunk v_[kChunks];
+  float squares_ = 0;
+};
+
+// Block b has tokens b, b + blocks, ... Each row is sent before the one ahead of it is awaited.
 template <int kChunks, int kRanks>
 __global__ void __launch_bounds__(kRowThreadsMax, 1) sum_add_norm(const __grid_constant__ RowsJob job,
                                                                   const __grid_constant__ PeerGroup group) {
   constexpr int kTogether = kRanks > 0 ? kRanks : kChunks == 1 ? 4 : 2;  // looked at, as registers allow
-  __shared__ float4 warp_squares[2][kRowThreadsMax / 32 / 4];  // in turns, so that a row needs one barrier
-  const int units = job.columns / kChunk;
+  __shared__ alignas(16) float warp_squares[Rows<kChunks>::kSquares];
+  Rows<kChunks> rows(job, warp_squares);
   const int blocks = static_cast<int>(gridDim.x);
-  const auto unit_of = [](int c) { return static_cast<int>(threadIdx.x + c * blockDim.x); };
-  const auto weight_of = [&](int c) { return load_chunk<true>(job.weight, unit_of(c) * kChunk, job.columns); };
-  Chunk held_weight = {};  // there are registers for one
-  if constexpr (kChunks == 1) held_weight = weight_of(0);
-  if (threadIdx.x < kRowThreadsMax / 32 && threadIdx.x >= blockDim.x / 32) {
-    reinterpret_cast<float*>(warp_squares[0])[threadIdx.x] = 0;
-    reinterpret_cast<float*>(warp_squares[1])[threadIdx.x] = 0;
-  }
   wait_for_previous_launch();
   let_next_launch_start();
 
   uint4 own[kChunks];
-  const auto load_own = [&](int t) {
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      if (unit_of(c) >= units) continue;
-      const __nv_bfloat16* x = job.x + int64_t{t} * job.x_stride + unit_of(c) * kChunk;
-      own[c] = sendable(*reinterpret_cast<const uint4*>(x), 0x7fff7fffu);
-    }
-  };
-  load_own(static_cast<int>(blockIdx.x));
+  rows.load_x(static_cast<int>(blockIdx.x), own);
   const Channel<kRanks> channel(group, static_cast<int>(blockIdx.x));
   const auto send_own = [&](int row) {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      if (unit_of(c) < units) channel.send((int64_t{row} * units + unit_of(c)) * kUnitBytes, own[c]);
+      if (rows.has(c)) channel.send(rows.offset(row, c), own[c]);
     }
   };
   send_own(0);
@@ -98,52 +167,78 @@ __global__ void __launch_bounds__(kRowThreadsMax, 1) sum_add_norm(const __grid_c
   for (int t = static_cast<int>(blockIdx.x); t < job.tokens; t += blocks, ++row) {
     const bool more = t + blocks < job.tokens;
     if (more) {
-      load_own(t + blocks);
+      rows.load_x(t + blocks, own);
       send_own(row + 1);
     }
-    if (more || row > 0) load_own(t);
-
-    // The new residual.
-    float* residual = job.residual + int64_t{t} * job.residual_stride;
-    Chunk v[kChunks];
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) v[c] = load_chunk<true>(residual, unit_of(c) * kChunk, job.columns);
+    if (more || row > 0) rows.load_x(t, own);
+    rows.load_residual(t);
     if (row == 0) channel.empty_last();
-    float squares = 0;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      if (unit_of(c) >= units) continue;
-      const Chunk sum =
-          sum_of_parts<kTogether>(channel, group.rank, own[c], (int64_t{row} * units + unit_of(c)) * kUnitBytes);
-#pragma unroll
-      for (int j = 0; j < kChunk; ++j) {
-        v[c].at[j] += sum.at[j];
-        squares = fmaf(v[c].at[j], v[c].at[j], squares);
-      }
-      store_chunk<true>(residual, unit_of(c) * kChunk, job.columns, v[c]);
+      if (rows.has(c)) rows.add(t, c, sum_of_parts<kTogether>(channel, group.rank, own[c], rows.offset(row, c)));
     }
+    rows.write_norm(t, row % 2);
+  }
+  if (threadIdx.x == 0) channel.finish(row * rows.units());
+}
 
-    // Its mean square: lanes, warps, then the warps' sums, always in this order.
-    squares = warp_sum(squares);
-    if (threadIdx.x % 32 == 0) reinterpret_cast<float*>(warp_squares[row % 2])[threadIdx.x / 32] = squares;
-    __syncthreads();
-    squares = 0;
-#pragma unroll
-    for (int i = 0; i < kRowThreadsMax / 32 / 4; ++i) {
-      const float4 four = warp_squares[row % 2][i];
-      squares += (four.x + four.y) + (four.z + four.w);
-    }
-    const float scale = rsqrtf(squares * job.inverse_columns + job.epsilon);
+// In two trips: row r of block b belongs to rank (r + b) % size. A message has its receiver's rows and its sender's by
+// turns: the sender's parts of the former, and sums of the latter.
+template <int kChunks>
+__global__ void __launch_bounds__(kRowThreadsMax, 1) sum_of_owners_add_norm(const __grid_constant__ RowsJob job,
+                                                                            const __grid_constant__ PeerGroup group) {
+  constexpr int kTogether = kChunks == 1 ? 4 : 2;
+  __shared__ alignas(16) float warp_squares[Rows<kChunks>::kSquares];
+  Rows<kChunks> rows(job, warp_squares);
+  const int block = static_cast<int>(blockIdx.x);
+  const int blocks = static_cast<int>(gridDim.x);
+  const int count = (job.tokens - block + blocks - 1) / blocks;
+  const auto owner = [&](int row) { return (row + block) % group.size; };
+  const auto token = [&](int row) { return block + row * blocks; };
+  const auto part_of = [&](int row) { return row / group.size * 2; };
+  const auto sum_of = [&](int row) { return row / group.size * 2 + 1; };
+  wait_for_previous_launch();
+  let_next_launch_start();
+  const Channel<0> channel(group, block);
+  uint4 own[kChunks];
 
+  for (int row = 0; row < count; ++row) {
+    if (owner(row) == group.rank) continue;
+    rows.load_x(token(row), own);
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      const Chunk weight = kChunks == 1 ? held_weight : weight_of(c);
-#pragma unroll
-      for (int j = 0; j < kChunk; ++j) v[c].at[j] = weight.at[j] * (v[c].at[j] * scale);
-      store_chunk<true>(job.out + int64_t{t} * job.out_stride, unit_of(c) * kChunk, job.columns, v[c]);
+      if (rows.has(c)) channel.send_to(owner(row), rows.offset(part_of(row), c), own[c]);
     }
   }
-  if (threadIdx.x == 0) channel.finish(row * units);
+  channel.empty_last();
+
+  int turn = 0;
+  for (int row = 0; row < count; ++row) {
+    if (owner(row) != group.rank) continue;
+    rows.load_x(token(row), own);
+    rows.load_residual(token(row));
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (!rows.has(c)) continue;
+      const Chunk sum = sum_of_parts<kTogether>(channel, group.rank, own[c], rows.offset(part_of(row), c));
+      const uint4 rounded = sendable(pack(sum), kBf16Nans);
+      channel.send(rows.offset(sum_of(row), c), rounded);
+      rows.add(token(row), c, unpack(rounded));
+    }
+    rows.write_norm(token(row), turn);
+    turn = 1 - turn;
+  }
+  for (int row = 0; row < count; ++row) {
+    if (owner(row) == group.rank) continue;
+    rows.load_residual(token(row));
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (rows.has(c)) rows.add(token(row), c, unpack(channel.receive(owner(row), rows.offset(sum_of(row), c))));
+    }
+    rows.write_norm(token(row), turn);
+    turn = 1 - turn;
+  }
+  if (threadIdx.x == 0) channel.finish(2 * ((count + group.size - 1) / group.size) * rows.units());
 }
 
 // --- Sum in place ---
@@ -173,8 +268,7 @@ __device__ __forceinline__ uint4 sum_unit(const Channel<0>& channel, const PeerG
 #pragma unroll
       for (int j = 0; j < kChunk; ++j) sum.at[j] += more.at[j];
     }
-    return {pack_bf16(sum.at[0], sum.at[1]), pack_bf16(sum.at[2], sum.at[3]), pack_bf16(sum.at[4], sum.at[5]),
-            pack_bf16(sum.at[6], sum.at[7])};
+    return pack(sum);
   }
 }
 
@@ -182,7 +276,7 @@ __device__ __forceinline__ uint4 sum_unit(const Channel<0>& channel, const PeerG
 template <typename T>
 __global__ void __launch_bounds__(kFlatThreads, 2) sum_flat(uint4* data, int64_t units, int share,
                                                          const __grid_constant__ PeerGroup group) {
-  constexpr uint32_t kNan = sizeof(T) == 4 ? 0x7fffffffu : 0x7fff7fffu;
+  constexpr uint32_t kNan = sizeof(T) == 4 ? 0x7fffffffu : kBf16Nans;
   wait_for_previous_launch();
   let_next_launch_start();
   const Channel<0> channel(group, static_cast<int>(blockIdx.x));
@@ -265,9 +359,13 @@ void add_norm_over_peers(CudaDevice& device, const AddNormArgs& args) {
   CHECK_LE(threads, kRowThreadsMax);
   const int64_t blocks = std::min<int64_t>(out.rows, group.channels);
   CHECK_LE(blocks, int64_t{device.multiprocessors()} * Peers::blocks_per_multiprocessor(threads));
-  CHECK_LE(ceil_div(out.rows, blocks) * row_bytes, group.channel_bytes);
+  const int64_t rows = ceil_div(out.rows, blocks);
+  const bool two_trips = group.two_trips(out.rows * row_bytes);
+  CHECK_LE((two_trips ? 2 * ceil_div(rows, int64_t{group.size}) : rows) * row_bytes, group.channel_bytes);
   const bool one = out.columns <= int64_t{threads} * kChunk;
-  const auto kernel = !one ? sum_add_norm<2, 0> : group.size == 2 ? sum_add_norm<1, 2> : sum_add_norm<1, 0>;
+  auto* kernel = one ? sum_add_norm<1, 0> : sum_add_norm<2, 0>;
+  if (one && group.size == 2) kernel = sum_add_norm<1, 2>;
+  if (two_trips) kernel = one ? sum_of_owners_add_norm<1> : sum_of_owners_add_norm<2>;
   launch(device, "add_norm over peers", kernel,
          {.blocks = static_cast<unsigned>(blocks), .threads = static_cast<unsigned>(threads)}, job, group);
 }
@@ -282,7 +380,7 @@ void peer_sum(Device& device, const PeerSumArgs& args) {
   if (bytes == 0) return;
   CHECK(vectors_fit(static_cast<const std::byte*>(x.data), 0));
   const int64_t units = bytes / kUnitBytes;
-  CHECK(group.holds(bytes));
+  CHECK_LE(bytes, group.channels * group.channel_bytes);
   const int64_t blocks = std::clamp<int64_t>(ceil_div<int64_t>(units, kFlatThreads),
                                              ceil_div(bytes, group.channel_bytes), group.channels);
   const int64_t share = ceil_div(units, blocks);

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kThreadBytes = 16;
 constexpr int64_t kChannelBytesMin = 4096;  // peer_meet()'s values
+constexpr int64_t kOneTripBytes = int64_t{768} << 10;  // of all ranks; more take less time in two trips
 constexpr int kThreadsMax = 1024;
 
 // A call whose failure means that the group does without: the error is not left behind for the next launch.
@@ -97,7 +98,7 @@ bool Peers::exchange(const PeerSetup& setup, const Introduction& mine, std::vect
 }
 
 // Always three exchanges: all_gather may serve several groups at once, and each of them ends as it ends.
-Result<std::unique_ptr<Peers>> Peers::join(int device_index, const PeerSetup& setup) {
+Result<std::unique_ptr<Peers>> Peers::join(int device_index, bool deterministic, const PeerSetup& setup) {
   CHECK(setup.size > 1 && setup.rank >= 0 && setup.rank < setup.size);
   CHECK(setup.rows > 0 && setup.row_bytes > 0 && setup.shared_bytes >= 0);
   std::unique_ptr<Peers> peers(new Peers);
@@ -120,7 +121,12 @@ Result<std::unique_ptr<Peers>> Peers::join(int device_index, const PeerSetup& se
     group.patience_ns = setup.patience_ns;
     const auto least = std::ranges::min_element(all, {}, &Introduction::multiprocessors);
     group.channels = least->multiprocessors * blocks_per_multiprocessor(row_threads(setup.row_bytes));
-    const int64_t rows = ceil_div<int64_t>(setup.rows, group.channels);
+    int64_t rows = ceil_div<int64_t>(setup.rows, group.channels);
+    if (setup.size > 2) {
+      const int64_t one_trip_bytes = kOneTripBytes / setup.size;
+      rows = std::max(2 * ceil_div<int64_t>(rows, setup.size), ceil_div(one_trip_bytes, group.channels * setup.row_bytes));
+      if (!deterministic) group.one_trip_bytes = one_trip_bytes;
+    }
     group.channel_bytes = std::max(rows, ceil_div(kChannelBytesMin, setup.row_bytes)) * setup.row_bytes;
     good = peers->allocate(setup) && works(cudaIpcGetMemHandle(&mine.handle, peers->memory_));
   }

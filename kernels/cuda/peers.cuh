@@ -20,7 +20,8 @@
 //   in launch e + 2 finds either all ones or the new word.
 //
 // "Complete" is griddepcontrol.wait, which every launch calls first, or the end of the launch before. It takes that
-// every rank waits for every other rank in every launch of a channel; and that ranks launch the same in the same order.
+// every rank waits for every other rank in every launch of a channel, be it for a sum that another one made of its
+// words; and that ranks launch the same in the same order.
 
 namespace skein::cuda {
 
@@ -78,9 +79,12 @@ class Channel {
       store_system(group_.inboxes[1 - group_.rank] + slot_ + offset, v);
     } else {
       for (int peer = 0; peer < size(); ++peer) {
-        if (peer != group_.rank) store_system(message(peer, slot_, group_.rank) + offset, v);
+        if (peer != group_.rank) send_to(peer, offset, v);
       }
     }
+  }
+  __device__ __forceinline__ void send_to(int peer, int64_t offset, const uint4& v) const {
+    store_system(message(peer, slot_, group_.rank) + offset, v);
   }
 
   // Whatever is there by now.

@@ -40,6 +40,11 @@ __device__ __forceinline__ Chunk unpack(const uint4& raw) {
   return v;
 }
 
+__device__ __forceinline__ uint4 pack(const Chunk& v) {
+  return {pack_bf16(v.at[0], v.at[1]), pack_bf16(v.at[2], v.at[3]), pack_bf16(v.at[4], v.at[5]),
+          pack_bf16(v.at[6], v.at[7])};
+}
+
 // Elements [i, i + 8) of a row of n; zeros beyond its end.
 template <bool kVector>
 __device__ __forceinline__ Chunk load_chunk(const __nv_bfloat16* row, int i, int n) {
@@ -73,8 +78,8 @@ template <bool kVector>
 __device__ __forceinline__ void store_chunk(__nv_bfloat16* row, int i, int n, const Chunk& v) {
   if constexpr (kVector) {
     if (i >= n) return;
-    store_16(row + i, pack_bf16(v.at[0], v.at[1]), pack_bf16(v.at[2], v.at[3]), pack_bf16(v.at[4], v.at[5]),
-             pack_bf16(v.at[6], v.at[7]));
+    const uint4 packed = pack(v);
+    store_16(row + i, packed.x, packed.y, packed.z, packed.w);
   } else {
 #pragma unroll
     for (int j = 0; j < kChunk; ++j) {

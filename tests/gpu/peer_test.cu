@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "base/half.h"
@@ -70,13 +72,15 @@ Case random_case(std::mt19937& random, int ranks, int64_t tokens, int64_t column
   return c;
 }
 
-void check_case(const Case& c, const std::vector<float>& residual, const std::vector<uint16_t>& out) {
+// `rounded`: the sum, to bf16, before the residual is added.
+void check_case(const Case& c, bool rounded, const std::vector<float>& residual, const std::vector<uint16_t>& out) {
   for (int64_t t = 0; t < c.tokens; ++t) {
     double squares = 0;
     for (int64_t i = t * c.columns; i < (t + 1) * c.columns; ++i) {
       const auto at = static_cast<size_t>(i);
       float sum = 0;
       for (const std::vector<uint16_t>& x : c.x) sum += bf16_to_f32(x[at]);
+      if (rounded) sum = bf16_to_f32(f32_to_bf16(sum));
       const float expected = c.residual[at] + sum;
       ASSERT_EQ(residual[at], expected) << "token " << t << " of " << c.tokens << ", element " << i - t * c.columns;
       squares += static_cast<double>(expected) * expected;
@@ -99,18 +103,19 @@ class PeersTest : public testing::TestWithParam<int> {
 };
 INSTANTIATE_TEST_SUITE_P(Ranks, PeersTest, testing::Values(2, 3, 4, 8));
 
-class PeerRows : public testing::TestWithParam<std::tuple<int, int64_t>> {};
+class PeerRows : public testing::TestWithParam<std::tuple<int, int64_t, bool>> {};
 
 TEST_P(PeerRows, AddNormOfASum) {
-  const auto [ranks, columns] = GetParam();
+  const auto [ranks, columns, deterministic] = GetParam();
   if (!RankGroup::there(ranks)) GTEST_SKIP() << "there are no " << ranks << " GPUs that reach each other";
   constexpr int64_t kRows = 700;
-  RankGroup group(ranks, {.rows = kRows, .row_bytes = columns * 2});
+  RankGroup group(ranks, {.rows = kRows, .row_bytes = columns * 2, .deterministic = deterministic});
   std::mt19937 random(static_cast<uint32_t>(columns));
   std::vector<Case> cases;
   for (const int64_t tokens : {1, 1, 2, 131, 1, 132, 265, 3, 700, 1, 530, 64}) {
     if (tokens * columns <= 2'200'000) cases.push_back(random_case(random, ranks, tokens, columns));
   }
+  std::vector<char> rounded(cases.size());
   std::vector<std::vector<std::vector<uint16_t>>> outs(static_cast<size_t>(ranks));
   std::vector<std::vector<std::vector<float>>> residuals(static_cast<size_t>(ranks));
   group.run([&, columns = columns](const RankGroup::Rank& rank) {
@@ -123,10 +128,21 @@ TEST_P(PeerRows, AddNormOfASum) {
     }
     for (size_t i = 0; i < cases.size(); ++i) {
       const Case& c = cases[i];
-      add_norm(rank.device, {.out = matrix(made[i].second, Format::kBF16, c.tokens, columns),
-                             .residual = matrix(made[i].first, Format::kF32, c.tokens, columns),
-                             .x = xs[i], .weight = upload(rank.device, c.weight), .epsilon = 1e-5f,
-                             .sum = &rank.group});
+      const bool two_trips = rank.group.two_trips(c.tokens * columns * 2);
+      if (rank.index == 0) rounded[i] = two_trips;
+      const int64_t held = two_trips ? rank.group.rows_normed(columns * 2) : rank.group.rows_held(columns * 2);
+      const auto part = [&](Tensor whole, int64_t first) {
+        whole.data = static_cast<std::byte*>(whole.data) + first * columns * info(whole.format).block_bytes;
+        whole.rows = std::min(held, whole.rows - first);
+        return whole;
+      };
+      const float* weight = upload(rank.device, c.weight);
+      for (int64_t first = 0; first < c.tokens; first += held) {
+        add_norm(rank.device,
+                 {.out = part(matrix(made[i].second, Format::kBF16, c.tokens, columns), first),
+                  .residual = part(matrix(made[i].first, Format::kF32, c.tokens, columns), first),
+                  .x = part(xs[i], first), .weight = weight, .epsilon = 1e-5f, .sum = &rank.group});
+      }
     }
     for (size_t i = 0; i < cases.size(); ++i) {
       residuals[index].push_back(download(rank.device, made[i].first, cases[i].tokens * columns));
@@ -134,7 +150,7 @@ TEST_P(PeerRows, AddNormOfASum) {
     }
   });
   for (size_t i = 0; i < cases.size(); ++i) {
-    check_case(cases[i], residuals[0][i], outs[0][i]);
+    check_case(cases[i], rounded[i] != 0, residuals[0][i], outs[0][i]);
     for (size_t rank = 1; rank < outs.size(); ++rank) {
       EXPECT_EQ(residuals[0][i], residuals[rank][i]) << "rank " << rank;
       EXPECT_EQ(outs[0][i], outs[rank][i]) << "rank " << rank;
@@ -142,8 +158,15 @@ TEST_P(PeerRows, AddNormOfASum) {
   }
 }
 
+std::string name_of(const testing::TestParamInfo<PeerRows::ParamType>& info) {
+  const auto [ranks, columns, deterministic] = info.param;
+  return std::to_string(ranks) + "_by_" + std::to_string(columns) + (deterministic ? "_deterministic" : "");
+}
+
 INSTANTIATE_TEST_SUITE_P(Columns, PeerRows,
-                         testing::Combine(testing::Values(2, 3, 4, 8), testing::Values(8, 576, 4096, 5120, 8192, 16384)));
+                         testing::Combine(testing::Values(2, 3, 4, 8), testing::Values(8, 576, 4096, 5120, 8192, 16384),
+                                          testing::Bool()),
+                         name_of);
 
 // --- Thousands of rounds with skewed ranks ---
 
@@ -184,12 +207,13 @@ __global__ void fill(__nv_bfloat16* x, float* residual, float* flat, int64_t cou
   }
 }
 
-__global__ void compare(const float* sums, int64_t count, const uint32_t* round, int ranks, uint32_t message,
-                        uint32_t* wrong) {
+__global__ void compare(const float* sums, int64_t count, const uint32_t* round, int ranks, bool rounded,
+                        uint32_t message, uint32_t* wrong) {
   wait_for_previous_launch();
   for (int64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
     float expected = 0;
     for (int rank = 0; rank < ranks; ++rank) expected += element(rank, *round, message, i);
+    if (rounded) expected = __bfloat162float(__float2bfloat16(expected));
     if (sums[i] != expected && atomicAdd(wrong, 1) < 8) {
       printf("round %u message %u element %lld of %lld: %g instead of %g\n", *round, message,
              static_cast<long long>(i), static_cast<long long>(count), sums[i], expected);
@@ -248,17 +272,18 @@ struct Rounds {
     launch(device, "fill", fill, {.blocks = 32, .threads = 256}, x, residual, flat, count, round, rank, number);
     launch(device, "delay", delay, {.blocks = 1, .threads = 1}, round, rank, number + 1000);
     if (number % 3 == 2) {
-      peer_sum(device, {.x = matrix(flat, Format::kF32, tokens / 2, kColumns), .group = &group});
-      launch(device, "compare", compare, {.blocks = 32, .threads = 256}, flat, tokens / 2 * kColumns, round, group.size,
-             number, wrong);
+      const int64_t rows = std::min(tokens / 2, group.rows_held(kColumns * int64_t{sizeof(float)}));
+      peer_sum(device, {.x = matrix(flat, Format::kF32, rows, kColumns), .group = &group});
+      launch(device, "compare", compare, {.blocks = 32, .threads = 256}, flat, rows * kColumns, round, group.size,
+             false, number, wrong);
       return;
     }
     add_norm(device, {.out = matrix(out, Format::kBF16, tokens, kColumns),
                       .residual = matrix(residual, Format::kF32, tokens, kColumns),
                       .x = matrix(x, Format::kBF16, tokens, kColumns), .weight = weight, .epsilon = 1e-5f,
                       .sum = &group});
-    launch(device, "compare", compare, {.blocks = 32, .threads = 256}, residual, count, round, group.size, number,
-           wrong);
+    launch(device, "compare", compare, {.blocks = 32, .threads = 256}, residual, count, round, group.size,
+           group.two_trips(count * 2), number, wrong);
   }
 
   uint32_t* shared_of(int from) { return reinterpret_cast<uint32_t*>(group.shared[0]) + (from - 1) * kShared; }
@@ -316,7 +341,7 @@ TEST_P(PeersTest, ThousandsOfRoundsOfAGraph) {
 TEST_P(PeersTest, RowsThatDoNotFitAreLeftToOthers) {
   RankGroup group(GetParam(), {.rows = 64, .row_bytes = 8192});
   group.run([&](const RankGroup::Rank& rank) {
-    const auto peers = Peers::join(rank.index, {.rank = rank.index, .size = GetParam(), .rows = 4, .row_bytes = 24,
+    const auto peers = Peers::join(rank.index, false, {.rank = rank.index, .size = GetParam(), .rows = 4, .row_bytes = 24,
                                                 .all_gather = [&](const std::string& bytes) {
                                                   return group.all_gather(rank.index, bytes);
                                                 }});

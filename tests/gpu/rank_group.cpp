@@ -23,7 +23,7 @@ bool RankGroup::there(int size) {
 RankGroup::RankGroup(int size, const Setup& setup) : barrier_(size), ranks_(static_cast<size_t>(size)) {
   on_threads([&](int rank) {
     Member& member = ranks_[static_cast<size_t>(rank)];
-    auto device = cuda::CudaDevice::open({.index = rank});
+    auto device = cuda::CudaDevice::open({.index = rank, .deterministic = setup.deterministic});
     CHECK(device.ok());
     member.device = std::move(*device);
     const auto gather = [this, rank](const std::string& bytes) { return all_gather(rank, bytes); };

@@ -24,6 +24,7 @@ class RankGroup {
     int64_t row_bytes;
     int64_t shared_bytes = 0;
     int64_t patience_ns = 5'000'000'000;
+    bool deterministic = false;
   };
 
   static bool there(int size);  // so many GPUs that reach each other's memory

@@ -116,8 +116,10 @@ class RankBench {
       const double us = time(calls, body);
       if (rank_.index == 0) report({.name = name + size, .us = us, .bytes = bytes, .link_bytes = link_bytes});
     };
-    line("sum of " + name_, 2 * part, pushed, [&] { sum(tokens); });
-    line("sum of " + name_ + ", add_norm", 6 * part, pushed, [&] { add_norm(tokens, &rank_.group); });
+    const PeerGroup& peers = rank_.group;
+    if (tokens <= peers.rows_held(kHidden * 2)) line("sum of " + name_, 2 * part, pushed, [&] { sum(tokens); });
+    line("sum of " + name_ + ", add_norm", 6 * part, peers.two_trips(tokens * kHidden * 2) ? in_ring : pushed,
+         [&] { add_norm(tokens, &peers); });
     line("add_norm on " + name_, 6 * part, 0, [&] { add_norm(tokens, nullptr); });
     line(" NCCL sum of " + name_, 2 * part, in_ring, [&] { nccl_sum(tokens); });
     line(" NCCL sum of " + name_ + ", add_norm", 8 * part, in_ring, [&] {
