@@ -61,8 +61,8 @@ struct PeerGroup {
   }
 };
 
-// The largest sum that goes from peer to peer, for which there is room in the inboxes.
-inline int64_t peer_sum_bytes_max(int ranks) { return int64_t{ranks == 2 ? 64 : 24} << 20; }
+// For how large a sum a replica's ranks make room in their inboxes: larger ones take several launches.
+inline int64_t peer_sum_bytes_max(int ranks) { return int64_t{ranks == 2 ? 64 : 16} << 20; }
 
 struct PeerSetup {
   int rank = 0;

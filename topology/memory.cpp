@@ -15,6 +15,7 @@ constexpr int kCpuLogitRows = 32;  // rows of logits that a rank holds at once
 constexpr int kGpuLogitRows = 512;
 constexpr int64_t kSlotBytes = 2640;            // sampling parameters and places in a step (worker/step_buffers.h)
 constexpr int64_t kStepTableBytes = 64 << 10;  // block assignments of a step
+constexpr int64_t kReceiverBytes = int64_t{288} << 20;  // of runtime_bytes: NCCL's, where a stage has one before it
 constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
 int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }
@@ -154,7 +155,10 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
   }
   memory.activations = step_bytes(model, shard, request) + slot_bytes(model, request);
   if (shard.last_stage()) memory.activations += logit_bytes(model, shard, request);
-  if (request.gpu) memory.runtime = request.runtime_bytes;
+  if (request.gpu) {
+    const bool receives = shard.pp_size == 1 || !shard.first_stage();
+    memory.runtime = std::max<int64_t>(request.runtime_bytes - (receives ? 0 : kReceiverBytes), 0);
+  }
   return memory;
 }
 

@@ -150,15 +150,13 @@ void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tens
   }
 }
 
-int64_t Forward::rows_summed(const Tensor& x, int64_t rows_held) const {
-  return launch_.deterministic || x.rows <= rows_held ? rows_held : 0;
-}
-
+// Long ones are left to a library, whose ring moves fewer bytes, unless their order must not change with the step.
 void Forward::sum(const Tensor& x) {
   if (shard_.tp_size == 1) return;
-  const PeerGroup* peers = launch_.peers;
-  const int64_t rows = peers == nullptr ? 0 : rows_summed(x, peers->rows_held(row_bytes(x.format, x.columns)));
-  if (rows == 0) return launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
+  const int64_t rows = launch_.peers == nullptr ? 0 : launch_.peers->rows_held(row_bytes(x.format, x.columns));
+  if (rows == 0 || (x.rows > rows && !launch_.deterministic)) {
+    return launch_.collectives.all_reduce(x.data, x.format, x.rows * x.columns);
+  }
   for (int64_t first = 0; first < x.rows; first += rows) {
     launch_.ops.peer_sum(launch_.device, {.x = rows_from(x, first, rows), .group = launch_.peers});
   }
@@ -169,21 +167,19 @@ void Forward::norm(Format format, int64_t tokens, Addend addend, const float* we
   Tensor x = first_rows(x_, tokens);
   const bool sums = addend == Addend::kPart && shard_.tp_size > 1;
   const PeerGroup* peers = sums ? launch_.peers : nullptr;
-  const int64_t direct_rows =
-      peers == nullptr ? 0 : rows_summed(x, peers->rows_normed(row_bytes(x.format, x.columns)));
-  const bool direct = direct_rows > 0;
-  if (sums && !direct) sum(x);
+  if (sums && peers == nullptr) sum(x);
   if (addend == Addend::kNothing) x.data = nullptr;
   const Tensor out = normed(format, tokens);
   const Tensor residual = first_rows(residual_, tokens);
-  const int64_t rows = direct ? direct_rows : std::max<int64_t>(tokens, 1);
+  const int64_t rows =
+      peers != nullptr ? peers->rows_normed(row_bytes(x.format, x.columns)) : std::max<int64_t>(tokens, 1);
   for (int64_t first = 0; first < tokens; first += rows) {
     launch_.ops.add_norm(launch_.device, {.out = rows_from(out, first, rows),
                                           .residual = rows_from(residual, first, rows),
                                           .x = rows_from(x, first, rows),
                                           .weight = weight,
                                           .epsilon = model_.norm_epsilon,
-                                          .sum = direct ? peers : nullptr});
+                                          .sum = peers});
   }
 }
 

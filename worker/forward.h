@@ -68,8 +68,6 @@ class Forward {
   void feed_forward(const LayerWeights& layer, int64_t tokens);
   void norm(Format format, int64_t tokens, Addend addend, const float* weight);
   void apply_linear(const Linear& linear, const Tensor& input, const Tensor& out);
-  // Rows that one launch over peers sums of x, if one holds so many; 0: a library sums them.
-  int64_t rows_summed(const Tensor& x, int64_t rows_held) const;
   void sum(const Tensor& x);
   Tensor normed(Format format, int64_t rows) const;
   Tensor activated(const LayerWeights& layer, int64_t tokens) const;

@@ -133,6 +133,8 @@ class GroupProbe {
     ASSIGN_OR_RETURN(const DeviceMemory before, ops_.memory(device_));
     ASSIGN_OR_RETURN(const Links links, join({.tp_size = ranks, .tp_rank = mpi_.rank(), .spin = spec_.spin}));
     ASSIGN_OR_RETURN(const PeerGroup* const peers, join_peers(ranks));
+    // Where peers do the sums of decode steps, the library has not set up its transports when a replica is ready.
+    if (peers != nullptr) RETURN_IF_ERROR(measure_memory(before));
     for (const int64_t bytes : kExchanges) {
       if (!gpu() && bytes > kCpuExchangeMax) break;
       const int64_t count = bytes / info(format()).block_bytes;
@@ -142,14 +144,18 @@ class GroupProbe {
       samples_.push_back({.what = "library_all_reduce", .size = double(bytes), .us = library});
       double us = library;
       const Tensor x = rows_of(bytes);
-      if (peers != nullptr && x.rows <= peers->rows_normed(row_bytes(x.format, x.columns))) {
+      if (peers != nullptr) {
         ASSIGN_OR_RETURN(us, added_to_norm_us(x, peers));
       }
       samples_.push_back({.what = "all_reduce", .size = double(bytes), .us = us});
     }
+    return gpu() && peers == nullptr ? measure_memory(before) : Status();
+  }
+
+  Status measure_memory(const DeviceMemory& before) {
     ASSIGN_OR_RETURN(const DeviceMemory after, ops_.memory(device_));
     const double taken = static_cast<double>(std::max<int64_t>(before.free - after.free, 0));
-    if (gpu()) samples_.push_back({.what = "library_bytes", .bytes = taken});
+    samples_.push_back({.what = "library_bytes", .bytes = taken});
     return {};
   }
 

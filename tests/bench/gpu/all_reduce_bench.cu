@@ -24,7 +24,7 @@ namespace {
 using test::RankGroup;
 
 constexpr int64_t kHidden = 4096;
-constexpr int64_t kTokensMax = 2048;
+constexpr int64_t kTokensMax = 8192;
 constexpr int kRounds = 9;
 constexpr const char* kNames[] = {"two", "three", "four", "five", "six", "seven", "eight"};
 
@@ -76,11 +76,17 @@ class RankBench {
     return times[times.size() / 2];
   }
 
+  // In as many launches as a step takes (worker/forward.cpp).
   void add_norm(int64_t tokens, const PeerGroup* sum) {
-    cuda::add_norm(rank_.device, {.out = matrix(out_, Format::kBF16, tokens),
-                                  .residual = matrix(residual_, Format::kF32, tokens),
-                                  .x = matrix(x_, Format::kBF16, tokens), .weight = weight_, .epsilon = 1e-5f,
-                                  .sum = sum});
+    const int64_t rows = sum == nullptr ? tokens : sum->rows_normed(kHidden * 2);
+    for (int64_t first = 0; first < tokens; first += rows) {
+      const auto part = [&](void* data, Format format) {
+        return matrix(static_cast<std::byte*>(data) + first * row_bytes(format, kHidden), format,
+                      std::min(rows, tokens - first));
+      };
+      cuda::add_norm(rank_.device, {.out = part(out_, Format::kBF16), .residual = part(residual_, Format::kF32),
+                                    .x = part(x_, Format::kBF16), .weight = weight_, .epsilon = 1e-5f, .sum = sum});
+    }
   }
   void sum(int64_t tokens) {
     cuda::peer_sum(rank_.device, {.x = matrix(x_, Format::kBF16, tokens), .group = &rank_.group});
@@ -148,7 +154,7 @@ class RankBench {
 };
 
 void run(int ranks) {
-  RankGroup group(ranks, {.rows = kTokensMax, .row_bytes = kHidden * 2});
+  RankGroup group(ranks, {.rows = peer_sum_bytes_max(ranks) / (kHidden * 2), .row_bytes = kHidden * 2});
   ncclUniqueId id;
   check(ncclGetUniqueId(&id));
   group.run([&](const RankGroup::Rank& rank) {
