@@ -19,4 +19,12 @@ int64_t row_bytes(Format format, int64_t columns) {
   return columns / format_info.block_elements * format_info.block_bytes;
 }
 
+Tensor rows_from(Tensor tensor, int64_t first, int64_t rows) {
+  if (tensor.data != nullptr) {
+    tensor.data = static_cast<std::byte*>(tensor.data) + first * row_bytes(tensor.format, tensor.row_stride);
+  }
+  tensor.rows = std::min(rows, tensor.rows - first);
+  return tensor;
+}
+
 }  // namespace skein

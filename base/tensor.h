@@ -39,4 +39,7 @@ struct Tensor {
   void* scales = nullptr;  // kI8Block32: f32 {scale, scale * sum of the block} (rows, columns / 32, 2)
 };
 
+// `rows` rows from `first` on, or what is left of them. Of plain formats; null stays null.
+Tensor rows_from(Tensor tensor, int64_t first, int64_t rows);
+
 }  // namespace skein

@@ -46,6 +46,7 @@ struct PeerGroup {
   std::byte* inboxes[kRanksMax] = {};  // by rank, as this rank's device addresses them
   std::byte* shared[kRanksMax] = {};   // by rank: PeerSetup::shared_bytes, written by whoever the callers agree on
   uint64_t* states = nullptr;          // (channels) of this rank
+  uint32_t* gave_up = nullptr;         // device memory: the same as `failed`, for those who wait
   uint32_t* failed = nullptr;          // host memory: not 0 once a peer has not come in time
   int64_t patience_ns = 0;             // how long a launch waits for a peer; then Ops::reached() tells an error
   // In one trip every rank sends its part to all others, and all add up. In two, for which rows a rank adds up it gets

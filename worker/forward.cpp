@@ -15,15 +15,6 @@ Tensor first_rows(Tensor tensor, int64_t rows) {
   return tensor;
 }
 
-// `rows` rows from `first` on, or what is left of them. Null stays null.
-Tensor rows_from(Tensor tensor, int64_t first, int64_t rows) {
-  if (tensor.data != nullptr) {
-    tensor.data = static_cast<std::byte*>(tensor.data) + first * row_bytes(tensor.format, tensor.row_stride);
-  }
-  tensor.rows = std::min(rows, tensor.rows - first);
-  return tensor;
-}
-
 }  // namespace
 
 Result<Tensor> Forward::allocate_tensor(Format format, int64_t rows, int64_t columns, DeviceArena* arena) const {

@@ -165,12 +165,22 @@ class GroupProbe {
     ASSIGN_OR_RETURN(void* const residual, arena.allocate(ops_.tensor_bytes(Format::kF32, x.rows, x.columns)));
     ASSIGN_OR_RETURN(void* const out, arena.allocate(ops_.tensor_bytes(x.format, x.rows, x.columns)));
     ASSIGN_OR_RETURN(const float* const weight, arena.upload(std::vector<float>(static_cast<size_t>(x.columns), 1.0f)));
-    AddNormArgs args{.out = ops_.make_tensor(out, x.format, x.rows, x.columns),
-                     .residual = ops_.make_tensor(residual, Format::kF32, x.rows, x.columns),
-                     .x = x, .weight = weight, .epsilon = 1e-5f, .sum = peers};
-    ASSIGN_OR_RETURN(const double with_sum, timer_.time_us([&] { ops_.add_norm(device_, args); }));
-    args.sum = nullptr;
-    ASSIGN_OR_RETURN(const double alone, timer_.time_us([&] { ops_.add_norm(device_, args); }));
+    const AddNormArgs whole{.out = ops_.make_tensor(out, x.format, x.rows, x.columns),
+                            .residual = ops_.make_tensor(residual, Format::kF32, x.rows, x.columns),
+                            .x = x, .weight = weight, .epsilon = 1e-5f};
+    const int64_t rows = peers->rows_normed(row_bytes(x.format, x.columns));
+    const auto sum_and_norm = [&] {  // in as many launches as a step takes
+      for (int64_t first = 0; first < x.rows; first += rows) {
+        AddNormArgs part = whole;
+        part.out = rows_from(whole.out, first, rows);
+        part.residual = rows_from(whole.residual, first, rows);
+        part.x = rows_from(x, first, rows);
+        part.sum = peers;
+        ops_.add_norm(device_, part);
+      }
+    };
+    ASSIGN_OR_RETURN(const double with_sum, timer_.time_us(sum_and_norm));
+    ASSIGN_OR_RETURN(const double alone, timer_.time_us([&] { ops_.add_norm(device_, whole); }));
     return std::max(with_sum - alone, 0.0);
   }
 

@@ -52,9 +52,10 @@ bool Peers::allocate(const PeerSetup& setup) {
   if (!works(cudaMalloc(&memory, static_cast<size_t>(bytes)))) return false;
   memory_ = static_cast<std::byte*>(memory);
   void* states = nullptr;
-  const size_t state_bytes = static_cast<size_t>(group_.channels) * sizeof(uint64_t);
+  const size_t state_bytes = static_cast<size_t>(group_.channels + 1) * sizeof(uint64_t);
   if (!works(cudaMalloc(&states, state_bytes))) return false;
   group_.states = static_cast<uint64_t*>(states);
+  group_.gave_up = reinterpret_cast<uint32_t*>(group_.states + group_.channels);
   void* failed = nullptr;
   if (!works(cudaMallocHost(&failed, sizeof(uint32_t)))) return false;
   group_.failed = static_cast<uint32_t*>(failed);

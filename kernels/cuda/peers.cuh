@@ -42,9 +42,9 @@ __device__ __forceinline__ bool has_come(const uint4& v) {
 }
 
 // A peer that does not come must not hang the device: after a while everyone goes on with what is there, and the host
-// sees `failed`.
-__device__ __forceinline__ uint4 wait_for_unit(const std::byte* from, volatile uint32_t* failed,
-                                               uint64_t patience_ns) {
+// sees `failed`. Who waits does not look there: reads of host memory by tens of thousands of threads take longer than
+// what they wait for, which makes this rank the late one in the next sum, and so on from rank to rank.
+__device__ __forceinline__ uint4 wait_for_unit(const std::byte* from, const PeerGroup& group) {
   constexpr uint32_t kTriesBetweenLooks = 1024;
   const uint64_t begin = nanoseconds();
   while (true) {
@@ -52,9 +52,10 @@ __device__ __forceinline__ uint4 wait_for_unit(const std::byte* from, volatile u
       const uint4 v = load_system(from);
       if (has_come(v)) return v;
     }
-    if (*failed != 0) return {};
-    if (nanoseconds() - begin < patience_ns) continue;
-    *failed = 1;
+    if (*static_cast<volatile uint32_t*>(group.gave_up) != 0) return {};
+    if (nanoseconds() - begin < static_cast<uint64_t>(group.patience_ns)) continue;
+    *static_cast<volatile uint32_t*>(group.gave_up) = 1;
+    *static_cast<volatile uint32_t*>(group.failed) = 1;
     return {};
   }
 }
@@ -94,8 +95,7 @@ class Channel {
   // `v` if it has come, else what comes.
   __device__ __forceinline__ uint4 awaited(const uint4& v, int source, int64_t offset) const {
     if (has_come(v)) return v;
-    return wait_for_unit(message(group_.rank, slot_, source) + offset, group_.failed,
-                         static_cast<uint64_t>(group_.patience_ns));
+    return wait_for_unit(message(group_.rank, slot_, source) + offset, group_);
   }
   __device__ __forceinline__ uint4 receive(int source, int64_t offset) const {
     return awaited(look(source, offset), source, offset);
