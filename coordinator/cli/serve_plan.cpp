@@ -86,18 +86,6 @@ void settle(ServeConfig* config) {
   if (config->step_timeout == 0) config->step_timeout = gpu ? 60 : 600;
 }
 
-// In the user's cache folder; empty, and nothing is kept, where there is none.
-std::string timings_path() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache == nullptr && home == nullptr) return "";
-  const std::filesystem::path caches = cache != nullptr ? cache : std::filesystem::path(home) / ".cache";
-  const std::filesystem::path folder = caches / "skein";
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  return error ? "" : (folder / "products.txt").string();
-}
-
 // What each rank of a GPU may take, from the share of it that was asked for and what others hold already.
 Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, int all_ranks) {
   const int there = static_cast<int>(machine.gpus.size());
@@ -296,7 +284,6 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   spec.memory_reserve = gpu ? kGpuLateReserve : 0;
   spec.deterministic = config.deterministic;
   spec.prefix_caching = !config.no_prefix_caching;
-  if (gpu) spec.timings_path = timings_path();
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
                                              : std::max(1, site.cores / site.ranks);
   spec.spin = gpu || spec.threads * site.ranks <= site.cores;
