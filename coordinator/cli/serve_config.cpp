@@ -272,7 +272,7 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_integer("kv-cache-memory-bytes", "KV cache of each rank", 1, INT64_MAX, &config->kv_cache_memory_bytes);
   table->add_real("gpu-memory-utilization", "share of a GPU's memory that its rank may fill", 0.05, 0.98,
                   &config->gpu_memory_utilization);
-  table->add_integer("block-size", "tokens of a KV block; default 16, on GPUs 64", 1, 256, &config->block_size);
+  table->add_integer("block-size", "tokens of a KV block; default 16, on GPUs 64, where others than 16, 32 and 64 make attention slow", 1, 256, &config->block_size);
   table->add_switch("deterministic",
                     "the same bits for a request whatever else runs, at a price on GPUs; on CPUs always so",
                     &config->deterministic);
