@@ -82,13 +82,17 @@ class Nvml {
     };
     unsigned count = 0;
     const int status = ready_ ? count_(&count) : status_;
-    if (library_ != nullptr && !complete_) tell("the NVIDIA driver's library lacks what is asked of it: install a newer driver");
-    else if (status != kNvmlSuccess) tell("the NVIDIA driver does not answer (" + text_of(status) + "): see what nvidia-smi says");
+    const std::string remedy = "): see what nvidia-smi says";
+    if (library_ != nullptr && !complete_) {
+      tell("the NVIDIA driver's library lacks what is asked of it: install a newer driver");
+    } else if (status != kNvmlSuccess) {
+      tell("the NVIDIA driver does not answer (" + text_of(status) + remedy);
+    }
     for (unsigned i = 0; i < count; ++i) {
       NvmlDevice device = nullptr;
       Gpu gpu;
       if (const int fault = ask_itself(i, &device, &gpu); fault != kNvmlSuccess) {
-        tell("GPU " + std::to_string(i) + " of the driver's does not answer (" + text_of(fault) + "): see what nvidia-smi says");
+        tell("GPU " + std::to_string(i) + " of the driver's does not answer (" + text_of(fault) + remedy);
         continue;
       }
       char uuid[kNameBytes] = "";

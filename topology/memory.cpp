@@ -228,7 +228,7 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   if (request.kv_bytes_per_rank && tokens == 0) {
     const int64_t least = round_up<int64_t>(request.context_max.value_or(1), request.block_tokens);
     const std::string what = "block of " + std::to_string(request.block_tokens) + " tokens";
-    return pool_too_small(*request.kv_bytes_per_rank, what, least * most, "or leave it out");
+    return pool_holds_no(*request.kv_bytes_per_rank, what, least * most, "or leave it out");
   }
   const int64_t needed = round_up(int64_t{wanted}, int64_t{request.block_tokens});
   if (tokens < needed && request.context_max) {
@@ -249,7 +249,7 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   return plan;
 }
 
-Status pool_too_small(int64_t asked, const std::string& what, int64_t needed, const std::string& remedy) {
+Status pool_holds_no(int64_t asked, const std::string& what, int64_t needed, const std::string& remedy) {
   return resource_exhausted("kv-cache-memory-bytes of " + readable_bytes(asked) + " a rank holds no " + what +
                             "; raise it to " + std::to_string(needed) + " (" + readable_bytes(needed) + "), " + remedy);
 }

@@ -79,8 +79,8 @@ struct MemoryPlan {
   int64_t total(int block_tokens) const;
 };
 
-// Refuses pages of `asked` bytes a rank, which hold no `what`: "block of 16 tokens". `needed` bytes do.
-Status pool_too_small(int64_t asked, const std::string& what, int64_t needed, const std::string& remedy);
+// Refuses pages of `asked` bytes a rank, which hold no `what`, as "block of 16 tokens"; `needed` bytes do.
+Status pool_holds_no(int64_t asked, const std::string& what, int64_t needed, const std::string& remedy);
 
 // Refuses a context that is longer than the model's.
 Status check_context(const ModelDescription& model, const MemoryRequest& request);

@@ -211,8 +211,9 @@ Status check_gpu_model(const ModelDescription& model) {
                        " do not run on GPUs, whose kernels take multiples of 8 up to 256: use --device cpu");
   }
   if (model.hidden > kCudaHiddenMax) {
-    return unsupported("a hidden size of " + std::to_string(model.hidden) + " does not run on GPUs, whose kernels take up to " +
-                       std::to_string(kCudaHiddenMax) + ": use --device cpu");
+    return unsupported("a hidden size of " + std::to_string(model.hidden) +
+                       " does not run on GPUs, whose kernels take up to " + std::to_string(kCudaHiddenMax) +
+                       ": use --device cpu");
   }
   return {};
 }

@@ -28,7 +28,8 @@ struct Placement {
 // is all where one of `nodes` has that name.
 NodePart parse_node_part(const std::string& text, const std::set<std::string>& nodes);
 
-// What `cluster` of a configuration names: a file, or this machine as it is found (kClusterHere), with Discovery::notes.
+// What `cluster` of a configuration names: a file, or this machine as it is found (kClusterHere), with
+// Discovery::notes.
 Result<Cluster> read_cluster(const std::string& name, std::vector<std::string>* notes = nullptr);
 
 // Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan

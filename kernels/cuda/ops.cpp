@@ -76,7 +76,9 @@ Status prepare(Device& device, const PrepareArgs& args) {
   RETURN_IF_ERROR(
       gpu.linear_choice().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), timings));
   const Status kept = timings.save();
-  if (!kept.ok()) log_warning("timings of products are not kept; the next start measures again", {{"cause", kept.message()}});
+  if (!kept.ok()) {
+    log_warning("timings of products are not kept; the next start measures again", {{"cause", kept.message()}});
+  }
   return {};
 }
 

@@ -59,11 +59,11 @@ int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) {
 
 
 def with_driver(folder, *majors, name="X", free_gib=80, start=0):
-    """The environment of a program that shall find that driver, made in the folder: a GPU of each compute capability (0:
-    it is lost) and 80 GiB; the driver starts with that status."""
+    """The environment of a program that shall find that driver, made in the folder: a GPU of 80 GiB of each compute
+    capability (0: it is lost); the driver starts with that status."""
     source, library = folder / "driver.c", folder / "libnvidia-ml.so.1"
     source.write_text(DRIVER)
-    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJORS={','.join(map(str, majors))}",
-                    f"-DFREE_GIB={free_gib}", f"-DSTART={start}", f'-DNAME="{name}"', f'-DFOLDER="{folder}"', "-o", library,
-                    source], check=True)
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJORS={','.join(map(str, majors))}", f"-DFREE_GIB={free_gib}",
+                    f"-DSTART={start}", f'-DNAME="{name}"', f'-DFOLDER="{folder}"', "-o", library, source],
+                   check=True)
     return {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}

@@ -1,5 +1,6 @@
-"""What is planned for GPUs that are not as a user may think: it is said why others, or CPUs, are taken, or what to change.
-With a driver that the test makes: no GPU is needed.
+"""What is planned for GPUs that are not as a user may think: why others, or CPUs, are taken, or what to change.
+
+Needs a build with CUDA (SKEIN_BIN), and no GPU: the test makes the driver.
 """
 
 import json
@@ -34,14 +35,15 @@ def with_sizes(folder, **sizes):
 
 
 @pytest.mark.parametrize("driver, visible, says", [
-    ({"majors": [8, 9]}, None, "compute capability 8.0, and the CUDA backend needs 9.0 (H100, H200, GH200): name only the others"),
+    ({"majors": [8, 9]}, None, "has compute capability 8.0, and the CUDA backend needs 9.0"),
+    ({"majors": [8, 9]}, None, ": name only the others in CUDA_VISIBLE_DEVICES"),
     ({"majors": [9], "start": 18}, None, "the NVIDIA driver does not answer (NVML status 18)"),
     ({"majors": [0]}, None, "GPU 0 of the driver's does not answer (NVML status 15)"),
     ({"majors": [9, 9]}, "", "CUDA_VISIBLE_DEVICES= hides all of this machine's 2 GPUs"),
     ({"majors": [9, 9]}, "x", "CUDA_VISIBLE_DEVICES=x hides all of this machine's 2 GPUs"),
 ])
 def test_why_cpus_are_taken(tmp_path, driver, visible, says):
-    env = with_driver(tmp_path, *driver.pop("majors"), **driver)
+    env = with_driver(tmp_path, *driver["majors"], start=driver.get("start", 0))
     if visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = visible
     (note,) = [line for line in plan(env).splitlines() if line.startswith("note ")]
@@ -91,7 +93,8 @@ def test_sizes_that_no_kernel_takes(tmp_path, sizes, says):
 
 def test_blocks_that_make_attention_slow(tmp_path):
     env = with_driver(tmp_path, 9)
-    assert "note      GPUs have no fast attention for KV blocks of 48 tokens: use --block-size 16, 32 or 64" in plan(env, "--block-size", 48)
+    says = "note      GPUs have no fast attention for KV blocks of 48 tokens: use --block-size 16, 32 or 64\n"
+    assert says in plan(env, "--block-size", 48)
     assert "note " not in plan(env, "--block-size", 32)
     assert "note " not in plan(env, "--block-size", 48, "--device", "cpu")
 

@@ -59,8 +59,8 @@ TEST(VisibleGpus, AreExplainedWhereSomeAreHiddenByMistake) {
     EXPECT_EQ(hidden(none), "CUDA_VISIBLE_DEVICES=" + std::string(none) +
                                 " hides all of this machine's 4 GPUs: unset it, or name some of them");
   }
-  EXPECT_EQ(hidden("1,4,0"), "CUDA_VISIBLE_DEVICES=1,4,0 names 4, which is none of this machine's 4 GPUs, and CUDA shows "
-                             "only the 1 before it: correct it");
+  EXPECT_EQ(hidden("1,4,0"), "CUDA_VISIBLE_DEVICES=1,4,0 names 4, which is none of this machine's 4 GPUs, and CUDA "
+                             "shows only the 1 before it: correct it");
 }
 
 class HgxBoard : public testing::Test {

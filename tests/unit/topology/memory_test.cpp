@@ -111,8 +111,8 @@ TEST_F(MemoryTest, RefusesAContextThatWasAskedForWithTheNumbers) {
 TEST_F(MemoryTest, SaysHowLargeAPoolMustBe) {
   const MemoryRequest request{.kv_bytes_per_rank = 1000, .memory_bytes = 512 * kMiB};
   const std::string said = plan(1, 1, request).status().message();
-  EXPECT_NE(said.find("kv-cache-memory-bytes of 1000 B a rank holds no block of 16 tokens; raise it to 8192 (8.0 KiB), or "
-                      "leave it out"),
+  EXPECT_NE(said.find("kv-cache-memory-bytes of 1000 B a rank holds no block of 16 tokens; raise it to 8192 (8.0 KiB), "
+                      "or leave it out"),
             std::string::npos)
       << said;
   EXPECT_TRUE(plan(1, 1, {.kv_bytes_per_rank = 8192, .memory_bytes = 512 * kMiB}).ok());
@@ -124,7 +124,8 @@ TEST_F(MemoryTest, SaysHowLargeAPoolMustBe) {
 TEST_F(MemoryTest, SaysWhoHoldsAGpusMemory) {
   const std::string said =
       plan(1, 1, {.gpu = true, .memory_bytes = 0, .held = "others hold GPU 0: choose another"}).status().message();
-  EXPECT_NE(said.find("but 0 B can be had; others hold GPU 0: choose another, or use more GPUs"), std::string::npos) << said;
+  EXPECT_NE(said.find("but 0 B can be had; others hold GPU 0: choose another, or use more GPUs"), std::string::npos)
+      << said;
 }
 
 TEST(Machine, IsDescribed) {
