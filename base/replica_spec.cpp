@@ -43,7 +43,6 @@ void each_field(Spec& spec, Visit visit) {
   visit("deterministic", spec.deterministic, 0, 0);
   visit("prefix_caching", spec.prefix_caching, 0, 0);
   visit("cache_key", spec.cache_key, 0, 0);
-  visit("timings_path", spec.timings_path, 0, 0);
   visit("threads", spec.threads, 1, 4096);
   visit("spin", spec.spin, 0, 0);
   visit("first_core", spec.first_core, -1, kIntMax);

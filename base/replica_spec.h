@@ -57,8 +57,6 @@ struct ReplicaSpec {
   bool prefix_caching = true;
   std::string cache_key;      // 32 hex digits; keys the prefix cache's hashes
 
-  std::string timings_path;   // file of the fastest ways to do products on this machine's GPUs; empty: none
-
   int threads = 1;       // of each rank
   bool spin = true;      // there is a core for each thread of each rank
   int first_core = -1;   // thread t of rank r is pinned to first_core + r * threads + t; -1: not pinned

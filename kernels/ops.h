@@ -251,7 +251,7 @@ struct PreparedProduct {
 struct PrepareArgs {
   const PreparedProduct* products = nullptr;
   int count = 0;
-  const char* cache_path = "";  // file that keeps what was found for the next start; may be absent; empty: none
+  const char* cache_path = "";  // keeps what was found for the next start, if it can be written; empty: none
 };
 
 struct DeviceMemory {

@@ -96,6 +96,7 @@ class Discoverer {
     node_.name = host_name();
     node_.cores = machine.cores;
     node_.memory_bytes = machine.memory_total_bytes;
+    discovery_.notes = machine.gpu_faults;
     if (machine.gpus.empty()) add_cores(machine);
     else add_gpus(machine.gpus);
     std::vector<std::string> pci;

@@ -48,6 +48,7 @@ class Nvml {
  public:
   explicit Nvml(const char* library) : library_(dlopen(library, RTLD_NOW | RTLD_LOCAL)) {
     if (library_ == nullptr) return;
+    load("nvmlErrorString", &error_string_);
     need("nvmlInit_v2", &init_);
     need("nvmlShutdown", &shutdown_);
     need("nvmlDeviceGetCount_v2", &count_);
@@ -62,7 +63,8 @@ class Nvml {
     load("nvmlDeviceGetGpuFabricInfo", &fabric_);
     load("nvmlDeviceGetMaxPcieLinkGeneration", &pcie_generation_);
     load("nvmlDeviceGetMaxPcieLinkWidth", &pcie_lanes_);
-    ready_ = complete_ && init_() == kNvmlSuccess;
+    if (complete_) status_ = init_();
+    ready_ = complete_ && status_ == kNvmlSuccess;
   }
   ~Nvml() {
     if (ready_) shutdown_();
@@ -71,25 +73,28 @@ class Nvml {
   Nvml(const Nvml&) = delete;
   Nvml& operator=(const Nvml&) = delete;
 
-  // `links`: also how they are joined to each other and the host.
-  std::vector<Gpu> gpus(bool links) const {
+  // `links`: also how they are joined to each other and the host. `faults` may be null.
+  std::vector<Gpu> gpus(bool links, std::vector<std::string>* faults) const {
     std::vector<Gpu> gpus;
     std::vector<NvmlDevice> devices;
+    const auto tell = [&](const std::string& fault) {
+      if (faults != nullptr) faults->push_back(fault);
+    };
     unsigned count = 0;
-    if (!ready_ || count_(&count) != kNvmlSuccess) return gpus;
+    const int status = ready_ ? count_(&count) : status_;
+    const std::string remedy = "): see what nvidia-smi says";
+    if (library_ != nullptr && !complete_) {
+      tell("the NVIDIA driver's library lacks what is asked of it: install a newer driver");
+    } else if (status != kNvmlSuccess) {
+      tell("the NVIDIA driver does not answer (" + text_of(status) + remedy);
+    }
     for (unsigned i = 0; i < count; ++i) {
       NvmlDevice device = nullptr;
-      NvmlMemory memory{};
-      char name[kNameBytes] = "";
       Gpu gpu;
-      if (handle_(i, &device) != kNvmlSuccess || memory_(device, &memory) != kNvmlSuccess ||
-          name_(device, name, kNameBytes) != kNvmlSuccess ||
-          capability_(device, &gpu.compute_major, &gpu.compute_minor) != kNvmlSuccess) {
+      if (const int fault = ask_itself(i, &device, &gpu); fault != kNvmlSuccess) {
+        tell("GPU " + std::to_string(i) + " of the driver's does not answer (" + text_of(fault) + remedy);
         continue;
       }
-      gpu.name = name;
-      gpu.memory_total = static_cast<int64_t>(memory.total);
-      gpu.memory_free = static_cast<int64_t>(memory.free);
       char uuid[kNameBytes] = "";
       if (uuid_ != nullptr && uuid_(device, uuid, kNameBytes) == kNvmlSuccess) gpu.uuid = uuid;
       if (links) ask_links(device, &gpu);
@@ -109,6 +114,25 @@ class Nvml {
   void need(const char* symbol, Function* out) {
     load(symbol, out);
     complete_ = complete_ && *out != nullptr;
+  }
+
+  // What every driver tells. NVML's status.
+  int ask_itself(unsigned index, NvmlDevice* device, Gpu* gpu) const {
+    NvmlMemory memory{};
+    char name[kNameBytes] = "";
+    if (const int status = handle_(index, device); status != kNvmlSuccess) return status;
+    if (const int status = memory_(*device, &memory); status != kNvmlSuccess) return status;
+    if (const int status = name_(*device, name, kNameBytes); status != kNvmlSuccess) return status;
+    gpu->name = name;
+    gpu->memory_total = static_cast<int64_t>(memory.total);
+    gpu->memory_free = static_cast<int64_t>(memory.free);
+    return capability_(*device, &gpu->compute_major, &gpu->compute_minor);
+  }
+
+  // "Driver/library version mismatch, NVML status 18"
+  std::string text_of(int status) const {
+    const char* text = error_string_ == nullptr ? nullptr : error_string_(status);
+    return (text == nullptr ? std::string() : std::string(text) + ", ") + "NVML status " + std::to_string(status);
   }
 
   // What an older driver or a virtual machine does not tell stays unknown.
@@ -153,6 +177,8 @@ class Nvml {
   void* const library_;
   bool complete_ = true;
   bool ready_ = false;
+  int status_ = kNvmlSuccess;  // of its start
+  const char* (*error_string_)(int) = nullptr;
   int (*init_)() = nullptr;
   int (*shutdown_)() = nullptr;
   int (*count_)(unsigned*) = nullptr;
@@ -171,12 +197,16 @@ class Nvml {
 
 GpuWatch::GpuWatch(const char* library) : nvml_(std::make_unique<Nvml>(library)) {}
 GpuWatch::~GpuWatch() = default;
-std::vector<Gpu> GpuWatch::look() const { return nvml_->gpus(false); }
+std::vector<Gpu> GpuWatch::look() const { return nvml_->gpus(false, nullptr); }
 
-std::vector<Gpu> discover_gpus(const char* library) { return Nvml(library).gpus(true); }
+std::vector<Gpu> discover_gpus(const char* library, std::vector<std::string>* faults) {
+  return Nvml(library).gpus(true, faults);
+}
 
-std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible) {
-  if (visible == nullptr) return gpus;
+namespace {
+
+// Those shown up to `*unknown`, the entry that is not there; empty: all entries are.
+std::vector<Gpu> shown_gpus(const std::vector<Gpu>& gpus, const std::string& visible, std::string* unknown) {
   std::vector<Gpu> shown;
   std::istringstream list(visible);
   for (std::string entry; std::getline(list, entry, ',');) {
@@ -187,10 +217,32 @@ std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible)
     const auto is_meant = [&](const Gpu& gpu) { return !entry.empty() && gpu.uuid.starts_with(entry); };
     const auto gpu = numbered ? gpus.begin() + static_cast<ptrdiff_t>(std::min(number, gpus.size()))
                               : std::ranges::find_if(gpus, is_meant);
-    if (gpu == gpus.end()) break;
+    if (gpu == gpus.end()) {
+      *unknown = entry;
+      break;
+    }
     shown.push_back(*gpu);
   }
   return shown;
+}
+
+}  // namespace
+
+std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible) {
+  std::string unknown;
+  return visible == nullptr ? gpus : shown_gpus(gpus, visible, &unknown);
+}
+
+std::string hidden_gpus(const std::vector<Gpu>& gpus, const char* visible) {
+  if (visible == nullptr || gpus.empty()) return "";
+  std::string unknown;
+  const size_t shown = shown_gpus(gpus, visible, &unknown).size();
+  const std::string said = "CUDA_VISIBLE_DEVICES=" + std::string(visible);
+  const std::string of = std::to_string(gpus.size()) + (gpus.size() == 1 ? " GPU" : " GPUs");
+  if (shown == 0) return said + " hides all of this machine's " + of + ": unset it, or name some of them";
+  if (unknown.empty()) return "";
+  return said + " names " + unknown + ", which is none of this machine's " + of + ", and CUDA shows only the " +
+         std::to_string(shown) + " before it: correct it";
 }
 
 }  // namespace skein

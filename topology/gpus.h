@@ -44,11 +44,14 @@ class GpuWatch {
 };
 
 // The NVIDIA GPUs of this machine, in the driver's order; none where there is no driver. Asks the driver's management
-// library (NVML), which is loaded for the occasion: nothing here needs CUDA.
-std::vector<Gpu> discover_gpus(const char* library = "libnvidia-ml.so.1");
+// library (NVML), which is loaded for the occasion: nothing here needs CUDA. `faults` gets a sentence of each GPU that
+// does not answer, or of a driver that does not.
+std::vector<Gpu> discover_gpus(const char* library = "libnvidia-ml.so.1", std::vector<std::string>* faults = nullptr);
 
 // Those that CUDA shows a process with that CUDA_VISIBLE_DEVICES, as it counts them: numbers, UUIDs or how one begins,
 // up to the first that is not there. Null: all.
 std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible);
+// A sentence where that shows none of them, or names what is none of them; else empty.
+std::string hidden_gpus(const std::vector<Gpu>& gpus, const char* visible);
 
 }  // namespace skein

@@ -38,11 +38,14 @@ int usable_cores() {
 
 Machine discover_machine(const char* nvml) {
   const HostMemory memory = host_memory();
-  return {.cores = usable_cores(),
-          .memory_bytes = memory.available,
-          .memory_total_bytes = memory.total,
-          .processor = processor_name(),
-          .gpus = nvml == nullptr ? std::vector<Gpu>() : discover_gpus(nvml)};
+  Machine machine{.cores = usable_cores(),
+                  .memory_bytes = memory.available,
+                  .memory_total_bytes = memory.total,
+                  .processor = processor_name(),
+                  .gpus = {},
+                  .gpu_faults = {}};
+  if (nvml != nullptr) machine.gpus = discover_gpus(nvml, &machine.gpu_faults);
+  return machine;
 }
 
 }  // namespace skein

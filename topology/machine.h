@@ -15,6 +15,7 @@ struct Machine {
   int64_t memory_total_bytes = 0;  // whoever uses it
   std::string processor;         // "AMD EPYC ..."
   std::vector<Gpu> gpus;
+  std::vector<std::string> gpu_faults;  // of GPUs that are not among them: a sentence each
 };
 
 // Its GPUs as discover_gpus() has them. Null: they are not looked at, and nothing here waits for a driver.

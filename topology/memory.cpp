@@ -211,25 +211,29 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   const int64_t left = there(tightest) - memories[tightest].fixed();
   if (left <= 0) {
     return does_not_fit("the model with its activations", memories[tightest].fixed(), there(tightest),
-                        request.gpu ? "use more GPUs (tensor-parallel-size), a smaller model, or a smaller "
-                                      "max-num-batched-tokens"
-                                    : "use a smaller or quantised model, fewer replicas, or a smaller "
-                                      "max-num-batched-tokens");
+                        (request.held.empty() ? "" : request.held + ", or ") +
+                            (request.gpu ? "use more GPUs (tensor-parallel-size), a smaller model, or a smaller "
+                                           "max-num-batched-tokens"
+                                         : "use a smaller or quantised model, fewer replicas, or a smaller "
+                                           "max-num-batched-tokens"));
   }
   RETURN_IF_ERROR(check_context(checkpoint.description(), request));
   const int wanted = request.context_max.value_or(model_context);
   int64_t pool = INT64_MAX;     // tokens that are asked for, or the default
   int64_t largest = INT64_MAX;  // tokens that fit
+  const int64_t most = std::max<int64_t>(std::ranges::max(plan.ranks, {}, &RankMemory::kv_per_token).kv_per_token, 1);
   for (size_t i = 0; i < memories.size(); ++i) {
     const int64_t left_here = there(i) - memories[i].fixed();
     largest = std::min(largest, left_here / std::max<int64_t>(memories[i].kv_per_token, 1));
     pool = std::min(pool, default_pool_tokens(left_here, memories[i].kv_per_token, request, wanted));
   }
-  if (request.kv_bytes_per_rank) {
-    const int64_t most = std::ranges::max(plan.ranks, {}, &RankMemory::kv_per_token).kv_per_token;
-    pool = *request.kv_bytes_per_rank / std::max<int64_t>(most, 1);
-  }
+  if (request.kv_bytes_per_rank) pool = *request.kv_bytes_per_rank / most;
   const int64_t tokens = pool / request.block_tokens * request.block_tokens;
+  if (request.kv_bytes_per_rank && tokens == 0) {
+    const int64_t least = round_up<int64_t>(request.context_max.value_or(1), request.block_tokens);
+    const std::string what = "block of " + std::to_string(request.block_tokens) + " tokens";
+    return pool_holds_no(*request.kv_bytes_per_rank, what, least * most, "or leave it out");
+  }
   const int64_t needed = round_up(int64_t{wanted}, int64_t{request.block_tokens});
   if (tokens < needed && request.context_max) {
     return does_not_fit("a context of " + std::to_string(wanted) + " tokens", needed * plan.kv_per_token(),
@@ -247,6 +251,11 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
   plan.context_lowered = plan.context_max < model_context;
   plan.kv_blocks = static_cast<int>(std::min<int64_t>(tokens / request.block_tokens, INT32_MAX));
   return plan;
+}
+
+Status pool_holds_no(int64_t asked, const std::string& what, int64_t needed, const std::string& remedy) {
+  return resource_exhausted("kv-cache-memory-bytes of " + readable_bytes(asked) + " a rank holds no " + what +
+                            "; raise it to " + std::to_string(needed) + " (" + readable_bytes(needed) + "), " + remedy);
 }
 
 std::string readable_bytes(int64_t bytes) {

@@ -35,6 +35,7 @@ struct MemoryRequest {
   int64_t runtime_bytes = kGpuReserve;        // GPUs: RankMemory::runtime
   int64_t memory_bytes = 0;                   // what this replica may take; apart: what each rank may
   std::vector<int64_t> memory_by_rank = {};   // apart: what each may, where that differs; none: memory_bytes
+  std::string held = {};                      // a clause with a remedy: who else has memory here; empty: nobody
 };
 
 struct RankMemory {
@@ -77,6 +78,9 @@ struct MemoryPlan {
   int64_t kv_per_token() const;  // over all ranks
   int64_t total(int block_tokens) const;
 };
+
+// Refuses pages of `asked` bytes a rank, which hold no `what`, as "block of 16 tokens"; `needed` bytes do.
+Status pool_holds_no(int64_t asked, const std::string& what, int64_t needed, const std::string& remedy);
 
 // Refuses a context that is longer than the model's.
 Status check_context(const ModelDescription& model, const MemoryRequest& request);

@@ -173,10 +173,8 @@ Status pool_too_small(const Search& search, const Relaxed& rules) {
     needed = std::min(needed, most);
   }
   if (*demand.memory.kv_bytes_per_rank >= needed) return {};
-  return resource_exhausted("kv-cache-memory-bytes of " + readable_bytes(*demand.memory.kv_bytes_per_rank) +
-                            " a rank holds no request of " + std::to_string(tokens_of_request(demand)) +
-                            " tokens; raise it to " + std::to_string(needed) + " (" + readable_bytes(needed) +
-                            "), leave it out, or use shorter requests");
+  const std::string what = "request of " + std::to_string(tokens_of_request(demand)) + " tokens";
+  return pool_holds_no(*demand.memory.kv_bytes_per_rank, what, needed, "leave it out, or use shorter requests");
 }
 
 // A degree, a pool or a context that is asked for and cannot be had on any number of these devices; OK: none of them.

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 
+#include "base/cache_file.h"
 #include "base/checked.h"
 #include "worker/forward.h"
 #include "worker/model_weights.h"
@@ -351,9 +352,11 @@ struct Executor::State {
     for (int tokens = 1; tokens <= spec.step_tokens_max; tokens = next(tokens)) {
       for (const PreparedProduct& product : forward->products(tokens)) products.push_back(product);
     }
+    const std::string caches = cache_folder();  // this machine's: a coordinator's may not be here
+    const std::string timings = caches.empty() ? "" : caches + "/products.txt";
     return ops.prepare(device, {.products = products.data(),
                                 .count = static_cast<int>(products.size()),
-                                .cache_path = spec.timings_path.c_str()});
+                                .cache_path = timings.c_str()});
   }
 
   Status record_decode_steps() {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <initializer_list>
 
+#include "base/cuda_limits.h"
 #include "base/parse_number.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
@@ -148,11 +149,12 @@ NodePart parse_node_part(const std::string& text, const std::set<std::string>& n
   return {.node = text.substr(0, colon), .first = *first, .last = *last};
 }
 
-Result<Cluster> read_cluster(const std::string& name) {
+Result<Cluster> read_cluster(const std::string& name, std::vector<std::string>* notes) {
   if (name != kClusterHere) return read_cluster_file(name);
-  Cluster here = discover().cluster;
-  RETURN_IF_ERROR(validate(here).within("this machine as it is found"));
-  return here;
+  Discovery here = discover();
+  RETURN_IF_ERROR(validate(here.cluster).within("this machine as it is found"));
+  if (notes != nullptr) *notes = std::move(here.notes);
+  return std::move(here.cluster);
 }
 
 Status make_placement(const ServeConfig& config, Placement* placement) {
@@ -196,7 +198,24 @@ Status check_backends(const ServeConfig& config, const Placement& placement) {
     return invalid_argument("the plan is for device " + device + ", not " + config.device +
                             ": name other nodes with --nodes, or leave device out");
   }
-  return used.gpus ? check_gpu_formats(config) : Status();
+  if (!used.gpus) return {};
+  for (const ModelDemand& model : placement.request.models) {
+    RETURN_IF_ERROR(check_gpu_model(model.checkpoint->description()).within(model.name));
+  }
+  return check_gpu_formats(config);
+}
+
+Status check_gpu_model(const ModelDescription& model) {
+  if (!cuda_takes_head_dim(model.head_dim)) {
+    return unsupported("attention heads of size " + std::to_string(model.head_dim) +
+                       " do not run on GPUs, whose kernels take multiples of 8 up to 256: use --device cpu");
+  }
+  if (model.hidden > kCudaHiddenMax) {
+    return unsupported("a hidden size of " + std::to_string(model.hidden) +
+                       " does not run on GPUs, whose kernels take up to " + std::to_string(kCudaHiddenMax) +
+                       ": use --device cpu");
+  }
+  return {};
 }
 
 Status check_gpu_formats(const ServeConfig& config) {
@@ -222,7 +241,7 @@ ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) 
 
 Status describe_placement(const ServeConfig& config, Placement* placement) {
   if (placement->cluster.nodes.empty()) {
-    ASSIGN_OR_RETURN(placement->cluster, read_cluster(config.placement.cluster));
+    ASSIGN_OR_RETURN(placement->cluster, read_cluster(config.placement.cluster, &placement->notes));
   }
   ASSIGN_OR_RETURN(placement->calibration, read_calibrations(shipped_calibration(), config.placement.calibration));
   std::vector<AskedModel> asked = config.placement.models;

@@ -17,6 +17,7 @@ struct Placement {
   std::vector<ModelFiles> models;
   PlanRequest request;
   PlacementPlan plan;
+  std::vector<std::string> notes;  // Discovery::notes, where the cluster is this machine as it is found
 
   Placement() = default;
   Placement(const Placement&) = delete;
@@ -27,8 +28,9 @@ struct Placement {
 // is all where one of `nodes` has that name.
 NodePart parse_node_part(const std::string& text, const std::set<std::string>& nodes);
 
-// What `cluster` of a configuration names: a file, or this machine as it is found (kClusterHere).
-Result<Cluster> read_cluster(const std::string& name);
+// What `cluster` of a configuration names: a file, or this machine as it is found (kClusterHere), with
+// Discovery::notes.
+Result<Cluster> read_cluster(const std::string& name, std::vector<std::string>* notes = nullptr);
 
 // Finds the models and their demands, and reads the cluster file unless placement->cluster has nodes; placement->plan
 // stays empty.
@@ -48,6 +50,8 @@ UsedDevices used_devices(const Placement& placement);
 Status check_backends(const ServeConfig& config, const Placement& placement);
 // Refuses formats that the CUDA backend does not compute in.
 Status check_gpu_formats(const ServeConfig& config);
+// Refuses a model whose sizes its kernels do not take.
+Status check_gpu_model(const ModelDescription& model);
 
 // A replica of the plan, its ranks by the names of their nodes.
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica);

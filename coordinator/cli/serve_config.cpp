@@ -251,7 +251,8 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_integer("tensor-parallel-size", "ranks that share each layer", 1, 1024, &config->tensor_parallel_size);
   table->add_integer("pipeline-parallel-size", "stages of layers", 1, 1024, &config->pipeline_parallel_size);
   table->add_integer("data-parallel-size", "replicas", 1, 1024, &config->data_parallel_size);
-  table->add_choice("device", "where ranks run; auto: on GPUs where there are any", {"auto", "cpu", "cuda"}, &config->device);
+  table->add_choice("device", "where ranks run; auto: on GPUs where there are any; the plan says why not",
+                    {"auto", "cpu", "cuda"}, &config->device);
   table->add_choice("dtype", "how weights are kept; auto: as in the file, on GPUs bfloat16", {"auto", "float32", "bfloat16", "float16"},
                     &config->dtype);
   table->add_choice("kv-cache-dtype", "of the KV cache; auto: float16, float32 with --dtype float32, on GPUs bfloat16",
@@ -272,7 +273,9 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_integer("kv-cache-memory-bytes", "KV cache of each rank", 1, INT64_MAX, &config->kv_cache_memory_bytes);
   table->add_real("gpu-memory-utilization", "share of a GPU's memory that its rank may fill", 0.05, 0.98,
                   &config->gpu_memory_utilization);
-  table->add_integer("block-size", "tokens of a KV block; default 16, on GPUs 64", 1, 256, &config->block_size);
+  table->add_integer("block-size",
+                     "tokens of a KV block; default 16, on GPUs 64, where others than 16, 32 and 64 make attention slow",
+                     1, 256, &config->block_size);
   table->add_switch("deterministic",
                     "the same bits for a request whatever else runs, at a price on GPUs; on CPUs always so",
                     &config->deterministic);

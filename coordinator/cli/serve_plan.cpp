@@ -8,6 +8,7 @@
 #include <span>
 #include <sstream>
 
+#include "base/cuda_limits.h"
 #include "coordinator/cli/plan_text.h"
 #include "coordinator/control/nodes.h"
 #include "topology/calibration.h"
@@ -20,6 +21,7 @@ namespace {
 constexpr int64_t kMemoryReserve = int64_t{512} << 20;  // for the system and this process
 
 constexpr int64_t kUnknownMemory = int64_t{1} << 50;
+constexpr int64_t kDriverHolds = int64_t{1} << 30;  // of a GPU that nobody uses, at most
 
 #ifdef SKEIN_CUDA
 constexpr bool kBuiltWithCuda = true;
@@ -45,36 +47,69 @@ Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
   return unavailable("a rank goes to " + place.node + ", which no agent has described: start `skein agent` there, see why the one that is there cannot, or " + kSayDevice);
 }
 
-// "cpu" or "cuda".
-Result<std::string> choose_device(const ServeConfig& config, const Machine& machine, const Cluster* nodes) {
+// Without --device the CPU would compute as is asked.
+Status check_formats(const ServeConfig& config) {
+  const Status formats = check_gpu_formats(config);
+  return formats.ok() ? formats : unsupported(formats.message() + ", or --device cpu");
+}
+
+std::string unsupported_gpu(const Gpu& gpu) {
+  return "the GPU " + gpu.name + " has compute capability " + std::to_string(gpu.compute_major) + "." +
+         std::to_string(gpu.compute_minor) + ", and the CUDA backend needs 9.0 (H100, H200, GH200)";
+}
+
+// What "auto" is on this machine; `notes` says why not GPUs, where a user may think so.
+Result<std::string> device_here(const ServeConfig& config, const Machine& machine, std::vector<std::string>* notes) {
+  if (!kBuiltWithCuda) return std::string("cpu");
+  const auto old = std::ranges::find_if_not(machine.gpus, &Gpu::supported);
+  if (!machine.gpus.empty() && old == machine.gpus.end()) {
+    RETURN_IF_ERROR(check_formats(config));
+    return std::string("cuda");
+  }
+  for (std::string& note : *notes) note += "; this runs on CPUs";
+  if (old != machine.gpus.end()) {
+    const bool others = std::ranges::any_of(machine.gpus, &Gpu::supported);
+    notes->push_back(unsupported_gpu(*old) + (others ? ": name only the others in CUDA_VISIBLE_DEVICES" : "") +
+                     "; this runs on CPUs");
+  }
+  return std::string("cpu");
+}
+
+// "cpu" or "cuda". `notes`: what is known of GPUs that do not answer or are hidden; what is not expected is added.
+Result<std::string> choose_device(const ServeConfig& config, const Machine& machine, const Cluster* nodes,
+                                  std::vector<std::string>* notes) {
   if (config.clustered() && config.device == "auto" && kBuiltWithCuda) {
     if (nodes == nullptr) {
       return invalid_argument(std::string("`skein serve` asks the agents whether places are GPUs; here ") + kSayDevice);
     }
     ASSIGN_OR_RETURN(std::string device, device_of_places(config, *nodes));
-    if (device == "cuda") RETURN_IF_ERROR(check_gpu_formats(config));
+    if (device == "cuda") RETURN_IF_ERROR(check_formats(config));
     return device;
   }
   if (config.clustered() && config.device != "cuda") return std::string("cpu");
-  if (config.device == "auto") {
-    if (!kBuiltWithCuda || machine.gpus.empty()) return std::string("cpu");
-    return std::string(std::ranges::all_of(machine.gpus, &Gpu::supported) ? "cuda" : "cpu");
-  }
+  if (config.device == "auto") return device_here(config, machine, notes);
   if (config.device == "cpu") return std::string("cpu");
   if (!kBuiltWithCuda) {
     return unsupported("this build has no CUDA backend: use --device cpu, or build it with scripts/build cuda");
   }
   if (machine.gpus.empty() && !config.clustered()) {
-    return unsupported("no NVIDIA GPU with a driver was found on this machine: use --device cpu");
+    return unsupported("no NVIDIA GPU with a driver was found on this machine" +
+                       (notes->empty() ? "" : " (" + notes->front() + ")") + ": use --device cpu");
   }
   for (const Gpu& gpu : machine.gpus) {
     if (gpu.supported() || config.clustered()) continue;
-    return unsupported("the GPU " + gpu.name + " has compute capability " + std::to_string(gpu.compute_major) + "." +
-                       std::to_string(gpu.compute_minor) +
-                       ", and the CUDA backend needs 9.0 (H100, H200, GH200): use --device cpu");
+    return unsupported(unsupported_gpu(gpu) + ": use --device cpu, or name only others in CUDA_VISIBLE_DEVICES");
   }
-  RETURN_IF_ERROR(check_gpu_formats(config));
+  RETURN_IF_ERROR(check_formats(config));
   return std::string("cuda");
+}
+
+// Of this machine's GPUs, for whoever does not ask for CPUs.
+std::vector<std::string> gpu_notes(const ServeConfig& config, const Machine& machine, const char* visible) {
+  if (!kBuiltWithCuda || config.device == "cpu" || config.clustered()) return {};
+  std::vector<std::string> notes = machine.gpu_faults;
+  if (std::string hidden = hidden_gpus(machine.gpus, visible); !hidden.empty()) notes.push_back(std::move(hidden));
+  return notes;
 }
 
 // Defaults that depend on the device.
@@ -84,18 +119,6 @@ void settle(ServeConfig* config) {
   if (!config->max_num_batched_tokens) config->max_num_batched_tokens = default_step_tokens(gpu);
   if (!config->block_size) config->block_size = gpu ? 64 : 16;
   if (config->step_timeout == 0) config->step_timeout = gpu ? 60 : 600;
-}
-
-// In the user's cache folder; empty, and nothing is kept, where there is none.
-std::string timings_path() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache == nullptr && home == nullptr) return "";
-  const std::filesystem::path caches = cache != nullptr ? cache : std::filesystem::path(home) / ".cache";
-  const std::filesystem::path folder = caches / "skein";
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  return error ? "" : (folder / "products.txt").string();
 }
 
 // What each rank of a GPU may take, from the share of it that was asked for and what others hold already.
@@ -112,6 +135,23 @@ Result<int64_t> gpu_memory(const ServeConfig& config, const Machine& machine, in
     least = std::min(least, share - (gpu.memory_total - gpu.memory_free));
   }
   return least;
+}
+
+// Of the GPU that has the least for a rank, where others hold memory of it: MemoryRequest::held.
+std::string held_memory(const ServeConfig& config, const Machine& machine, int all_ranks) {
+  size_t least = 0;
+  const auto usable = [&](size_t i) {
+    return config.gpu_memory_utilization * static_cast<double>(machine.gpus[i].memory_total) -
+           static_cast<double>(machine.gpus[i].memory_total - machine.gpus[i].memory_free);
+  };
+  for (size_t i = 1; i < static_cast<size_t>(all_ranks); ++i) {
+    if (usable(i) < usable(least)) least = i;
+  }
+  const Gpu& gpu = machine.gpus[least];
+  if (gpu.memory_total - gpu.memory_free <= kDriverHolds) return "";
+  return "GPU " + std::to_string(least) + " (" + gpu.name + ") has " + readable_bytes(gpu.memory_free) + " of " +
+         readable_bytes(gpu.memory_total) + " free, as other processes hold the rest: choose another GPU with "
+         "CUDA_VISIBLE_DEVICES, end them";
 }
 
 // Of each rank's GPU on the agents' nodes, what it may take.
@@ -134,6 +174,7 @@ struct Site {
   ReplicaShape shape;
   int64_t memory_bytes = 0;  // MemoryRequest::memory_bytes
   std::vector<int64_t> memory_by_rank = {};  // MemoryRequest::memory_by_rank
+  std::string held = {};     // MemoryRequest::held
   bool apart = false;        // that is a rank's own
   int cores = 0;             // that `ranks` ranks share
   int ranks = 1;
@@ -158,9 +199,11 @@ Result<std::vector<Site>> configured_sites(const ServePlan& plan, const Cluster*
   } else if (config.device == "cuda") {
     ASSIGN_OR_RETURN(memory_bytes, gpu_memory(config, plan.machine, ranks));
   }
+  std::string held;
+  if (config.device == "cuda" && !config.clustered()) held = held_memory(config, plan.machine, ranks);
   std::vector<Site> sites;
   for (const ReplicaShape& shape : config.shapes()) {
-    Site site{.shape = shape, .memory_bytes = memory_bytes, .cores = plan.machine.cores, .ranks = ranks};
+    Site site{.shape = shape, .memory_bytes = memory_bytes, .held = held, .cores = plan.machine.cores, .ranks = ranks};
     if (config.clustered()) {
       ReplicaSpec spec;
       spec.places = shape.places;
@@ -267,7 +310,8 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
                         .context_max = std::nullopt,
                         .kv_bytes_per_rank = config.kv_cache_memory_bytes,
                         .memory_bytes = site.memory_bytes,
-                        .memory_by_rank = site.memory_by_rank};
+                        .memory_by_rank = site.memory_by_rank,
+                        .held = site.held};
   if (gpu) request.runtime_bytes = gpu_runtime_bytes(shape);
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
@@ -296,7 +340,6 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   spec.memory_reserve = gpu ? kGpuLateReserve : 0;
   spec.deterministic = config.deterministic;
   spec.prefix_caching = !config.no_prefix_caching;
-  if (gpu) spec.timings_path = timings_path();
   spec.threads = config.threads_per_rank > 0 ? static_cast<int>(config.threads_per_rank)
                                              : std::max(1, site.cores / site.ranks);
   spec.spin = gpu || spec.threads * site.ranks <= site.cores;
@@ -347,12 +390,20 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     ASSIGN_OR_RETURN(plan.config.device, placed_device(*placement));
     plan.placement = placement;
   } else {
-    plan.machine.gpus = visible_gpus(plan.machine.gpus, std::getenv("CUDA_VISIBLE_DEVICES"));
-    ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine, nodes));
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    plan.notes = gpu_notes(config, plan.machine, visible);
+    plan.machine.gpus = visible_gpus(plan.machine.gpus, visible);
+    ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine, nodes, &plan.notes));
   }
   settle(&plan.config);
+  const bool gpu = plan.config.device == "cuda";
+  if (gpu && !cuda_block_is_fast(*plan.config.block_size)) {
+    plan.notes.push_back("GPUs have no fast attention for KV blocks of " + std::to_string(*plan.config.block_size) +
+                         " tokens: use --block-size 16, 32 or 64");
+  }
   ASSIGN_OR_RETURN(plan.model,
                    find_model(config.model, config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
+  if (gpu) RETURN_IF_ERROR(check_gpu_model(plan.model.checkpoint->description()));
   ASSIGN_OR_RETURN(const std::vector<Site> sites, plan.placement ? placed_sites(plan) : configured_sites(plan, nodes));
   for (const Site& site : sites) {
     ASSIGN_OR_RETURN(plan.replicas.emplace_back(), plan_replica(plan, site));
@@ -408,6 +459,7 @@ std::string describe(const ServePlan& plan) {
     out << ", lowered from the model's " << model.context_max << " to what fits in memory";
   }
   out << "\n";
+  for (const std::string& note : plan.notes) out << "note      " << note << "\n";
   int threads = 0;
   for (const PlannedReplica& replica : plan.replicas) threads += replica.spec.threads * replica.spec.ranks();
   if (threads > plan.machine.cores && plan.config.device == "cpu" && !plan.config.clustered()) {

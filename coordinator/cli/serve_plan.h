@@ -30,6 +30,7 @@ struct ServePlan {
   std::shared_ptr<const Placement> placement;  // by the planner; replicas in its order. Null: by the configuration
   std::vector<PlannedReplica> replicas;
   int context_max = 0;  // that every replica can hold
+  std::vector<std::string> notes = {};  // what the user may not expect, a sentence each
 };
 
 // What a user can do where agents cannot be asked about places.

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/cuda_limits.h"
 #include "kernels/cuda/decode_consumer.cuh"
 #include "kernels/cuda/decode_producer.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -108,7 +109,7 @@ void check(const AttentionArgs& args, bool append) {
 bool decode_attention_fits(const AttentionArgs& args) {
   const KvPages& pages = args.pages;
   const bool pages_fit = pages.format == Format::kBF16 && (pages.head_dim == 64 || pages.head_dim == 128) &&
-                         (pages.block_tokens == 16 || pages.block_tokens == 32 || pages.block_tokens == 64);
+                         cuda_block_is_fast(pages.block_tokens);
   return pages_fit && args.q.format == Format::kBF16 && args.out.format == Format::kBF16 &&
          decode::group_of(args) <= 16 && args.tree_mask == nullptr;
 }

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/log.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/linear_choice.h"
 #include "kernels/cuda/pack.h"
@@ -74,7 +75,11 @@ Status prepare(Device& device, const PrepareArgs& args) {
   cuda::ProductTimings timings(args.cache_path);
   RETURN_IF_ERROR(
       gpu.linear_choice().tune(gpu, std::span(args.products, static_cast<size_t>(args.count)), timings));
-  return timings.save();
+  const Status kept = timings.save();
+  if (!kept.ok()) {
+    log_warning("timings of products are not kept; the next start measures again", {{"cause", kept.message()}});
+  }
+  return {};
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/cuda_limits.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/step.cuh"
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(32 * kWarps) plain_attention_kernel(const Para
 void plain_attention(CudaDevice& device, const AttentionArgs& args, int first_row) {
   const KvPages& pages = args.pages;
   CHECK(args.q.format == Format::kBF16 && args.out.format == Format::kBF16 && pages.format == Format::kBF16);
-  CHECK(pages.head_dim > 0 && pages.head_dim % 8 == 0 && pages.head_dim <= 256);
+  CHECK(cuda_takes_head_dim(pages.head_dim));
   CHECK(pages.block_tokens > 0 && pages.blocks_per_slot > 0);
   CHECK(args.q_heads > 0 && args.group_size > 0 && args.group_offset >= 0);
   CHECK_LE((args.q_heads - 1 + args.group_offset) / args.group_size + 1, pages.kv_heads);

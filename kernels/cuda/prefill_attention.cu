@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/cuda_limits.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/prefill_consumer.cuh"
 #include "kernels/cuda/prefill_producer.cuh"
@@ -107,8 +108,8 @@ void launch_prefill(CudaDevice& device, const AttentionArgs& args, const Prefill
 
 bool prefill_attention_fits(const AttentionArgs& args) {
   const KvPages& pages = args.pages;
-  const bool paged = pages.block_tokens == 16 || pages.block_tokens == 32 || pages.block_tokens == 64;
-  return args.tree_mask == nullptr && (pages.head_dim == 64 || pages.head_dim == 128) && paged &&
+  return args.tree_mask == nullptr && (pages.head_dim == 64 || pages.head_dim == 128) &&
+         cuda_block_is_fast(pages.block_tokens) &&
          args.q.format == Format::kBF16 && args.out.format == Format::kBF16 && pages.format == Format::kBF16 &&
          args.step.rows <= kRowsMax && entries_of(args.step, 0, 0) <= kEntriesMax;
 }

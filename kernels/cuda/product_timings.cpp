@@ -9,6 +9,7 @@
 #include <ranges>
 #include <utility>
 
+#include "base/cache_file.h"
 #include "kernels/cuda/cublas.h"
 
 namespace skein::cuda {
@@ -49,7 +50,7 @@ std::string name_of(const ProductShape& shape) {
 ProductTimings::ProductTimings(std::string path) : path_(std::move(path)), machine_(current_machine()) {
   std::ifstream in(path_);
   for (std::string line; std::getline(in, line);) {
-    cut_off_ = in.eof();  // nothing behind the line's last character, not even its end
+    if (in.eof()) break;  // cut off: nothing behind the line's last character, not even its end
     if (line.starts_with(machine_ + "\t")) known_.push_back(line.substr(machine_.size() + 1));
   }
 }
@@ -67,10 +68,7 @@ void ProductTimings::add(const std::string& key, const std::string& value) {
 
 Status ProductTimings::save() const {
   if (added_.empty() || path_.empty()) return {};
-  std::ofstream out(path_, std::ios::app);
-  out << (cut_off_ ? "\n" : "") << added_ << std::flush;
-  if (!out) return invalid_argument("cannot write the timings of products to " + path_);
-  return {};
+  return add_to_cache_file(path_, added_);
 }
 
 std::vector<double> product_times_us(CudaDevice& device, int64_t tokens, size_t count,

@@ -32,7 +32,7 @@ class ProductTimings {
   // The value behind the last such key.
   std::optional<std::string> find(const std::string& key) const;
   void add(const std::string& key, const std::string& value);
-  // Appends what was added.
+  // Adds to the file what was added.
   Status save() const;
 
  private:
@@ -40,7 +40,6 @@ class ProductTimings {
   std::string machine_;
   std::vector<std::string> known_;  // lines without the machine
   std::string added_;
-  bool cut_off_ = false;  // the file's last line does not end
 };
 
 // Microseconds of each of `count` ways to do products of so many tokens; infinite if one does not run. body(way, i)

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/cuda_limits.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/step.cuh"
@@ -137,7 +138,7 @@ void check(const RopeAppendArgs& args) {
   CHECK(args.qkv.format == Format::kBF16 && pages.format == Format::kBF16);
   CHECK_EQ(args.qkv.rows, args.step.tokens);
   CHECK(args.q_heads > 0 && pages.kv_heads > 0 && pages.block_tokens > 0 && pages.blocks_per_slot > 0);
-  CHECK(pages.head_dim > 0 && pages.head_dim % 8 == 0 && pages.head_dim <= 256);
+  CHECK(cuda_takes_head_dim(pages.head_dim));
   CHECK_GE(args.qkv.row_stride, int64_t{args.q_heads + 2 * pages.kv_heads} * pages.head_dim);
   CHECK(args.rotary_dim >= 0 && args.rotary_dim % 2 == 0 && args.rotary_dim <= pages.head_dim);
   CHECK(args.step.decode_rows >= 0 && args.step.decode_rows <= args.step.rows);

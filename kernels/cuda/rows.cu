@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/cuda_limits.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/peers.h"
 #include "kernels/cuda/row_chunks.cuh"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int kThreadsMax = 1024;
 constexpr int64_t kNormColumnsMax = 2 * kThreadsMax * kChunk;
+static_assert(kNormColumnsMax == kCudaHiddenMax);
 constexpr int kGridRowsMax = 32 * 1024;  // further rows by a loop
 
 int threads_for(int64_t chunks, int most) {

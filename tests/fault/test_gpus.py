@@ -174,7 +174,7 @@ def test_a_hidden_gpu_is_not_planned_for(long_model, tmp_path):
 def test_a_plan_counts_all_gpus(long_model, tmp_path):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("nodes:\n  - {name: here, cores: 1, memory_gib: 8, devices: [{kind: NVIDIA H200}]}\n")
-    env = with_driver(tmp_path, 9, "NVIDIA H200") | {"CUDA_VISIBLE_DEVICES": "0"}
+    env = with_driver(tmp_path, 9, name="NVIDIA H200") | {"CUDA_VISIBLE_DEVICES": "0"}
     assert "CUDA_VISIBLE_DEVICES is set, and a plan counts all GPUs" in refused(long_model, "--cluster", cluster, env=env)
 
 

@@ -24,7 +24,7 @@ def cluster():
 
 def start_agent(cluster):
     """The environment in which it is."""
-    env = with_driver(cluster.scratch, 9, "NVIDIA H200")
+    env = with_driver(cluster.scratch, 9, name="NVIDIA H200")
     cluster.start_agent("node-a", "--driver-timeout", str(PATIENCE_S), env=env)
     return env
 

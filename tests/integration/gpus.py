@@ -29,30 +29,41 @@ four_gpus = pytest.mark.skipif(GPUS < 4, reason="needs a build with CUDA and fou
 SMALL = ["--device", "cuda", "--max-num-seqs", 8, "--max-num-batched-tokens", 128, "--kv-cache-memory-bytes", 1 << 30]
 
 
-# The driver's management library with one GPU, as far as topology/gpus.cpp asks. It answers nothing while there is a
-# file hangs.
+# The driver's management library with GPUs as with_driver() says, as far as topology/gpus.cpp asks. It answers nothing
+# while there is a file hangs.
 DRIVER = """
 #include <string.h>
 #include <unistd.h>
 static void wait_there(void) { while (access(FOLDER "/hangs", F_OK) == 0) usleep(10000); }
-int nvmlInit_v2(void) { wait_there(); return 0; }
+static const int majors[] = {MAJORS};
+int nvmlInit_v2(void) { wait_there(); return START; }
 int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned* count) { wait_there(); *count = 1; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) { *device = &nvmlInit_v2; return 0; }
+int nvmlDeviceGetCount_v2(unsigned* count) { wait_there(); *count = sizeof majors / sizeof *majors; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
+  *device = (void*)(unsigned long)(index + 1);
+  return majors[index] == 0 ? 15 : 0;  // lost
+}
 int nvmlDeviceGetName(void* device, char* name, unsigned bytes) { strcpy(name, NAME); return 0; }
 int nvmlDeviceGetMemoryInfo(void* device, unsigned long long* memory) {
-  memory[0] = memory[1] = 80ull << 30;
-  memory[2] = 0;
+  memory[0] = 80ull << 30;
+  memory[1] = (unsigned long long)(FREE_GIB) << 30;
+  memory[2] = memory[0] - memory[1];
   return 0;
 }
-int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) { *major = MAJOR; *minor = 0; return 0; }
+int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) {
+  *major = majors[(unsigned long)device - 1];
+  *minor = 0;
+  return 0;
+}
 """
 
 
-def with_driver(folder, major, name="X"):
-    """The environment of a program that shall find that driver, made in the folder."""
+def with_driver(folder, *majors, name="X", free_gib=80, start=0):
+    """The environment of a program that shall find that driver, made in the folder: a GPU of 80 GiB of each compute
+    capability (0: it is lost); the driver starts with that status."""
     source, library = folder / "driver.c", folder / "libnvidia-ml.so.1"
     source.write_text(DRIVER)
-    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJOR={major}", f'-DNAME="{name}"', f'-DFOLDER="{folder}"', "-o",
-                    library, source], check=True)
+    subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-DMAJORS={','.join(map(str, majors))}", f"-DFREE_GIB={free_gib}",
+                    f"-DSTART={start}", f'-DNAME="{name}"', f'-DFOLDER="{folder}"', "-o", library, source],
+                   check=True)
     return {"LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"}

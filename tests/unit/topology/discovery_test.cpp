@@ -44,6 +44,25 @@ TEST(VisibleGpus, AreAsCudaCountsThem) {
   for (const char* none : {"", "-1", "NoDevFiles", "GPU-c", "1x"}) EXPECT_THAT(visible(none), IsEmpty()) << none;
 }
 
+// What is said of four GPUs' CUDA_VISIBLE_DEVICES.
+std::string hidden(const char* list) {
+  FakeMachine machine;
+  machine.gpus({{.uuid = "GPU-aa1"}, {.uuid = "GPU-ab2"}, {.uuid = "GPU-b3"}, {.uuid = ""}});
+  return hidden_gpus(discover_gpus(machine.roots().nvml.c_str()), list);
+}
+
+TEST(VisibleGpus, AreExplainedWhereSomeAreHiddenByMistake) {
+  for (const char* meant : {"0", "2,0", "GPU-ab"}) EXPECT_EQ(hidden(meant), "") << meant;
+  EXPECT_EQ(hidden(nullptr), "");
+  EXPECT_EQ(hidden_gpus({}, "0"), "") << "there are none to hide";
+  for (const char* none : {"", "-1", "GPU-c"}) {
+    EXPECT_EQ(hidden(none), "CUDA_VISIBLE_DEVICES=" + std::string(none) +
+                                " hides all of this machine's 4 GPUs: unset it, or name some of them");
+  }
+  EXPECT_EQ(hidden("1,4,0"), "CUDA_VISIBLE_DEVICES=1,4,0 names 4, which is none of this machine's 4 GPUs, and CUDA "
+                             "shows only the 1 before it: correct it");
+}
+
 class HgxBoard : public testing::Test {
  protected:
   HgxBoard() { make_hgx(&machine_); }
@@ -112,6 +131,29 @@ TEST_F(HgxBoard, IsWatchedThroughAnOpenLibrary) {
   EXPECT_EQ(seen[6].memory_total, int64_t{143771} << 20);
   EXPECT_TRUE(seen[5].supported() && !seen[6].supported());
   EXPECT_TRUE(GpuWatch("libno-such-library.so").look().empty());
+}
+
+TEST_F(HgxBoard, TellsOfAGpuThatDoesNotAnswer) {
+  std::vector<FakeGpu> gpus = hgx_gpus();
+  gpus[2].fault = 15;
+  machine_.gpus(gpus);
+  const Discovery found = machine_.discover();
+  EXPECT_EQ(node_of(found).devices.size(), 7u);
+  EXPECT_THAT(found.notes, ElementsAre("GPU 2 of the driver's does not answer (GPU is lost, NVML status 15): see what "
+                                       "nvidia-smi says"));
+}
+
+TEST_F(HgxBoard, TellsOfADriverThatDoesNotStart) {
+  std::vector<FakeGpu> gpus = hgx_gpus();
+  gpus[0].driver_fault = 18;
+  machine_.gpus(gpus);
+  const Discovery found = machine_.discover();
+  ASSERT_FALSE(found.cluster.kinds.empty());
+  EXPECT_FALSE(found.cluster.kinds[0].gpu);
+  EXPECT_THAT(found.notes, Contains(HasSubstr("the NVIDIA driver does not answer (another error, NVML status 18)")));
+  std::vector<std::string> faults;
+  EXPECT_THAT(discover_gpus("libno-such-library.so", &faults), IsEmpty());
+  EXPECT_THAT(faults, IsEmpty()) << "a machine without a driver has nothing to tell";
 }
 
 TEST_F(HgxBoard, TellsOfNvlinksThatAreDown) {

@@ -41,7 +41,7 @@ extern "C" {
 
 void fake_nvml_set(const FakeGpu* set, int count) { gpus.assign(set, set + count); }
 
-int nvmlInit_v2() { return kSuccess; }
+int nvmlInit_v2() { return gpus.empty() ? kSuccess : gpus[0].driver_fault; }
 int nvmlShutdown() { return kSuccess; }
 int nvmlDeviceGetCount_v2(unsigned* count) {
   *count = static_cast<unsigned>(gpus.size());
@@ -49,7 +49,7 @@ int nvmlDeviceGetCount_v2(unsigned* count) {
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
   *device = reinterpret_cast<void*>(static_cast<uintptr_t>(index) + 1);
-  return kSuccess;
+  return gpus[index].fault;
 }
 int nvmlDeviceGetName(void* device, char* name, unsigned bytes) {
   std::snprintf(name, bytes, "%s", at(device).name);
@@ -66,6 +66,7 @@ int nvmlDeviceGetCudaComputeCapability(void* device, int* major, int* minor) {
 }
 
 #ifndef FAKE_OLD_DRIVER
+const char* nvmlErrorString(int status) { return status == 15 ? "GPU is lost" : "another error"; }
 int nvmlDeviceGetUUID(void* device, char* uuid, unsigned bytes) {
   std::snprintf(uuid, bytes, "%s", at(device).uuid);
   return kSuccess;

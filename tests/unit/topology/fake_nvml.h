@@ -19,6 +19,8 @@ struct FakeGpu {
   unsigned char fabric_state = 3;
   int fabric_status = 0;
   unsigned pcie_lanes = 16;
+  int fault = 0;         // what the driver answers when it is asked for this GPU
+  int driver_fault = 0;  // of the first: what the driver does not start with
 };
 
 using SetFakeNvml = void (*)(const FakeGpu*, int);

@@ -108,6 +108,26 @@ TEST_F(MemoryTest, RefusesAContextThatWasAskedForWithTheNumbers) {
   EXPECT_FALSE(plan(1, 1, {.kv_bytes_per_rank = int64_t{1} << 40, .memory_bytes = 512 * kMiB}).ok()) << "more than there is";
 }
 
+TEST_F(MemoryTest, SaysHowLargeAPoolMustBe) {
+  const MemoryRequest request{.kv_bytes_per_rank = 1000, .memory_bytes = 512 * kMiB};
+  const std::string said = plan(1, 1, request).status().message();
+  EXPECT_NE(said.find("kv-cache-memory-bytes of 1000 B a rank holds no block of 16 tokens; raise it to 8192 (8.0 KiB), "
+                      "or leave it out"),
+            std::string::npos)
+      << said;
+  EXPECT_TRUE(plan(1, 1, {.kv_bytes_per_rank = 8192, .memory_bytes = 512 * kMiB}).ok());
+  EXPECT_FALSE(plan(1, 1, {.kv_bytes_per_rank = 8191, .memory_bytes = 512 * kMiB}).ok());
+  const auto context = plan(1, 1, {.context_max = 100, .kv_bytes_per_rank = 1000, .memory_bytes = 512 * kMiB});
+  EXPECT_NE(context.status().message().find("raise it to 57344 "), std::string::npos) << context.status().message();
+}
+
+TEST_F(MemoryTest, SaysWhoHoldsAGpusMemory) {
+  const std::string said =
+      plan(1, 1, {.gpu = true, .memory_bytes = 0, .held = "others hold GPU 0: choose another"}).status().message();
+  EXPECT_NE(said.find("but 0 B can be had; others hold GPU 0: choose another, or use more GPUs"), std::string::npos)
+      << said;
+}
+
 TEST(Machine, IsDescribed) {
   const Machine machine = discover_machine();
   EXPECT_GE(machine.cores, 1);

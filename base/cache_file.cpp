@@ -1,0 +1,56 @@
+#include "base/cache_file.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+namespace skein {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Empty: not set, or nothing that the XDG base directory specification lets count.
+fs::path folder_in(const char* variable) {
+  const char* value = std::getenv(variable);
+  const fs::path folder = value == nullptr ? "" : value;
+  return folder.is_absolute() ? folder : fs::path();
+}
+
+}  // namespace
+
+std::string cache_folder() {
+  if (const fs::path caches = folder_in("XDG_CACHE_HOME"); !caches.empty()) return caches / "skein";
+  // systemd.exec(5): several are joined by colons.
+  const std::string own = folder_in("CACHE_DIRECTORY");
+  if (!own.empty()) return own.substr(0, own.find(':'));
+  if (const fs::path home = folder_in("HOME"); !home.empty()) return home / ".cache/skein";
+  return "";
+}
+
+Status add_to_cache_file(const std::string& path, const std::string& lines) {
+  std::vector<std::string> all;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) all.push_back(line);  // the last one may have been cut off
+  std::istringstream added(lines);
+  for (std::string line; std::getline(added, line);) {
+    std::erase(all, line);
+    all.push_back(line);
+  }
+  std::error_code error;
+  fs::create_directories(fs::path(path).parent_path(), error);
+  const std::string fresh = path + "." + std::to_string(getpid());
+  std::ofstream file(fresh, std::ios::trunc);
+  for (const std::string& line : all) file << line << "\n";
+  file.close();
+  if (file) fs::rename(fresh, path, error);
+  if (file && !error) return {};
+  std::error_code ignored;
+  fs::remove(fresh, ignored);
+  return unavailable("cannot write " + path + (error ? ": " + error.message() : std::string()));
+}
+
+}  // namespace skein
