@@ -1,5 +1,7 @@
 #include "base/tensor.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace skein {

@@ -49,9 +49,9 @@ struct PeerGroup {
   uint32_t* gave_up = nullptr;         // device memory: the same as `failed`, for those who wait
   uint32_t* failed = nullptr;          // host memory: not 0 once a peer has not come in time
   int64_t patience_ns = 0;             // how long a launch waits for a peer; then Ops::reached() tells an error
-  // In one trip every rank sends its part to all others, and all add up. In two, for which rows a rank adds up it gets
-  // the parts, and sends the sum on in the ranks' own format: fewer words between more than two. A sum with a norm takes
-  // two where a rank has more bytes than these.
+  // In one trip every rank sends its part to all others, and all add up. In two, each row has a rank that gets its
+  // parts, adds them up and sends the sum, in the ranks' own format, to the others: fewer words between more than two.
+  // A sum with a norm takes two where a rank has more bytes than these.
   int64_t one_trip_bytes = INT64_MAX;
   bool two_trips(int64_t bytes) const { return bytes > one_trip_bytes; }
   // Of rows of so many bytes, as many as one launch sums: alone, and with a norm. At least one.

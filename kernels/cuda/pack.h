@@ -12,6 +12,7 @@ int64_t linear_bytes(Format format, int64_t rows, int64_t columns);
 void pack_linear(Device& device, const PackArgs& args);
 
 // out (row_count, columns) bf16 = rows in a file's format other than bf16, one after another; both on the device.
-void convert_rows(CudaDevice& device, CUstream_st* stream, void* out, const void* rows, Format format, int64_t row_count, int64_t columns);
+void convert_rows(CudaDevice& device, CUstream_st* stream, void* out, const void* rows, Format format,
+                  int64_t row_count, int64_t columns);
 
 }  // namespace skein::cuda

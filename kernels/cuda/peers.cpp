@@ -125,7 +125,8 @@ Result<std::unique_ptr<Peers>> Peers::join(int device_index, bool deterministic,
     int64_t rows = ceil_div<int64_t>(setup.rows, group.channels);
     if (setup.size > 2) {
       const int64_t one_trip_bytes = kOneTripBytes / setup.size;
-      rows = std::max(2 * ceil_div<int64_t>(rows, setup.size), ceil_div(one_trip_bytes, group.channels * setup.row_bytes));
+      rows = std::max(2 * ceil_div<int64_t>(rows, setup.size),
+                      ceil_div(one_trip_bytes, group.channels * setup.row_bytes));
       if (!deterministic) group.one_trip_bytes = one_trip_bytes;
     }
     group.channel_bytes = std::max(rows, ceil_div(kChannelBytesMin, setup.row_bytes)) * setup.row_bytes;

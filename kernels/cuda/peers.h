@@ -11,8 +11,8 @@ namespace skein::cuda {
 // process by peer access. Single-owner: the executor thread.
 class Peers {
  public:
-  // Null where a device of the group cannot reach another one's memory. `deterministic`: all sums go one way. Collective
-  // over the group.
+  // Null where a device of the group cannot reach another one's memory. `deterministic`: all sums go one way.
+  // Collective over the group.
   static Result<std::unique_ptr<Peers>> join(int device_index, bool deterministic, const PeerSetup& setup);
   // Requires: no rank has launches under way.
   ~Peers();

@@ -179,7 +179,8 @@ __device__ uint32_t hash(uint32_t a, uint32_t b, uint32_t c) {
 
 // Element i of what that rank sends in that round: all bit patterns but NaNs and infinities, and -0.
 __device__ float element(int rank, uint32_t round, uint32_t message, int64_t i) {
-  const uint32_t h = hash(static_cast<uint32_t>(i) * PeerGroup::kRanksMax + static_cast<uint32_t>(rank), round, message);
+  const auto place = static_cast<uint32_t>(i) * PeerGroup::kRanksMax + static_cast<uint32_t>(rank);
+  const uint32_t h = hash(place, round, message);
   return __uint_as_float((h & 0x807f0000u) | ((0x70u + (h >> 8 & 15)) << 23));
 }
 
@@ -341,10 +342,9 @@ TEST_P(PeersTest, ThousandsOfRoundsOfAGraph) {
 TEST_P(PeersTest, RowsThatDoNotFitAreLeftToOthers) {
   RankGroup group(GetParam(), {.rows = 64, .row_bytes = 8192});
   group.run([&](const RankGroup::Rank& rank) {
-    const auto peers = Peers::join(rank.index, false, {.rank = rank.index, .size = GetParam(), .rows = 4, .row_bytes = 24,
-                                                .all_gather = [&](const std::string& bytes) {
-                                                  return group.all_gather(rank.index, bytes);
-                                                }});
+    const auto gather = [&](const std::string& bytes) { return group.all_gather(rank.index, bytes); };
+    const auto peers = Peers::join(rank.index, false, {.rank = rank.index, .size = GetParam(), .rows = 4,
+                                                       .row_bytes = 24, .all_gather = gather});
     ASSERT_TRUE(peers.ok());
     EXPECT_EQ(*peers, nullptr);
   });

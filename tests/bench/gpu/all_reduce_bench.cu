@@ -10,12 +10,13 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/parse_number.h"
 #include "kernels/cuda/launch.cuh"
 #include "tests/bench/gpu/bench.h"
 #include "tests/gpu/rank_group.h"
 
-// gpu_all_reduce_bench [--ranks N]: sums over N GPUs (two unless told), alone, with residual and norm in one launch, and
-// through NCCL. Chains of one graph on each rank, all running; hidden 4096. Medians of rank 0. `add_norm on two` is the
+// gpu_all_reduce_bench [--ranks N]: sums over N GPUs (two unless told), alone, with residual and norm in one launch,
+// and through NCCL. Chains of one graph on each rank, all running; hidden 4096. Medians of rank 0. `add_norm on two` is the
 // norm without a sum: what the sum adds to it is the difference of two lines.
 
 namespace skein::bench {
@@ -176,7 +177,7 @@ void run(int ranks) {
 int main(int argc, char** argv) {
   int ranks = 2;
   for (int i = 1; i + 1 < argc; ++i) {
-    if (std::string_view(argv[i]) == "--ranks") ranks = std::atoi(argv[i + 1]);
+    if (std::string_view(argv[i]) == "--ranks") ranks = skein::parse_number<int>(argv[i + 1]).value_or(0);
   }
   if (ranks < 2 || ranks > skein::PeerGroup::kRanksMax) {
     std::fprintf(stderr, "--ranks takes 2 to %d\n", skein::PeerGroup::kRanksMax);
