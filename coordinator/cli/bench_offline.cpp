@@ -312,7 +312,9 @@ Result<ServePlan> plan_bench(const BenchConfig& config) {
 
 std::string bench_offline_help() {
   BenchConfig config;
-  return "usage: skein bench offline MODEL [flags]\n" + options(&config).help();
+  return "usage: skein bench offline MODEL [flags]\n"
+         "Prompts are random tokens, all sent at once; the prefix cache is off but for --no-prefix-caching=false.\n" +
+         options(&config).help();
 }
 
 int bench_offline(const Arguments& arguments) {

@@ -328,7 +328,7 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
 
 void add_local_options(OptionTable* table, ServeConfig* config) {
   add_replica_options(table, config);
-  table->add_text("config", "F", "YAML file with settings as of `skein serve`; those of its HTTP server are not heeded",
+  table->add_text("config", "F", "YAML file with settings of `skein serve`; where it listens and whom it serves does not count here",
                   &config->config);
 }
 
