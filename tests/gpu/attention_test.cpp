@@ -198,7 +198,8 @@ Attended attend(const AttentionShape& shape, PagedCache& cache, const std::vecto
   return attended;
 }
 
-// A step of `rows`, against one of the rows from `cut` on. The plain kernel's bits are others than the prefill kernel's.
+// A step of `rows`, against one of the rows from `cut` on. The plain kernel's bits are other ones than the prefill
+// kernel's.
 void expect_as_in_a_step_of_their_own(const std::vector<Queries>& rows, int decode_rows, int cut) {
   const AttentionShape shape = {.head_dim = 64, .kv_heads = 1, .q_heads = 4, .group_size = 4, .block_tokens = 16};
   std::vector<int> lengths;

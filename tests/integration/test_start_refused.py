@@ -367,8 +367,9 @@ def test_bench_offline_has_no_keys_and_no_template():
 
 def test_chat_heeds_every_flag_or_refuses_it():
     assert "name it with --url" in refused("chat", TINY, "--api-key-file", "f")
-    for flag, value in (("dtype", "float32"), ("config", "/dev/null"), ("chat-template", "f")):
-        assert f"--{flag} is for a model that is served here" in refused("chat", "--url", "http://127.0.0.1:1", f"--{flag}", value)
+    for flag, value in (("dtype", "float32"), ("max-num-seqs", 4), ("chat-template", "f")):
+        message = refused("chat", "--url", "http://127.0.0.1:1", f"--{flag}", value)
+        assert f"--{flag} is for a model that is served here" in message
 
 
 @pytest.mark.parametrize("flags", [["--request-rate", 5], ["--previous", "plan.json"], ["--format", "svg"]], ids=str)
