@@ -12,9 +12,9 @@
 #include "base/tensor.h"
 #include "kernels/sampling.h"
 
-// One table of launches, complete for every backend and chosen once at start. All pointers in the
-// argument structs are device memory unless marked host. A launch is queued on the device's single
-// stream and may return before it has run; launches run in order. No launch allocates.
+// One table of launches, chosen once at start and complete for every backend but for those over peers, which are null
+// on CPUs. All pointers in the argument structs are device memory unless marked host. A launch is queued on the
+// device's single stream and may return before it has run; launches run in order. No launch allocates.
 // Nothing here assumes a CPU.
 
 namespace skein {

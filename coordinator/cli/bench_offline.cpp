@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <random>
 
 #include "coordinator/cli/bench.h"
+#include "coordinator/cli/bench_report.h"
 #include "coordinator/cli/bench_statistics.h"
 #include "coordinator/cli/serve_plan.h"
 #include "coordinator/control/cluster.h"
@@ -43,6 +45,11 @@ struct Round {
 
 double rate(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
+std::string kv_cache_dtype_on_cores(const ServeConfig& config) {
+  if (config.kv_cache_dtype != "auto") return config.kv_cache_dtype;
+  return config.dtype == "float32" ? "float32" : "float16";
+}
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -55,6 +62,7 @@ class OfflineBench {
     ClusterConfig cluster_config;
     for (const PlannedReplica& replica : plan_.replicas) cluster_config.core.replicas.push_back(replica.spec);
     cluster_config.core.waiting_max = config_.num_prompts + 1;
+    cluster_config.core.launch_timeout_ms = static_cast<int64_t>(plan_.config.startup_timeout * 1000);
     Result<std::unique_ptr<ReplicaEngine>> cluster = ReplicaEngine::start(
         loop_, std::move(cluster_config),
         {.ready = [this](const ReplicaReady& ready) { on_ready(ready); },
@@ -71,11 +79,10 @@ class OfflineBench {
       std::printf("%s\n", json().dump().c_str());
       return;
     }
-    std::printf("%d x (%d in, %d out), median of %d rounds: prefill %.1f tokens/s, decode %.1f tokens/s, "
-                "output over the whole round %.1f tokens/s\n",
-                config_.num_prompts, config_.input_len, config_.output_len, config_.rounds,
-                median_of(&OfflineBench::prefill_rate), median_of(&OfflineBench::steady_rate),
-                median_of(&OfflineBench::output_rate));
+    std::printf("%d x (%d in, %d out), median of %d rounds: prefill %.1f tokens/s, ", config_.num_prompts, config_.input_len,
+                config_.output_len, config_.rounds, *median_of(&OfflineBench::prefill_rate));
+    if (const auto decode = median_of(&OfflineBench::steady_rate)) std::printf("decode %.1f tokens/s, ", *decode);
+    std::printf("output over the whole round %.1f tokens/s\n", *median_of(&OfflineBench::output_rate));
   }
 
  private:
@@ -90,44 +97,84 @@ class OfflineBench {
 
   void on_ready(const ReplicaReady& ready) {
     load_seconds_ = std::max(load_seconds_, ready.registration.load_seconds);
+    if (ready.replica == 0) kv_tokens_ = static_cast<int64_t>(ready.registration.kv_tokens);
     if (cluster_->core().all_were_ready()) start_round();
   }
 
-  double prefill_rate(const Round& round) const {
+  // Of a round; none: it had nothing of the kind.
+  using Figure = std::optional<double>;
+
+  Figure prefill_rate(const Round& round) const {
     return rate(int64_t{config_.num_prompts} * config_.input_len, round.prefill_s);
   }
-  double decode_rate(const Round& round) const { return rate(round.decode_tokens, round.decode_s); }
-  // With all prompts decoding; where there is no such time, of all the decoding.
-  double steady_rate(const Round& round) const {
-    return round.steady_s > 0 ? rate(round.steady_tokens, round.steady_s) : decode_rate(round);
+  Figure decode_rate(const Round& round) const {
+    return round.decode_tokens > 0 ? Figure(rate(round.decode_tokens, round.decode_s)) : std::nullopt;
   }
-  double output_rate(const Round& round) const { return rate(round.tokens, round.total_s()); }
+  // With all prompts decoding; where there is no such time, of all the decoding.
+  Figure steady_rate(const Round& round) const {
+    return round.steady_tokens > 0 ? Figure(rate(round.steady_tokens, round.steady_s)) : decode_rate(round);
+  }
+  Figure output_rate(const Round& round) const { return rate(round.tokens, round.total_s()); }
 
-  double median_of(double (OfflineBench::*figure)(const Round&) const) const {
+  Figure median_of(Figure (OfflineBench::*figure)(const Round&) const) const {
     std::vector<double> values;
-    for (size_t i = first_measured(); i < rounds_.size(); ++i) values.push_back((this->*figure)(rounds_[i]));
-    return median(std::move(values));
+    for (size_t i = first_measured(); i < rounds_.size(); ++i) {
+      if (const Figure value = (this->*figure)(rounds_[i])) values.push_back(*value);
+    }
+    return values.empty() ? std::nullopt : Figure(median(std::move(values)));
+  }
+
+  // Where it runs, and all that its speed depends on.
+  void add_settings(Json* out) const {
+    const ServeConfig& config = plan_.config;
+    const ReplicaSpec& spec = plan_.replicas[0].spec;
+    const bool gpu = config.device == "cuda";
+    out->set("model", default_model_name(config));
+    out->set("format", info(plan_.model.checkpoint->main_format()).name);
+    out->set("build", SKEIN_BUILD);
+    out->set("processor", plan_.machine.processor);
+    out->set("cores", plan_.machine.cores);
+    out->set("device", config.device);
+    out->set("gpus", gpu ? gpus_of_ranks() : Json::array());
+    out->set("replicas", static_cast<int64_t>(plan_.replicas.size()));
+    out->set("tensor_parallel_size", spec.tensor_parallel_size);
+    out->set("pipeline_parallel_size", spec.pipeline_parallel_size);
+    out->set("threads_per_rank", spec.threads);
+    out->set("dtype", gpu ? "bfloat16" : config.dtype);
+    out->set("kv_cache_dtype", gpu ? "bfloat16" : kv_cache_dtype_on_cores(config));
+    out->set("deterministic", config.deterministic || !gpu);
+    out->set("prefix_caching", !config.no_prefix_caching);
+    out->set("kv_cache_tokens", kv_tokens_);
+    out->set("block_size", spec.block_tokens);
+    out->set("max_num_seqs", spec.slots);
+    out->set("max_num_batched_tokens", spec.step_tokens_max);
+    out->set("max_model_len", plan_.context_max);
+    out->set("input_len", config_.input_len);
+    out->set("output_len", config_.output_len);
+    out->set("num_prompts", config_.num_prompts);
+    out->set("rounds", config_.rounds);
+  }
+
+  // A name for each rank of each replica.
+  Json gpus_of_ranks() const {
+    Json names = Json::array();
+    for (const PlannedReplica& replica : plan_.replicas) {
+      const ReplicaSpec& spec = replica.spec;
+      for (int rank = 0; rank < spec.ranks(); ++rank) {
+        const int gpu = spec.places.empty() ? spec.first_device + rank : spec.places[static_cast<size_t>(rank)].device;
+        names.push_back(plan_.machine.gpus[static_cast<size_t>(gpu)].name);
+      }
+    }
+    return names;
   }
 
   Json json() const {
-    const ReplicaSpec& spec = plan_.replicas[0].spec;
     Json out = Json::object();
-    out.set("model", default_model_name(plan_.config));
-    out.set("format", info(plan_.model.checkpoint->main_format()).name);
-    out.set("processor", plan_.machine.processor);
-    out.set("cores", plan_.machine.cores);
-    out.set("replicas", static_cast<int64_t>(plan_.replicas.size()));
-    out.set("tensor_parallel_size", spec.tensor_parallel_size);
-    out.set("pipeline_parallel_size", spec.pipeline_parallel_size);
-    out.set("threads_per_rank", spec.threads);
-    out.set("input_len", config_.input_len);
-    out.set("output_len", config_.output_len);
-    out.set("num_prompts", config_.num_prompts);
-    out.set("rounds", config_.rounds);
-    out.set("prefill_tokens_per_second", median_of(&OfflineBench::prefill_rate));
-    out.set("decode_tokens_per_second", median_of(&OfflineBench::decode_rate));
-    out.set("steady_decode_tokens_per_second", median_of(&OfflineBench::steady_rate));
-    out.set("output_tokens_per_second", median_of(&OfflineBench::output_rate));
+    add_settings(&out);
+    out.set("prefill_tokens_per_second", optional_json(median_of(&OfflineBench::prefill_rate)));
+    out.set("decode_tokens_per_second", optional_json(median_of(&OfflineBench::decode_rate)));
+    out.set("steady_decode_tokens_per_second", optional_json(median_of(&OfflineBench::steady_rate)));
+    out.set("output_tokens_per_second", optional_json(median_of(&OfflineBench::output_rate)));
     out.set("load_seconds", load_seconds_);
     int64_t tokens = 0;
     double seconds = 0;
@@ -154,10 +201,10 @@ class OfflineBench {
     out.set("decode_seconds", round.decode_s);
     out.set("total_seconds", round.total_s());
     out.set("output_tokens", round.tokens);
-    out.set("prefill_tokens_per_second", prefill_rate(round));
-    out.set("decode_tokens_per_second", decode_rate(round));
-    out.set("steady_decode_tokens_per_second", steady_rate(round));
-    out.set("output_tokens_per_second", output_rate(round));
+    out.set("prefill_tokens_per_second", optional_json(prefill_rate(round)));
+    out.set("decode_tokens_per_second", optional_json(decode_rate(round)));
+    out.set("steady_decode_tokens_per_second", optional_json(steady_rate(round)));
+    out.set("output_tokens_per_second", optional_json(output_rate(round)));
     return out;
   }
 
@@ -232,11 +279,12 @@ class OfflineBench {
   double starved_before_s_ = 0;
   double starved_in_rounds_s_ = 0;
   double load_seconds_ = 0;
+  int64_t kv_tokens_ = 0;  // of the first replica
 };
 
 OptionTable options(BenchConfig* config) {
   OptionTable table;
-  add_serve_options(&table, &config->serve);
+  add_local_options(&table, &config->serve);
   table.add_integer("input-len", "prompt tokens", 1, 1 << 20, &config->input_len);
   table.add_integer("output-len", "generated tokens", 1, 1 << 20, &config->output_len);
   table.add_integer("num-prompts", "prompts at once", 1, 4096, &config->num_prompts);
@@ -248,7 +296,11 @@ OptionTable options(BenchConfig* config) {
 }
 
 Result<ServePlan> plan_bench(const BenchConfig& config) {
-  ASSIGN_OR_RETURN(ServePlan plan, make_serve_plan(config.serve));
+  ServeConfig serve = config.serve;
+  serve.max_waiting_requests = config.num_prompts;  // all come at once
+  // Of this command they are no request that is planned for.
+  for (const char* flag : {"input-len", "output-len"}) serve.flags.erase(flag);
+  ASSIGN_OR_RETURN(ServePlan plan, make_serve_plan(serve));
   if (config.input_len + config.output_len > plan.context_max) {
     return invalid_argument("input-len + output-len is more than the context of " + std::to_string(plan.context_max) +
                             " tokens; lower them");
@@ -260,18 +312,18 @@ Result<ServePlan> plan_bench(const BenchConfig& config) {
 
 std::string bench_offline_help() {
   BenchConfig config;
-  return "usage: skein bench offline MODEL [flags]\n" + options(&config).help();
+  return "usage: skein bench offline MODEL [flags]\n"
+         "Prompts are random tokens, all sent at once; the prefix cache is off but for --no-prefix-caching=false.\n" +
+         options(&config).help();
 }
 
 int bench_offline(const Arguments& arguments) {
   BenchConfig config;
   config.serve.no_prefix_caching = true;
   const OptionTable table = options(&config);
-  std::vector<std::string> positional;
-  const Status parsed = table.parse(arguments, &positional);
+  const Status parsed = parse_local_config(arguments, table, &config.serve);
   if (!parsed.ok()) return report(parsed);
-  if (positional.size() == 1) config.serve.model = positional[0];
-  if (positional.size() > 1 || config.serve.model.empty()) {
+  if (config.serve.model.empty()) {
     return report(invalid_argument("usage: skein bench offline MODEL [flags]; see skein bench offline --help"));
   }
   const Result<ServePlan> plan = plan_bench(config);

@@ -44,8 +44,6 @@ Json durations_json(const Durations& durations) {
 
 Json range_json(const LengthRange& range) { return Json(Json::Array{range.least, range.most}); }
 
-Json optional_json(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
-
 Json goodput_json(const LoadConfig& config, const LoadResult& result) {
   const GoodputLimits& limits = config.goodput;
   if (!limits.ttft_ms && !limits.itl_ms && !limits.e2e_ms) return {};
@@ -128,6 +126,8 @@ void append_generator(const LoadConfig& config, const LoadResult& result, std::s
 }
 
 }  // namespace
+
+Json optional_json(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
 
 std::string schedule_verdict(const LoadConfig& config, const LoadResult& result) {
   std::string out;

@@ -184,29 +184,53 @@ Status converse(const ChatConfig& config, const std::string& url) {
   }
 }
 
+OptionTable options(ChatConfig* config) {
+  OptionTable table;
+  add_local_options(&table, &config->serve);
+  table.add_text("chat-template", "F", "file with a Jinja chat template", &config->serve.chat_template);
+  table.add_text("url", "URL", "of a server; without it the model is served here", &config->url);
+  table.add_text("api-key-file", "F", "with url: file with the server's API key", &config->serve.api_key_file);
+  table.add_text("prompt", "TEXT", "ask this and end", &config->prompt);
+  table.add_text("system", "TEXT", "system message", &config->system);
+  table.add_integer("max-tokens", "of an answer", 1, 1 << 20, &config->max_tokens);
+  table.add_real("temperature", "0: always the likeliest token; default: the server's", 0, 2, &config->temperature);
+  table.add_switch("stats", "print speed after each answer", &config->stats);
+  return table;
+}
+
+// Refuses flags that nothing would heed.
+Status check_flags(const ChatConfig& config) {
+  const std::set<std::string>& flags = config.serve.flags;
+  if (config.serve.model.empty() == config.url.empty()) {
+    return invalid_argument("name either a model or a server: skein chat MODEL, or skein chat --url URL");
+  }
+  if (config.url.empty()) {
+    if (!flags.contains("api-key-file")) return {};
+    return invalid_argument("--api-key-file is for a server elsewhere: name it with --url, or leave the key out");
+  }
+  ServeConfig of_model;
+  OptionTable local;
+  add_local_options(&local, &of_model);
+  for (const std::string& flag : flags) {
+    if (local.find(flag) == nullptr && flag != "chat-template") continue;
+    return invalid_argument("--" + flag + " is for a model that is served here, and --url names a server elsewhere: leave one "
+                            "of them out");
+  }
+  return {};
+}
+
 }  // namespace
 
 int chat_command(const Arguments& arguments) {
   ChatConfig config;
-  OptionTable table;
-  add_serve_options(&table, &config.serve);
-  table.add_text("url", "URL", "of a server; without it the model is served here", &config.url);
-  table.add_text("prompt", "TEXT", "ask this and end", &config.prompt);
-  table.add_text("system", "TEXT", "system message", &config.system);
-  table.add_integer("max-tokens", "of an answer", 1, 1 << 20, &config.max_tokens);
-  table.add_real("temperature", "0: always the likeliest token; default: the server's", 0, 2, &config.temperature);
-  table.add_switch("stats", "print speed after each answer", &config.stats);
+  const OptionTable table = options(&config);
   if (std::ranges::find(arguments, "--help") != arguments.end()) {
     std::printf("usage: skein chat MODEL [flags], or skein chat --url URL [flags]\n%s", table.help().c_str());
     return 0;
   }
-  std::vector<std::string> positional;
-  const Status parsed = table.parse(arguments, &positional);
+  Status parsed = parse_local_config(arguments, table, &config.serve);
+  if (parsed.ok()) parsed = check_flags(config);
   if (!parsed.ok()) return report(parsed);
-  if (positional.size() == 1) config.serve.model = positional[0];
-  if (positional.size() > 1 || config.serve.model.empty() == config.url.empty()) {
-    return report(invalid_argument("name either a model or a server: skein chat MODEL, or skein chat --url URL"));
-  }
   LocalServer local;
   if (config.url.empty()) {
     set_log_level(LogLevel::kWarning);  // the conversation has this terminal

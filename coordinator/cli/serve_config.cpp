@@ -228,6 +228,33 @@ Status read_config_file(const std::string& path, const OptionTable& table, Serve
   return {};
 }
 
+// `flags` and `file`: options of `config`, on the command line and in the file that --config names.
+Status parse_over_file(const std::vector<std::string>& arguments, const OptionTable& flags, const OptionTable& file,
+                       ServeConfig* config) {
+  const ServeConfig defaults = *config;
+  std::vector<std::string> positional;
+  RETURN_IF_ERROR(flags.parse(arguments, &positional, &config->flags));
+  if (!config->config.empty()) {
+    // Once more from the start, so that flags win over the file.
+    const std::string path = config->config;
+    *config = defaults;
+    RETURN_IF_ERROR(read_config_file(path, file, config));
+    positional.clear();
+    RETURN_IF_ERROR(flags.parse(arguments, &positional, &config->flags));
+  }
+  if (positional.size() > 1) {
+    return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
+  }
+  if (!positional.empty()) config->model = positional[0];
+  return {};
+}
+
+Status check_one_model(const ServeConfig& config) {
+  if (config.placement.models.empty()) return {};
+  return invalid_argument("one server serves one model: plan several with `skein plan --format json`, and serve each "
+                          "with --plan");
+}
+
 }  // namespace
 
 std::vector<ReplicaShape> ServeConfig::shapes() const {
@@ -245,7 +272,7 @@ void add_listen_options(OptionTable* table, ServeConfig* config) {
   table->add_text("ports", "FIRST-LAST", "ports of ranks and MPI between nodes; 0: any", &config->ports);
 }
 
-void add_serve_options(OptionTable* table, ServeConfig* config) {
+void add_replica_options(OptionTable* table, ServeConfig* config) {
   table->add_text("model", "MODEL", "a Hugging Face folder, a GGUF file, or a name in the local hub cache",
                   &config->model);
   table->add_integer("tensor-parallel-size", "ranks that share each layer", 1, 1024, &config->tensor_parallel_size);
@@ -259,8 +286,6 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
                     {"auto", "float32", "bfloat16", "float16"}, &config->kv_cache_dtype);
   table->add_choice("load-format", "dummy: random weights, only config.json is needed", {"auto", "dummy"},
                     &config->load_format);
-  table->add_text("host", "ADDRESS", "address to listen on", &config->host);
-  table->add_integer("port", "port to listen on; 0: any free one", 0, 65535, &config->port);
   table->add_integer("max-model-len", "tokens of prompt and answer together", 1, INT32_MAX, &config->max_model_len);
   table->add_integer("max-num-seqs",
                      "sequences that a replica runs at once; default 64, on GPUs 256, and with more than 512 decoding at "
@@ -268,8 +293,6 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
                      1, 4096, &config->max_num_seqs);
   table->add_integer("max-num-batched-tokens", "tokens of one step; default 512, on GPUs 8192", 1, 1 << 20,
                      &config->max_num_batched_tokens);
-  table->add_integer("max-waiting-requests", "requests that the server holds; more get 429", 1, 1 << 20,
-                     &config->max_waiting_requests);
   table->add_integer("kv-cache-memory-bytes", "KV cache of each rank", 1, INT64_MAX, &config->kv_cache_memory_bytes);
   table->add_real("gpu-memory-utilization", "share of a GPU's memory that its rank may fill", 0.05, 0.98,
                   &config->gpu_memory_utilization);
@@ -282,6 +305,17 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_switch("no-prefix-caching", "compute every prompt anew", &config->no_prefix_caching);
   table->add_integer("threads-per-rank", "CPU threads of each rank; 0: cores / ranks", 0, 1024,
                      &config->threads_per_rank);
+  table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
+  table->add_real("step-timeout", "seconds that a step may take before its replica is taken for stuck, ended and started "
+                  "again; 0: 600, on GPUs 60", 0, 86400, &config->step_timeout);
+}
+
+void add_serve_options(OptionTable* table, ServeConfig* config) {
+  add_replica_options(table, config);
+  table->add_text("host", "ADDRESS", "address to listen on", &config->host);
+  table->add_integer("port", "port to listen on; 0: any free one", 0, 65535, &config->port);
+  table->add_integer("max-waiting-requests", "requests that the server holds; more get 429", 1, 1 << 20,
+                     &config->max_waiting_requests);
   table->add_text("served-model-name", "S", "name of the model in the API", &config->served_model_name);
   table->add_text("api-key-file", "F", "file with one API key a line", &config->api_key_file);
   table->add_switch("insecure", "allow an address beyond this machine without an API key", &config->insecure);
@@ -289,13 +323,16 @@ void add_serve_options(OptionTable* table, ServeConfig* config) {
   table->add_list("allowed-origins", "origins that browsers may call from", &config->allowed_origins);
   table->add_real("drain-seconds", "how long running requests may go on after SIGTERM", 0, 86400,
                   &config->drain_seconds);
-  table->add_real("startup-timeout", "seconds that a replica may take to load", 1, 86400, &config->startup_timeout);
-  table->add_real("step-timeout", "seconds that a step may take before its replica is taken for stuck, ended and started "
-                  "again; 0: 600, on GPUs 60", 0, 86400, &config->step_timeout);
   add_listen_options(table, config);
   table->add_real("orphan-timeout", "with listen: seconds that replicas live on without a coordinator", 1, 86400,
                   &config->orphan_timeout);
   table->add_text("config", "F", "YAML file with these settings", &config->config);
+}
+
+void add_local_options(OptionTable* table, ServeConfig* config) {
+  add_replica_options(table, config);
+  table->add_text("config", "F", "YAML file with settings of `skein serve`; where it listens and whom it serves does not count here",
+                  &config->config);
 }
 
 void add_placement_options(OptionTable* table, PlacementConfig* placement) {
@@ -320,25 +357,22 @@ Status check_nodes(const ServeConfig& config) {
 }
 
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
-  std::vector<std::string> positional;
-  RETURN_IF_ERROR(table.parse(arguments, &positional, &config->flags));
-  if (!config->config.empty()) {
-    // Once more from the start, so that flags win over the file.
-    const std::string path = config->config;
-    *config = {};
-    RETURN_IF_ERROR(read_config_file(path, table, config));
-    positional.clear();
-    RETURN_IF_ERROR(table.parse(arguments, &positional, &config->flags));
-  }
-  if (positional.size() > 1) {
-    return invalid_argument("one model, please: what is \"" + positional[1] + "\"?");
-  }
-  if (!positional.empty()) config->model = positional[0];
+  RETURN_IF_ERROR(parse_over_file(arguments, table, table, config));
   RETURN_IF_ERROR(check_nodes(*config));
   if (config->model.empty() && config->placement.models.empty()) {
     return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
   }
   return {};
+}
+
+Status parse_local_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
+  RETURN_IF_ERROR(parse_over_file(arguments, table, serve_options(config), config));
+  if (config->clustered()) {
+    return invalid_argument("listen in " + config->config + " waits for agents of other nodes, and this command runs on "
+                            "this machine alone: give it a file without listen");
+  }
+  RETURN_IF_ERROR(check_nodes(*config));
+  return check_one_model(*config);
 }
 
 OptionTable serve_options(ServeConfig* config) {
@@ -355,10 +389,7 @@ OptionTable serve_options(ServeConfig* config) {
 Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments) {
   ServeConfig config;
   RETURN_IF_ERROR(parse_serve_config(arguments, serve_options(&config), &config));
-  if (!config.placement.models.empty()) {
-    return invalid_argument("one server serves one model: plan several with `skein plan --format json`, and serve each "
-                            "with --plan");
-  }
+  RETURN_IF_ERROR(check_one_model(config));
   return config;
 }
 

@@ -98,6 +98,8 @@ struct ServeConfig {
 // Where agents come to, and what they are told.
 void add_listen_options(OptionTable* table, ServeConfig* config);
 void add_serve_options(OptionTable* table, ServeConfig* config);
+// What of that has a meaning where a command runs a model by itself, on this machine and for as long as it lasts.
+void add_local_options(OptionTable* table, ServeConfig* config);
 void add_placement_options(OptionTable* table, PlacementConfig* placement);
 // What the file says, of all that `skein serve` takes.
 Status read_serve_file(const std::string& path, ServeConfig* config);
@@ -105,6 +107,9 @@ Status read_serve_file(const std::string& path, ServeConfig* config);
 Status check_nodes(const ServeConfig& config);
 // Flags win over the file that --config names. One positional argument: the model. `table` has the options of `config`.
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
+// The same for such a command: the file may hold what it holds for `skein serve`, but no listen. `table` has
+// add_local_options() and what else the command takes. No model: it stays empty.
+Status parse_local_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
 // All that `skein serve` takes.
 OptionTable serve_options(ServeConfig* config);
 Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments);

@@ -16,20 +16,26 @@ StepView rows_of(StepView step, int first, int last) {
   return step;
 }
 
-// A decoded token is a prompt of one token: all rows take the prefill kernel, which on a deterministic device adds up a
-// query's keys in an order that its position alone decides.
-void deterministic_attention(CudaDevice& device, AttentionArgs args) {
-  if (args.append != nullptr) rope_append(device, *args.append);
+// The rows from `first` on, by as many launches of the prefill kernel as their number takes. Plainly where the model's
+// shapes are not that kernel's, and from a row on that is longer than a launch.
+void prompt_attention(CudaDevice& device, AttentionArgs args, int first) {
   const StepView step = args.step;
-  for (int first = 0; first < step.rows;) {
+  while (first < step.rows) {
     args.step = rows_of(step, first, first + prefill_attention_rows(step, first));
-    if (!prefill_attention_fits(args)) {  // for reasons that hold for every step of a model
+    if (!prefill_attention_fits(args)) {
       args.step = step;
       return plain_attention(device, args, first);
     }
     prefill_attention(device, args, 0);
     first += args.step.rows;
   }
+}
+
+// A decoded token is a prompt of one token: all rows take the prefill kernel, which on a deterministic device adds up a
+// query's keys in an order that its position alone decides.
+void deterministic_attention(CudaDevice& device, const AttentionArgs& args) {
+  if (args.append != nullptr) rope_append(device, *args.append);
+  prompt_attention(device, args, 0);
 }
 
 }  // namespace
@@ -47,13 +53,7 @@ void attention(Device& device, const AttentionArgs& args) {
   const bool fused = fits && decode_only && args.append != nullptr && decode_attention_fuses_append(args);
   if (args.append != nullptr && !fused) rope_append(device, *args.append);
   if (fits) decode_attention(gpu, args, fused);
-  const int first_row = fits ? step.decode_rows : 0;
-  if (first_row == step.rows) return;
-  if (prefill_attention_fits(args)) {
-    prefill_attention(gpu, args, first_row);
-  } else {
-    plain_attention(gpu, args, first_row);
-  }
+  prompt_attention(gpu, args, fits ? step.decode_rows : 0);
 }
 
 }  // namespace skein::cuda

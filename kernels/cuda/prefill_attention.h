@@ -8,7 +8,7 @@ namespace skein::cuda {
 // mask, at most 2048 rows and 2048 blocks of 128 queries (a row's last block may be short).
 bool prefill_attention_fits(const AttentionArgs& args);
 
-// How many of the rows from first_row on one launch takes: at least one.
+// How many of the rows from first_row on one launch takes: at least one, even if that is longer than a launch.
 int prefill_attention_rows(const StepView& step, int first_row);
 
 // Attention of the rows [first_row, args.step.rows), each with any number of queries, whose keys and values, the

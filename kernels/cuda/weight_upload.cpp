@@ -17,13 +17,12 @@ constexpr int64_t kPieceBytes = int64_t{4} << 20;  // a copy's fixed cost is tha
 constexpr int kSlots = 32;       // pieces of the ring
 constexpr int kInFlight = 8;     // of them, on their way to the device; the others are being filled
 constexpr unsigned kThreadsMax = 14;
-
 constexpr int64_t kConvertedAtOnce = CudaDevice::kScratchBytes / kPieceBytes;
-// A piece's places in both memories are those of its stream, which uses them in order.
 
 }  // namespace
 
 WeightUpload::WeightUpload(CudaDevice& device) : device_(device), full_(kSlots) {
+  // A piece's places in both memories are those of its stream, which uses them in order.
   static_assert(kSlots % kStreams == 0 && kConvertedAtOnce % kStreams == 0 && kConvertedAtOnce > 0);
   for (CUstream_st*& stream : streams_) {
     device_.check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");

@@ -173,6 +173,70 @@ TEST(DecodeAttention, RowsDoNotDependOnTheBatch) {
   }
 }
 
+// --- More rows than a launch of the prefill kernel takes ---
+
+struct Attended {
+  std::vector<uint16_t> out;
+  double worst = 0;
+};
+
+// `rows` of a cache, whose queries are those of `q` from token `first` on.
+Attended attend(const AttentionShape& shape, PagedCache& cache, const std::vector<Queries>& rows, int decode_rows,
+                const std::vector<float>& q, int first) {
+  const int columns = shape.q_heads * shape.head_dim;
+  const DeviceStep step(rows, decode_rows);
+  const auto begin = q.begin() + int64_t{first} * columns;
+  const std::vector<float> own(begin, begin + int64_t{step.tokens()} * columns);
+  Call call(shape, cache, step, columns);
+  call.set_q(own);
+  poison_scratch(gpu());
+  cuda::attention(gpu(), call.args());
+  Attended attended{.out = call.result()};
+  const auto expected = attend_in_double(shape, cache, step, own, kScale);
+  attended.worst = worst_head_error(attended.out, expected, shape.head_dim, shape.q_heads, kLimit);
+  EXPECT_TRUE(counters_are_zero());
+  return attended;
+}
+
+// A step of `rows`, against one of the rows from `cut` on. The plain kernel's bits are other ones than the prefill
+// kernel's.
+void expect_as_in_a_step_of_their_own(const std::vector<Queries>& rows, int decode_rows, int cut) {
+  const AttentionShape shape = {.head_dim = 64, .kv_heads = 1, .q_heads = 4, .group_size = 4, .block_tokens = 16};
+  std::vector<int> lengths;
+  int tokens = 0;
+  int tokens_before = 0;
+  for (const Queries& row : rows) {
+    if (static_cast<int>(lengths.size()) == cut) tokens_before = tokens;
+    lengths.push_back(row.first + row.count);
+    tokens += row.count;
+  }
+  PagedCache cache(shape, lengths, 7);
+  cache.upload();
+  const int columns = shape.q_heads * shape.head_dim;
+  std::mt19937 random(3);
+  const auto q = bf16_normals(random, int64_t{tokens} * columns);
+  const Attended together = attend(shape, cache, rows, decode_rows, q, 0);
+  EXPECT_LT(together.worst, kLimit);
+  const Attended alone = attend(shape, cache, {rows.begin() + cut, rows.end()}, 0, q, tokens_before);
+  EXPECT_LT(alone.worst, kLimit);
+  const auto begin = together.out.begin() + int64_t{tokens_before} * columns;
+  EXPECT_TRUE(std::vector<uint16_t>(begin, together.out.end()) == alone.out) << "not by the same kernel";
+}
+
+TEST(ManyRows, PromptsBehindMoreDecodeRowsThanALaunchTakes) {
+  std::vector<Queries> rows;
+  for (int i = 0; i < 2060; ++i) rows.push_back({.slot = i, .first = i % 40});
+  rows.push_back({.slot = 2060, .first = 0, .count = 300});
+  rows.push_back({.slot = 2061, .first = 70, .count = 129});
+  expect_as_in_a_step_of_their_own(rows, 2060, 2060);
+}
+
+TEST(ManyRows, MorePromptsThanALaunchTakes) {
+  std::vector<Queries> rows;
+  for (int i = 0; i < 2100; ++i) rows.push_back({.slot = i, .first = i % 40, .count = 2 + i % 3});
+  expect_as_in_a_step_of_their_own(rows, 0, 1000);
+}
+
 // --- Rotation and append ---
 
 // Elements of the rotated q heads and of the appended keys and values that are not as expected.

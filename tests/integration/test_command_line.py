@@ -239,6 +239,18 @@ def test_chat_with_a_model():
     assert run("chat", TINY, "--prompt", "Why a V?", "--max-tokens", 8).strip()
 
 
+def test_chat_with_a_model_of_a_file(tmp_path):
+    config = tmp_path / "config.yaml"
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ raise_exception('this template') }}")
+    config.write_text(f"model: {TINY}\nhost: 0.0.0.0\n")
+    assert run("chat", "--config", config, "--prompt", "Why a V?", "--max-tokens", 8).strip()
+    config.write_text(f"model: {TINY}\nchat_template: {template}\n")
+    with Skein("chat", "--config", config, "--prompt", "Why a V?") as skein:
+        assert skein.wait(READY_S) == 1
+        assert "this template" in skein.messages()[-1]
+
+
 def test_chat_with_a_server_that_is_not_there():
     with Skein("chat", "--url", "http://127.0.0.1:1", "--prompt", "x") as skein:
         assert skein.wait() == 1
@@ -265,6 +277,37 @@ def test_bench_offline():
     assert 0 < result["run"].pop("device_starved_share") < 1
     assert result["run"] == {"output_tokens": 2 * 3 * 16, "seconds": pytest.approx(seconds),
                              "output_tokens_per_second": pytest.approx(2 * 3 * 16 / seconds)}
+
+
+def test_bench_offline_says_on_what_it_ran(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {TINY}\nport: 1\nmax_waiting_requests: 1\nmax_num_seqs: 3\nmax_num_batched_tokens: 48\n"
+                      "kv_cache_dtype: float32\nreplicas:\n  - {tensor_parallel_size: 2}\n  - {tensor_parallel_size: 2}\n")
+    result = json.loads(run("bench", "offline", "--config", config, "--json", "--device", "cpu", "--max-model-len", 96,
+                            "--max-num-seqs", 2, "--input-len", 8, "--output-len", 4, "--num-prompts", 10, "--rounds", 1))
+    assert result["build"] in run("--version")
+    assert result["cores"] > 0 and result["kv_cache_tokens"] >= 96
+    expected = {"device": "cpu", "gpus": [], "replicas": 2, "tensor_parallel_size": 2, "pipeline_parallel_size": 1,
+                "dtype": "auto", "kv_cache_dtype": "float32", "deterministic": True, "prefix_caching": False,
+                "max_num_seqs": 2, "max_num_batched_tokens": 48, "max_model_len": 96}
+    assert {name: result[name] for name in expected} == expected
+
+
+def test_bench_offline_of_one_token_has_no_decode_speed():
+    flags = ("bench", "offline", TINY, "--input-len", 8, "--output-len", 1, "--num-prompts", 2, "--rounds", 1)
+    result = json.loads(run(*flags, "--json"))
+    for figures in (result, result["round_figures"][0]):
+        assert figures["decode_tokens_per_second"] is None and figures["steady_decode_tokens_per_second"] is None
+        assert figures["prefill_tokens_per_second"] > 0
+    assert ": prefill " in (text := run(*flags)) and ", decode " not in text
+
+
+def test_bench_offline_on_this_machine_as_it_is_planned(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {TINY}\ndevice: cpu\ncluster: here\ntensor_parallel_size: 1\ninput_len: 500\n")
+    result = json.loads(run("bench", "offline", "--config", config, "--json", "--input-len", 8, "--output-len", 4,
+                            "--rounds", 1))
+    assert result["device"] == "cpu" and result["input_len"] == 8
 
 
 def test_bench_offline_without_warm_up():

@@ -333,6 +333,45 @@ def test_other_commands_refuse_the_same_way(command):
     assert "/no/such/model" in refused(*arguments, "/no/such/model")
 
 
+@pytest.mark.parametrize("command", [["chat", "--prompt", "x"], ["bench", "offline"]], ids=" ".join)
+class TestLocalCommands:
+    """They read --config as `skein serve` does, and have no settings of a server."""
+
+    def test_missing_file(self, command, tmp_path):
+        assert "missing.yaml" in refused(*command, TINY, "--config", tmp_path / "missing.yaml")
+
+    @pytest.mark.parametrize("text, sentence", [
+        ("port: [1\n", "line"),
+        ("prot: 1\n", ":1: unknown setting prot; did you mean port?"),
+        ("cluster: c\nreplicas:\n  - {count: 2}\n", "leave one of them out"),
+        ("cluster: here\nmodels:\n  - {model: a}\n", "one server serves one model"),
+        ("listen: tcp://10.0.0.1:7300\nkey_file: k\nallow_list: a\n", "give it a file without listen"),
+    ], ids=lambda value: value.split(":")[0])
+    def test_file(self, command, text, sentence, tmp_path):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        message = refused(*command, TINY, "--config", path)
+        assert sentence in message and str(path) in message or "cluster" in text
+
+    @pytest.mark.parametrize("flag", ["listen", "nodes-timeout", "key-file", "allow-list", "ports", "orphan-timeout", "host",
+                                      "port", "max-waiting-requests", "insecure", "allowed-origins", "drain-seconds",
+                                      "served-model-name"])
+    def test_flags_of_a_server(self, command, flag):
+        assert f"unknown setting --{flag}" in refused(*command, TINY, f"--{flag}", 1)
+
+
+def test_bench_offline_has_no_keys_and_no_template():
+    for flag in ("api-key-file", "chat-template"):
+        assert f"unknown setting --{flag}" in refused("bench", "offline", TINY, f"--{flag}", "f")
+
+
+def test_chat_heeds_every_flag_or_refuses_it():
+    assert "name it with --url" in refused("chat", TINY, "--api-key-file", "f")
+    for flag, value in (("dtype", "float32"), ("max-num-seqs", 4), ("chat-template", "f")):
+        message = refused("chat", "--url", "http://127.0.0.1:1", f"--{flag}", value)
+        assert f"--{flag} is for a model that is served here" in message
+
+
 @pytest.mark.parametrize("flags", [["--request-rate", 5], ["--previous", "plan.json"], ["--format", "svg"]], ids=str)
 def test_a_plan_without_a_cluster_heeds_no_flags_of_the_planner(flags):
     assert f"{flags[0]} needs a described cluster" in refused("plan", TINY, *flags)

@@ -117,6 +117,27 @@ TEST_F(ServeConfigTest, ThePlannerOrTheUserPlacesReplicas) {
             std::string::npos);
 }
 
+TEST_F(ServeConfigTest, ALocalCommandHasItsOwnFlagsAndDefaults) {
+  ServeConfig config;
+  config.no_prefix_caching = true;
+  int rounds = 5;
+  OptionTable table;
+  add_local_options(&table, &config);
+  table.add_integer("rounds", "", 1, 9, &rounds);
+  const auto parse_local = [&](const std::string& yaml) {
+    std::ofstream(path_) << yaml;
+    return parse_local_config({"--rounds", "3", "--max-num-seqs", "2", "--config", path_}, table, &config);
+  };
+  const Status status = parse_local("model: m\nport: 1\nmax_num_seqs: 7\nblock_size: 32\n");
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(config.model, "m");
+  EXPECT_EQ(config.max_num_seqs, 2);
+  EXPECT_EQ(config.block_size, 32);
+  EXPECT_TRUE(config.no_prefix_caching) << "the file does not speak of it";
+  EXPECT_EQ(rounds, 3);
+  EXPECT_NE(parse_local("rounds: 4\n").message().find("unknown setting rounds"), std::string::npos);
+}
+
 TEST_F(ServeConfigTest, AModelIsNeeded) {
   EXPECT_FALSE(parse_serve_config({}).ok());
   EXPECT_FALSE(parse_serve_config({"a", "b"}).ok());
