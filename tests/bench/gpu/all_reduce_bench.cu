@@ -16,8 +16,8 @@
 #include "tests/gpu/rank_group.h"
 
 // gpu_all_reduce_bench [--ranks N]: sums over N GPUs (two unless told), alone, with residual and norm in one launch,
-// and through NCCL. Chains of one graph on each rank, all running; hidden 4096. Medians of rank 0. `add_norm on two` is the
-// norm without a sum: what the sum adds to it is the difference of two lines.
+// and through NCCL. Chains of one graph on each rank, all running; hidden 4096. Medians of rank 0. `add_norm on two`
+// is the norm without a sum: what the sum adds to it is the difference of two lines.
 
 namespace skein::bench {
 namespace {
