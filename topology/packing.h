@@ -53,6 +53,7 @@ class Packer {
   Packing best(const PackingGoal& goal);
   // The most goodput of cells by themselves, without what they leave over.
   Packing in_cells(const PackingGoal& goal);
+  int64_t tried() const { return tried_; }  // replicas, in any cell
 
  private:
   // The best with at most so many devices.
@@ -64,6 +65,7 @@ class Packer {
   using Front = std::vector<Choice>;  // ascending in both
   using Cell = std::vector<int>;      // indices into domains
   struct Column;
+  struct Symmetry;
   struct Table;
   struct Lot;
   struct Draft;
@@ -76,7 +78,8 @@ class Packer {
   void cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& goal, std::vector<Cell>* cells);
   const Front& solve(const Cell& cell, const PackingGoal& goal);
   Front solve_anew(const Cell& cell, const PackingGoal& goal);
-  void try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best);
+  // `what`: the number of what the cell is, and the state.
+  void try_replicas(const Cell& cell, const std::pair<int, int64_t>& what, const PackingGoal& goal, Column* best);
   void try_orders(Draft* draft, std::vector<StageRun>* runs);
   std::vector<int> likeness(const Draft& draft, const std::vector<StageRun>& runs, size_t lot);
   int way_between(const Draft& draft, size_t lot, size_t other);
@@ -92,7 +95,9 @@ class Packer {
   const Domain& domain_of(const Cell& cell, int index) const;
   std::optional<Path> path_of(const Domain& from, const Domain& to) const;  // of their first devices
   int number_of(const std::optional<Path>& path);
-  int64_t states(const Cell& cell) const;
+  Symmetry symmetry_of(const Cell& cell);
+  int64_t states(const Cell& cell) const;  // at most one more than are ever worked out
+  int64_t states_apart(const Cell& cell);
 
   const Cluster& cluster_;
   ShapeBook& book_;
@@ -103,6 +108,10 @@ class Packer {
   std::map<std::vector<int>, int> ways_;                            // ... of the ways between two lots
   std::map<std::vector<int>, std::vector<Cell>> classes_;           // of nodes alike
   std::map<std::tuple<int, int, double, std::vector<int>>, Front> fronts_;  // by degrees, latency and what the cell is
+  std::map<std::vector<int>, int> cells_;                           // numbers of what cells are
+  // Replicas that some limit of latency may choose, by what the cell is, state and tensor-parallel degree.
+  std::map<std::tuple<int, int64_t, int>, std::vector<Packed>> offers_;
+  int64_t tried_ = 0;
 };
 
 }  // namespace skein
