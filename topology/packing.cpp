@@ -13,7 +13,7 @@ namespace skein {
 namespace {
 
 constexpr int64_t kStatesMax = 7000;        // of a cell: four nodes of eight devices
-constexpr int64_t kApartStatesMax = 2000;   // ... that no exchange of like nodes makes the same
+constexpr int64_t kApartStatesMax = 300;    // of all domains, of which no exchange of like nodes makes two the same
 constexpr int64_t kLeftOverStatesMax = 2000;
 constexpr int64_t kAlikeStatesMax = 2000;   // with domains cut into parts
 constexpr int kStagesMax = 64;
@@ -85,7 +85,7 @@ struct Packer::Table {
   std::vector<int64_t> strides;
   std::vector<double> exactly;  // the best rate of replicas that take just these devices
   std::vector<double> within;   // ... at most these
-  std::vector<int> last;        // column that `exactly` ends with; not filled where nodes are not sorted
+  std::vector<int> last;        // column that `exactly` ends with; -1 where another state stands for it
   std::vector<Column> columns;
 
   Table(const Symmetry& of_cell, std::vector<int> domain_sizes) : symmetry(of_cell), sizes(std::move(domain_sizes)) {
@@ -534,7 +534,7 @@ std::vector<Packer::Cell> Packer::cells_of(const PackingGoal& goal) {
   Cell all(domains_.size());
   std::iota(all.begin(), all.end(), 0);
   const int64_t count = states(all);
-  if (count <= kApartStatesMax || (count <= kStatesMax && states_apart(all) <= kApartStatesMax)) return {all};
+  if (alike_ || (count <= kStatesMax && states_apart(all) <= kApartStatesMax)) return {all};
   if (classes_.empty()) find_classes();
   std::vector<Cell> cells;
   for (const auto& [key, nodes] : classes_) cut_into_cells(nodes, goal, &cells);
