@@ -41,8 +41,8 @@ struct PackingGoal {
 // The best packing by `goal`; none of its replicas: nothing fits. Where the rate cannot be reached, the most goodput.
 //
 // Exact where all domains together have few enough states: value(s) is the best sum for replicas that take exactly the
-// devices s, and states are visited in an order in which all parts of a state come before it; of those that differ by an
-// exchange of like nodes the first stands for all. A replica enters only if
+// devices s, and states are visited in an order in which all parts of a state come before it; of those that differ by
+// an exchange of like nodes the first stands for all. A replica enters only if
 // smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
 // nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
 // programming over devices used; what the cells leave over is put together into cells of its own. Where there are few
