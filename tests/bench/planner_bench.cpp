@@ -1,7 +1,8 @@
 // How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
 // ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
 // lost node, for a larger model, two models and two kinds of GPUs, for clusters of the size that
-// planner_exhaustive_test tries everything on, for four like nodes, for a refusal, and for the lowest latency on mixed nodes.
+// planner_exhaustive_test tries everything on, for four like nodes, for a refusal, and for the lowest
+// latency on mixed nodes.
 
 #include <algorithm>
 #include <charconv>
