@@ -5,87 +5,20 @@
 #include <set>
 #include <string_view>
 
-#include "base/check.h"
+#include "topology/packing_table.h"
 #include "topology/rank_order.h"
 
 namespace skein {
 namespace {
 
 constexpr int64_t kStatesMax = 7000;        // of a cell: four nodes of eight devices
+constexpr int64_t kApartStatesMax = 300;    // of all domains, of which no exchange of like nodes makes two the same
 constexpr int64_t kLeftOverStatesMax = 2000;
 constexpr int64_t kAlikeStatesMax = 2000;   // with domains cut into parts
 constexpr int kStagesMax = 64;
 constexpr int kAnyOrderStagesMax = 6;
-constexpr double kNever = -1;
-
-bool better(double rate, double than) { return rate > than * (1 + kNoise); }
 
 }  // namespace
-
-// A replica in a cell, by what it takes.
-struct Packer::Column {
-  std::vector<int> demand;
-  int64_t offset = 0;  // of a state that has so much more
-  double rate = kNever;
-  Packed replica;
-};
-
-// Values by state: mixed-radix numbers of devices taken from each domain.
-struct Packer::Table {
-  std::vector<int> sizes;
-  std::vector<int64_t> strides;
-  std::vector<double> exactly;  // the best rate of replicas that take just these devices
-  std::vector<double> within;   // ... at most these
-  std::vector<int> last;        // column that `exactly` ends with
-  std::vector<Column> columns;
-
-  explicit Table(std::vector<int> domain_sizes) : sizes(std::move(domain_sizes)) {
-    int64_t count = 1;
-    for (const int size : sizes) {
-      strides.push_back(count);
-      count *= size + 1;
-    }
-    exactly.assign(static_cast<size_t>(count), kNever);
-    within.assign(static_cast<size_t>(count), 0);
-    last.assign(static_cast<size_t>(count), -1);
-    exactly[0] = 0;
-  }
-
-  void extend(int64_t state, const std::vector<int>& taken) {
-    const auto at = static_cast<size_t>(state);
-    for (size_t i = 0; i < columns.size(); ++i) {
-      const Column& column = columns[i];
-      if (!std::ranges::equal(column.demand, taken, std::less_equal<>())) continue;
-      const double rest = exactly[static_cast<size_t>(state - column.offset)];
-      if (rest == kNever || !better(rest + column.rate, exactly[at])) continue;
-      exactly[at] = rest + column.rate;
-      last[at] = static_cast<int>(i);
-    }
-    within[at] = std::max(exactly[at], 0.0);
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      if (taken[d] > 0) within[at] = std::max(within[at], within[static_cast<size_t>(state - strides[d])]);
-    }
-  }
-
-  void insert(int64_t state, Column column) {
-    const auto at = static_cast<size_t>(state);
-    if (!better(column.rate, within[at])) return;
-    exactly[at] = within[at] = column.rate;
-    last[at] = static_cast<int>(columns.size());
-    column.offset = state;
-    columns.push_back(std::move(column));
-  }
-
-  std::vector<Packed> replicas(int64_t state) const {
-    std::vector<Packed> found;
-    while (state > 0) {
-      const Column& column = columns[static_cast<size_t>(last[static_cast<size_t>(state)])];
-      found.push_back(column.replica);
-      state -= column.offset;
-    }
-    return found;
-  }
-};
 
 // What a replica takes from a domain, of each of its parts.
 struct Packer::Lot {
@@ -100,11 +33,10 @@ struct Packer::Lot {
 // A replica in the making.
 struct Packer::Draft {
   const Cell& cell;
-  double latency_max_ms;  // as PackingGoal::latency_max_ms
   int tp;
   std::vector<Lot> lots;
   std::vector<int> left;  // stages of each lot that have no place in the pipeline yet
-  Column* best;
+  std::vector<Packed>* offers;
 };
 
 Packer::Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains)
@@ -143,8 +75,16 @@ Packing Packer::best(const PackingGoal& goal) {
 
 int64_t Packer::states(const Cell& cell) const {
   int64_t count = 1;
-  for (const int domain : cell) count *= domains_[static_cast<size_t>(domain)].size() + 1;
+  for (const int domain : cell) {
+    count = std::min(count * (domains_[static_cast<size_t>(domain)].size() + 1), kStatesMax + 1);
+  }
   return count;
+}
+
+int64_t Packer::states_apart(const Cell& cell) {
+  std::vector<int> sizes;
+  for (const int domain : cell) sizes.push_back(domains_[static_cast<size_t>(domain)].size());
+  return symmetry_of(cell).states_apart(sizes);
 }
 
 // Cells with the same numbers have the same solutions.
@@ -170,15 +110,19 @@ const Packer::Front& Packer::solve(const Cell& cell, const PackingGoal& goal) {
 Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
   std::vector<int> sizes;
   for (const int domain : cell) sizes.push_back(domains_[static_cast<size_t>(domain)].size());
-  Table table(sizes);
+  const Symmetry symmetry = symmetry_of(cell);
+  const int number = cells_.try_emplace(signature(cell), static_cast<int>(cells_.size())).first->second;
+  Table table(symmetry, sizes);
   std::vector<int> taken(sizes.size(), 0);
   std::vector<int64_t> best_state(static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), 0)) + 1, 0);
   for (int64_t state = 1; state < static_cast<int64_t>(table.exactly.size()); ++state) {
     for (size_t d = 0; ++taken[d] > sizes[d]; ++d) taken[d] = 0;
-    table.extend(state, taken);
-    Column column{.demand = taken, .replica = {}};
-    try_replicas(cell, taken, goal, &column);
-    table.insert(state, std::move(column));
+    if (!table.copy(state, taken)) {
+      table.extend(state, taken);
+      Column column{.demand = taken, .replica = {}};
+      try_replicas(cell, {number, state}, goal, &column);
+      table.insert(state, column);
+    }
     int64_t& best = best_state[static_cast<size_t>(std::accumulate(taken.begin(), taken.end(), 0))];
     if (table.exactly[static_cast<size_t>(state)] > table.exactly[static_cast<size_t>(best)]) best = state;
   }
@@ -193,7 +137,9 @@ Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
 }
 
 // The best replica that takes just `demand`, if any does better than nothing.
-void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best) {
+void Packer::try_replicas(const Cell& cell, const std::pair<int, int64_t>& what, const PackingGoal& goal,
+                          Column* best) {
+  const std::vector<int>& demand = best->demand;
   const int devices = std::accumulate(demand.begin(), demand.end(), 0);
   if (goal.tp != 0 && (devices % goal.tp != 0 || (goal.pp != 0 && devices != goal.tp * goal.pp))) return;
   if (goal.pp != 0 && devices % goal.pp != 0) return;
@@ -209,16 +155,26 @@ void Packer::try_replicas(const Cell& cell, const std::vector<int>& demand, cons
   }
   int common = 0;  // a degree divides what every domain gives
   for (const auto& [whole, lot] : lots) common = std::gcd(common, lot.devices);
-  Draft draft{.cell = cell, .latency_max_ms = goal.latency_max_ms, .tp = 1, .lots = {}, .left = {}, .best = best};
+  Draft draft{.cell = cell, .tp = 1, .lots = {}, .left = {}, .offers = nullptr};
   for (auto& [whole, lot] : lots) draft.lots.push_back(std::move(lot));
   for (draft.tp = 1; draft.tp <= std::min(tp_max, common); ++draft.tp) {
     const int stages = devices / draft.tp;
     if (common % draft.tp != 0 || stages > std::min(kStagesMax, book_.layers())) continue;
     if ((goal.tp != 0 && goal.tp != draft.tp) || (goal.pp != 0 && goal.pp != stages)) continue;
-    draft.left.clear();
-    for (const Lot& lot : draft.lots) draft.left.push_back(lot.devices / draft.tp);
-    std::vector<StageRun> runs;
-    try_orders(&draft, &runs);
+    const auto [at, fresh] = offers_.try_emplace({what.first, what.second, draft.tp});
+    if (fresh) {
+      draft.offers = &at->second;
+      draft.left.clear();
+      for (const Lot& lot : draft.lots) draft.left.push_back(lot.devices / draft.tp);
+      std::vector<StageRun> runs;
+      try_orders(&draft, &runs);
+    }
+    for (const Packed& offer : at->second) {
+      if (!better(offer.shape->best.request_rate, best->rate)) continue;
+      if (goal.latency_max_ms > 0 && offer.shape->lone.latency_ms(book_.demand().load) > goal.latency_max_ms) continue;
+      best->rate = offer.shape->best.request_rate;
+      best->replica = offer;
+    }
   }
 }
 
@@ -363,20 +319,60 @@ void Packer::try_ranks(Draft* draft, const std::vector<DeviceId>& devices) {
   }
   const auto ways = ways_of(cluster_, draft->tp, devices);
   if (!ways) return;
+  ++tried_;
   const Shape* shape = book_.find(stages, draft->tp, *ways);
-  if (shape == nullptr || !better(shape->best.request_rate, draft->best->rate)) return;
-  const double latency_max_ms = draft->latency_max_ms;
-  if (latency_max_ms > 0 && shape->lone.latency_ms(book_.demand().load) > latency_max_ms) return;
-  draft->best->rate = shape->best.request_rate;
-  draft->best->replica = {.shape = shape, .domains = std::move(of_rank)};
+  if (shape == nullptr) return;
+  const auto latency = [&](const Shape* of) { return of->lone.latency_ms(book_.demand().load); };
+  const bool spare = std::ranges::any_of(*draft->offers, [&](const Packed& offer) {
+    return !better(shape->best.request_rate, offer.shape->best.request_rate) && latency(offer.shape) <= latency(shape);
+  });
+  if (!spare) draft->offers->push_back({.shape = shape, .domains = std::move(of_rank)});
+}
+
+// Nodes that nothing tells apart, neither in themselves nor in their ways to the others.
+Packer::Symmetry Packer::symmetry_of(const Cell& cell) {
+  Symmetry symmetry;
+  std::map<int, size_t> at;
+  for (size_t d = 0; d < cell.size(); ++d) {
+    const auto [node, fresh] = at.try_emplace(domain_of(cell, static_cast<int>(d)).node, symmetry.nodes.size());
+    if (fresh) symmetry.nodes.emplace_back();
+    symmetry.nodes[node->second].push_back(static_cast<int>(d));
+  }
+  const auto way = [&](int from, int to) { return number_of(path_of(domain_of(cell, from), domain_of(cell, to))); };
+  const auto same = [&](int a, int b) {
+    const Domain& one = domain_of(cell, a);
+    const Domain& other = domain_of(cell, b);
+    const auto key = [&](int d) { return key_numbers_[static_cast<size_t>(cell[static_cast<size_t>(d)])]; };
+    return key(a) == key(b) && one.devices == other.devices && one.group_max == other.group_max;
+  };
+  const auto alike = [&](const Cell& a, const Cell& b) {
+    if (!std::ranges::equal(a, b, same)) return false;
+    for (size_t i = 0; i < a.size(); ++i) {
+      for (const Cell& node : symmetry.nodes) {
+        for (size_t j = 0; j < node.size(); ++j) {
+          const bool itself = &node == &a || &node == &b;
+          if (itself ? way(a[i], b[j]) != way(b[i], a[j]) || way(a[i], a[j]) != way(b[i], b[j])
+                     : way(a[i], node[j]) != way(b[i], node[j]) || way(node[j], a[i]) != way(node[j], b[i])) {
+            return false;
+          }
+        }
+      }
+    }
+    return true;
+  };
+  for (size_t n = 0; n < symmetry.nodes.size(); ++n) {
+    size_t like = 0;
+    while (like < n && !alike(symmetry.nodes[like], symmetry.nodes[n])) ++like;
+    symmetry.likes.push_back(static_cast<int>(like));
+  }
+  return symmetry;
 }
 
 std::vector<Packer::Cell> Packer::cells_of(const PackingGoal& goal) {
   Cell all(domains_.size());
   std::iota(all.begin(), all.end(), 0);
-  int64_t count = 1;
-  for (const Domain& domain : domains_) count = std::min<int64_t>(count * (domain.size() + 1), kStatesMax + 1);
-  if (count <= kStatesMax) return {all};
+  const int64_t count = states(all);
+  if (alike_ || (count <= kStatesMax && states_apart(all) <= kApartStatesMax)) return {all};
   if (classes_.empty()) find_classes();
   std::vector<Cell> cells;
   for (const auto& [key, nodes] : classes_) cut_into_cells(nodes, goal, &cells);
@@ -435,6 +431,10 @@ Packing Packer::in_cells(const PackingGoal& goal) {
 Packing Packer::most(const PackingGoal& goal) {
   Packing packing = in_cells(goal);
   pack_left_over(goal, &packing);
+  Cell all(domains_.size());
+  std::iota(all.begin(), all.end(), 0);
+  // Where only a replica on more nodes than are put together will do.
+  if (packing.replicas.empty() && states(all) <= kStatesMax) add(all, solve(all, goal).back(), &packing);
   return packing;
 }
 

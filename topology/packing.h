@@ -41,7 +41,8 @@ struct PackingGoal {
 // The best packing by `goal`; none of its replicas: nothing fits. Where the rate cannot be reached, the most goodput.
 //
 // Exact where all domains together have few enough states: value(s) is the best sum for replicas that take exactly the
-// devices s, and states are visited in an order in which all parts of a state come before it. A replica enters only if
+// devices s, and states are visited in an order in which all parts of a state come before it; of those that differ by
+// an exchange of like nodes the first stands for all. A replica enters only if
 // smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
 // nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
 // programming over devices used; what the cells leave over is put together into cells of its own. Where there are few
@@ -53,6 +54,7 @@ class Packer {
   Packing best(const PackingGoal& goal);
   // The most goodput of cells by themselves, without what they leave over.
   Packing in_cells(const PackingGoal& goal);
+  int64_t tried() const { return tried_; }  // replicas, in any cell
 
  private:
   // The best with at most so many devices.
@@ -64,6 +66,7 @@ class Packer {
   using Front = std::vector<Choice>;  // ascending in both
   using Cell = std::vector<int>;      // indices into domains
   struct Column;
+  struct Symmetry;
   struct Table;
   struct Lot;
   struct Draft;
@@ -76,7 +79,8 @@ class Packer {
   void cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& goal, std::vector<Cell>* cells);
   const Front& solve(const Cell& cell, const PackingGoal& goal);
   Front solve_anew(const Cell& cell, const PackingGoal& goal);
-  void try_replicas(const Cell& cell, const std::vector<int>& demand, const PackingGoal& goal, Column* best);
+  // `what`: the number of what the cell is, and the state.
+  void try_replicas(const Cell& cell, const std::pair<int, int64_t>& what, const PackingGoal& goal, Column* best);
   void try_orders(Draft* draft, std::vector<StageRun>* runs);
   std::vector<int> likeness(const Draft& draft, const std::vector<StageRun>& runs, size_t lot);
   int way_between(const Draft& draft, size_t lot, size_t other);
@@ -92,7 +96,9 @@ class Packer {
   const Domain& domain_of(const Cell& cell, int index) const;
   std::optional<Path> path_of(const Domain& from, const Domain& to) const;  // of their first devices
   int number_of(const std::optional<Path>& path);
-  int64_t states(const Cell& cell) const;
+  Symmetry symmetry_of(const Cell& cell);
+  int64_t states(const Cell& cell) const;  // at most one more than are ever worked out
+  int64_t states_apart(const Cell& cell);
 
   const Cluster& cluster_;
   ShapeBook& book_;
@@ -103,6 +109,10 @@ class Packer {
   std::map<std::vector<int>, int> ways_;                            // ... of the ways between two lots
   std::map<std::vector<int>, std::vector<Cell>> classes_;           // of nodes alike
   std::map<std::tuple<int, int, double, std::vector<int>>, Front> fronts_;  // by degrees, latency and what the cell is
+  std::map<std::vector<int>, int> cells_;                           // numbers of what cells are
+  // Replicas that some limit of latency may choose, by what the cell is, state and tensor-parallel degree.
+  std::map<std::tuple<int, int64_t, int>, std::vector<Packed>> offers_;
+  int64_t tried_ = 0;
 };
 
 }  // namespace skein

@@ -114,10 +114,19 @@ Found find_places(const Search& search, const Relaxed& rules, Books* books) {
   return found;
 }
 
+// Whether there are GPUs that may form a group only then.
+bool group_over_pcie_counts(const Search& search) {
+  return std::ranges::any_of(domains_of(search.request, search.taken, {}), [&](const Domain& domain) {
+    return domain.size() > 1 && domain.group_max == 1 &&
+           search.request.cluster->kinds[static_cast<size_t>(domain.kind)].gpu;
+  });
+}
+
 Found find_places(const Search& search, const Room& room) {
   if (!room.terms.empty()) return find_places(search, room.terms[static_cast<size_t>(search.model)].rules, room.books);
   Found found;
   for (const Relaxed& rules : {Relaxed{}, Relaxed{.group_over_pcie = true}}) {
+    if (rules.group_over_pcie && !group_over_pcie_counts(search)) break;
     found = find_places(search, rules, room.books);
     if (!found.fresh.replicas.empty() || reached(search, found.all)) break;
   }

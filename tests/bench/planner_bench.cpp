@@ -1,7 +1,8 @@
 // How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
 // ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
 // lost node, for a larger model, two models and two kinds of GPUs, for clusters of the size that
-// planner_exhaustive_test tries everything on, and for the lowest latency on mixed nodes.
+// planner_exhaustive_test tries everything on, for four like nodes, for a refusal, and for the lowest
+// latency on mixed nodes.
 
 #include <algorithm>
 #include <charconv>
@@ -78,6 +79,9 @@ void bench_larger_model(const Checkpoint& model, const Checkpoint& small, const 
   request.models[0].level = {.ttft_ms = 200, .itl_ms = 30};
   print("1,024 x 8, 70B, a token every 30 ms, the first in 200 ms", rounds, [&] { CHECK(plan_placement(request).ok()); });
 
+  request.models[0].level = {.ttft_ms = 3};
+  print("1,024 x 8, 70B, the first token in 3 ms, refused", rounds, [&] { CHECK(!plan_placement(request).ok()); });
+
   request = request_for(cluster, calibration, model);
   request.models.push_back(request_for(cluster, calibration, small).models[0]);
   request.models[0].load.request_rate = 3000;
@@ -106,6 +110,15 @@ void bench_small(const Checkpoint& model, const Calibration& calibration, int ro
   const Cluster pair = read("configs/clusters/h200-pair.yaml");
   const PlanRequest whole = request_for(pair, calibration, model);
   print("2 x 8", rounds, [&] { CHECK(plan_placement(whole).ok()); });
+  Cluster four = pair;
+  for (const char* name : {"third", "fourth"}) {
+    four.nodes.push_back(pair.nodes[0]);
+    four.nodes.back().name = name;
+  }
+  PlanRequest alike = request_for(four, calibration, model);
+  print("4 x 8, alike", rounds, [&] { CHECK(plan_placement(alike).ok()); });
+  alike.objective = Objective::kLatency;
+  print("... the lowest latency", rounds, [&] { CHECK(plan_placement(alike).ok()); });
   const Cluster mixed = read("configs/clusters/mixed-32.yaml");
   PlanRequest fastest = request_for(mixed, calibration, model);
   fastest.objective = Objective::kLatency;

@@ -1,0 +1,112 @@
+// How much is tried to find the best packing, and that leaving out what is the same changes nothing.
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/topology/planner_fixture.h"
+#include "topology/packing.h"
+
+namespace skein {
+namespace {
+
+constexpr int64_t kMiB = 1 << 20;
+
+// Nodes whose GPUs hold half of the model each.
+class PackerWork : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    model_ = test::dummy_model(12);
+    cluster_.name = "test";
+    cluster_.kinds = {test::gpu_kind("kind", 1000 * kMiB, 3e12)};
+    ModelDemand demand{.name = "model", .checkpoint = model_.get()};
+    demand.memory = {.gpu = true, .block_tokens = 64, .slots = 32, .step_tokens_max = 512};
+    demand.load = {.request_rate = 0, .input_tokens = 500, .output_tokens = 100};
+    request_ = {.cluster = &cluster_, .calibration = &nothing_measured_, .models = {demand}};
+  }
+
+  void set_nodes(int nodes, int devices) {
+    cluster_.nodes.clear();
+    for (int n = 0; n < nodes; ++n) {
+      cluster_.nodes.push_back(test::gpu_node("n" + std::to_string(n), devices));
+      cluster_.nodes.back().rack = n < 3 ? "r0" : "r1";
+    }
+  }
+
+  // As if something told the nodes apart.
+  std::vector<Domain> told_apart() const {
+    std::vector<Domain> domains = domains_of(request_, {}, {});
+    for (Domain& domain : domains) domain.key += "," + std::to_string(domain.node);
+    return domains;
+  }
+
+  std::unique_ptr<Checkpoint> model_;
+  Calibration nothing_measured_;
+  Cluster cluster_;
+  PlanRequest request_;
+};
+
+void expect_nothing_taken_twice(const Packing& packing) {
+  std::vector<int> taken(packing.domains.size(), 0);
+  for (const Packed& replica : packing.replicas) {
+    ASSERT_EQ(static_cast<int>(replica.domains.size()), replica.shape->devices());
+    for (const int domain : replica.domains) ++taken[static_cast<size_t>(domain)];
+  }
+  for (size_t i = 0; i < taken.size(); ++i) EXPECT_LE(taken[i], packing.domains[i].size());
+}
+
+TEST_F(PackerWork, LikeNodesGetWhatNodesGetThatAreToldApartForAFractionOfTheWork) {
+  for (const auto& [nodes, devices] : {std::pair(4, 3), std::pair(3, 5)}) {
+    set_nodes(nodes, devices);
+    for (const PackingGoal& goal : {PackingGoal{}, PackingGoal{.tp = 1, .pp = 5},
+                                    PackingGoal{.objective = Objective::kFewestDevices, .request_rate = 1},
+                                    PackingGoal{.objective = Objective::kLatency}}) {
+      request_.objective = goal.objective;
+      ShapeBook book(request_, 0, {});
+      Packer like(cluster_, book, domains_of(request_, {}, {}));
+      const Packing packing = like.best(goal);
+      ShapeBook other_book(request_, 0, {});
+      Packer apart(cluster_, other_book, told_apart());
+      const Packing other = apart.best(goal);
+      ASSERT_FALSE(packing.replicas.empty());
+      expect_nothing_taken_twice(packing);
+      EXPECT_NEAR(packing.request_rate, other.request_rate, 1e-9 * other.request_rate);
+      EXPECT_EQ(packing.devices, other.devices);
+      EXPECT_LT(like.tried() * 3, apart.tried());
+    }
+  }
+}
+
+TEST_F(PackerWork, ALimitOfLatencyAsksForNoOtherReplicas) {
+  set_nodes(4, 4);
+  ShapeBook book(request_, 0, {});
+  Packer packer(cluster_, book, domains_of(request_, {}, {}));
+  packer.best({});
+  const int64_t tried = packer.tried();
+  packer.best({.objective = Objective::kLatency, .request_rate = 1});
+  EXPECT_EQ(packer.tried(), tried);
+}
+
+TEST_F(PackerWork, FourNodesOfEight) {
+  set_nodes(4, 8);
+  for (const PackingGoal& goal : {PackingGoal{}, PackingGoal{.objective = Objective::kLatency, .request_rate = 1}}) {
+    request_.objective = goal.objective;
+    ShapeBook book(request_, 0, {});
+    Packer packer(cluster_, book, domains_of(request_, {}, {}));
+    expect_nothing_taken_twice(packer.best(goal));
+    EXPECT_LT(packer.tried(), 2000) << "of 6,561 states";
+  }
+}
+
+TEST_F(PackerWork, FourNodesOfEightThatAreToldApartAreNotTriedTogetherButWhereNothingElseFits) {
+  set_nodes(4, 8);
+  ShapeBook book(request_, 0, {});
+  Packer packer(cluster_, book, told_apart());
+  EXPECT_FALSE(packer.best({}).replicas.empty());
+  EXPECT_LT(packer.tried(), 4000);
+  const PackingGoal widest{.tp = 4, .pp = 8};
+  const Packing packing = packer.best(widest);
+  ASSERT_EQ(packing.replicas.size(), 1u);
+  EXPECT_EQ(packing.devices, 32);
+}
+
+}  // namespace
+}  // namespace skein
