@@ -71,7 +71,8 @@ Status check_paths(const AgentConfig& agent) {
   }
   if (agent.run_folder.empty()) return {};
   RETURN_IF_ERROR(make_folder(agent.run_folder).within("--run-folder"));
-  if (std::filesystem::is_directory(agent.run_folder, ignored) && access(agent.run_folder.c_str(), W_OK | X_OK) == 0) return {};
+  const bool folder = std::filesystem::is_directory(agent.run_folder, ignored);
+  if (folder && access(agent.run_folder.c_str(), W_OK | X_OK) == 0) return {};
   return unavailable("--run-folder " + agent.run_folder + " is no folder that this user can write to: name another one");
 }
 

@@ -103,8 +103,8 @@ void add_placement_options(OptionTable* table, PlacementConfig* placement);
 Status read_serve_file(const std::string& path, ServeConfig* config);
 // Whether what it says of nodes and places fits together.
 Status check_nodes(const ServeConfig& config);
-// Flags win over the file that --config names. One positional argument, which may be missing: the model. `table` has the
-// options of `config`.
+// Flags win over the file that --config names. One positional argument, which may be missing: the model. `table`
+// has the options of `config`.
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
 // Whether one is named.
 Status check_model(const ServeConfig& config);

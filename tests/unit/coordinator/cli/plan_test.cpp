@@ -385,8 +385,8 @@ TEST(PlanOnAGuess, SaysSoOnce) {
 
 TEST(PlanWithCalibrations, NamesTheOneOfOtherDevices) {
   const std::string path = testing::TempDir() + "other.yaml";
-  std::ofstream(path) << "links:\n  - {link: NVLink, device: another GPU, ranks: 2, point_to_point_bytes: [1, 2], "
-                         "point_to_point_us: [1, 2]}\n";
+  std::ofstream(path) << "links:\n  - {link: NVLink, device: another GPU, ranks: 2, "
+                         "point_to_point_us: {x: [1, 2], y: [1, 2]}}\n";
   ServeConfig config;
   config.placement.calibration = {path};
   const auto laptop = read_cluster_file(in_clusters("laptop"));
@@ -394,6 +394,8 @@ TEST(PlanWithCalibrations, NamesTheOneOfOtherDevices) {
   ASSERT_TRUE(notes.ok()) << notes.status().message();
   ASSERT_EQ(notes->size(), 1u);
   EXPECT_THAT((*notes)[0], HasSubstr("other.yaml was measured on a device of this cluster"));
+  std::ofstream(path) << "links:\n  - {link: TCP, ranks: 2, point_to_point_us: {x: [1, 2], y: [1, 2]}}\n";
+  EXPECT_TRUE(idle_calibrations(config, *laptop)->empty()) << "a link between any devices";
 }
 
 TEST(PlanMap, GroupsNodesOfOneKindOnly) {
