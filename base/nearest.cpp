@@ -24,7 +24,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates) {
   std::optional<std::string> best;
-  size_t distance = std::max<size_t>(3, word.size() / 3) + 1;
+  // More than half of a short word is another word.
+  size_t distance = std::min(word.size() / 2, std::max<size_t>(3, word.size() / 3)) + 1;
   for (const std::string& candidate : candidates) {
     if (const size_t d = edit_distance(word, candidate); d < distance) {
       distance = d;

@@ -90,6 +90,11 @@ Result<std::string> read_public_key_file(const std::string& path) {
   Result<std::string> key = find_key(text, "public");
   if (!key.ok()) return key.status().within(path);
   if (key->empty()) return invalid_argument(path + ": needs a public key");
+  const Result<std::string> secret = find_key(text, "secret");
+  if (secret.ok() && !secret->empty()) {
+    return invalid_argument(path + " has a secret key, and is of whoever has that: give the file with the public key alone, as "
+                            "coordinator.pub");
+  }
   return key;
 }
 

@@ -26,6 +26,7 @@ class Reader {
   explicit Reader(int nodes_max) : nodes_max_(static_cast<size_t>(nodes_max)) {}
 
   Result<Cluster> read(const Yaml& yaml) {
+    if (yaml.kind == Yaml::Kind::kNull) return invalid_argument("there is nothing in it: list a node at least under nodes");
     YamlFields fields(yaml, "a cluster file");
     fields.text("cluster", &cluster_.name);
     if (const Yaml* fabric = fields.map("fabric")) RETURN_IF_ERROR(read_fabric(*fabric));
@@ -184,6 +185,7 @@ class Reader {
       fields.integer("nvlinks_up", 0, INT_MAX, &device.nvlinks_up);
       fields.bytes("memory_free_gib", 0, kGibMax, &device.memory_free);
       RETURN_IF_ERROR(fields.finish());
+      if (kind.empty()) return at_line(yaml.line, "a device needs its kind, as in kind: NVIDIA H100");
       ASSIGN_OR_RETURN(device.kind, kind_index(kind, yaml.line));
       node->devices.push_back(std::move(device));
       if (node->devices.size() > static_cast<size_t>(kDevicesMax)) {

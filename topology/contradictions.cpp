@@ -129,7 +129,7 @@ class Comparison {
 
   void compare_devices() {
     if (said_.devices.size() != seen_.devices.size()) {
-      differ("says " + std::to_string(said_.devices.size()) + " devices; there are " +
+      differ("says " + std::to_string(said_.devices.size()) + (said_.devices.size() == 1 ? " device" : " devices") + "; there are " +
              std::to_string(seen_.devices.size()));
     }
     const size_t count = std::min(said_.devices.size(), seen_.devices.size());

@@ -21,6 +21,8 @@ struct Sheet {
   const char* source;
 };
 
+constexpr char kGuess[] = "a guess: `skein topology --measure` measures it";
+
 constexpr Sheet kSheets[] = {
     {"NVIDIA H100 80GB HBM3", 81559, 3.35, 989, 1979, 450, 18, 64, 90, "NVIDIA H100 data sheet, SXM5"},
     {"NVIDIA H100 PCIe", 81559, 2.0, 756, 1513, 300, 12, 64, 90, "NVIDIA H100 PCIe product brief"},
@@ -95,12 +97,14 @@ std::string unknown_gpu(std::string_view name) {
          " under kinds with memory_gib, read_gb_per_s, tflops and pcie_gb_per_s";
 }
 
+bool is_guess(const DeviceKind& kind) { return kind.source == kGuess; }
+
 DeviceKind guessed_cores(std::string processor) {
   return {.name = std::move(processor),
           .gpu = false,
           .read_bytes_per_s = 20e9,
           .bf16_flops = 40e9,
-          .source = "a guess: `skein topology --measure` measures it"};
+          .source = kGuess};
 }
 
 int compute_capability(std::string_view name) {

@@ -22,5 +22,7 @@ std::string unknown_gpu(std::string_view name);
 
 // Cores of a processor that nobody has measured: a careful guess.
 DeviceKind guessed_cores(std::string processor);
+// Whether its figures are such a guess, also when it was read back from a file.
+bool is_guess(const DeviceKind& kind);
 
 }  // namespace skein

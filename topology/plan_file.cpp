@@ -137,32 +137,62 @@ Json cluster_json(const Cluster& cluster) {
 
 Status lacks(const std::string& what) { return invalid_argument("the plan lacks " + what + ": write it with skein plan --format json"); }
 
+Status wrong(const std::string& what) { return invalid_argument("the plan " + what + ": correct it, or plan again"); }
+
+std::string named(const char* what, const char* key) { return std::string(what) + " \"" + key + "\""; }
+
 Result<int> integer(const Json& json, const char* key, int64_t least) {
   const Json* value = json.find(key);
-  if (value == nullptr || !value->is_int() || value->as_int() < least || value->as_int() > kNumberMax) {
-    return lacks(std::string("a number \"") + key + "\"");
+  if (value == nullptr) return lacks(named("a number", key));
+  if (!value->is_int() || value->as_int() < least || value->as_int() > kNumberMax) {
+    return wrong(named("has", key) + " that is no whole number from " + std::to_string(least) + " to " +
+                 std::to_string(kNumberMax));
   }
   return static_cast<int>(value->as_int());
 }
 
 Result<const Json::Array*> array(const Json& json, const char* key) {
   const Json* value = json.find(key);
-  if (value == nullptr || !value->is_array()) return lacks(std::string("a list \"") + key + "\"");
+  if (value == nullptr) return lacks(named("a list", key));
+  if (!value->is_array()) return wrong(named("has", key) + " that is no list");
   return &value->as_array();
 }
 
 Result<double> real(const Json& json, const char* key) {
   const Json* value = json.find(key);
-  if (value == nullptr || !value->is_number() || !(value->as_double() >= 0)) {
-    return lacks(std::string("a number \"") + key + "\"");
-  }
+  if (value == nullptr) return lacks(named("a number", key));
+  if (!value->is_number() || !(value->as_double() >= 0)) return wrong(named("has", key) + " that is no number from 0 on");
   return value->as_double();
 }
 
 Result<std::string> text(const Json& json, const char* key) {
   const Json* value = json.find(key);
-  if (value == nullptr || !value->is_string()) return lacks(std::string("a text \"") + key + "\"");
+  if (value == nullptr) return lacks(named("a text", key));
+  if (!value->is_string()) return wrong(named("has", key) + " that is no text");
   return value->as_string();
+}
+
+// Figures are not read back, and may be missing from a plan that was written by hand.
+Status check_bytes(const Json& stage) {
+  for (const char* key : {"weights_bytes", "activations_bytes", "runtime_bytes", "kv_bytes_per_token"}) {
+    const Json* value = stage.find(key);
+    if (value != nullptr && !(value->is_int() && value->as_int() >= 0)) {
+      return wrong(named("has", key) + " that is no whole number from 0 on");
+    }
+  }
+  return {};
+}
+
+Status check_figures(const Json& replica) {
+  for (const char* key : {"best", "lone", "prompts_at_once"}) {
+    const Json* figures = replica.find(key);
+    if (figures == nullptr) continue;
+    if (!figures->is_object()) return wrong(named("has", key) + " that is no map of figures");
+    for (const auto& [name, value] : figures->as_object()) {
+      if (!value.is_number()) return wrong(named("has", key) + " where " + name + " is no number");
+    }
+  }
+  return {};
 }
 
 Result<std::map<std::string, std::string>> parse_hardware(const Json& node) {
@@ -170,7 +200,7 @@ Result<std::map<std::string, std::string>> parse_hardware(const Json& node) {
   if (all == nullptr || !all->is_object()) return lacks("the hardware of a node");
   std::map<std::string, std::string> hardware;
   for (const auto& [what, value] : all->as_object()) {
-    if (!value.is_string()) return lacks("a text \"" + what + "\"");
+    if (!value.is_string()) return wrong(named("has", what.c_str()) + " that is no text");
     hardware[what] = value.as_string();
   }
   return hardware;
@@ -215,10 +245,15 @@ Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string
   ASSIGN_OR_RETURN(replica.tensor_parallel_size, integer(json, "tensor_parallel_size", 1));
   ASSIGN_OR_RETURN(replica.pipeline_parallel_size, integer(json, "pipeline_parallel_size", 1));
   ASSIGN_OR_RETURN(replica.kv_blocks, integer(json, "kv_blocks", 1));
-  if (static_cast<size_t>(replica.model) >= file.models.size()) return lacks("the model of a replica");
+  if (static_cast<size_t>(replica.model) >= file.models.size()) {
+    return wrong("has a replica of model " + std::to_string(replica.model) + ", and " + std::to_string(file.models.size()) +
+                 " under \"models\", counted from 0");
+  }
+  RETURN_IF_ERROR(check_figures(json));
   ASSIGN_OR_RETURN(const Json::Array* stages, array(json, "stages"));
   for (const Json& stage : *stages) {
     ASSIGN_OR_RETURN(const int layers, integer(stage, "layers", 1));
+    RETURN_IF_ERROR(check_bytes(stage));
     replica.stages.push_back({.layers = layers, .memory = {}});
   }
   ASSIGN_OR_RETURN(const Json::Array* ranks, array(json, "ranks"));
@@ -228,14 +263,17 @@ Result<PlacedReplica> parse_replica(const Json& json, const std::map<std::string
     const auto at = nodes.find(node);
     const size_t devices = at == nodes.end() ? 0 : file.cluster.nodes[static_cast<size_t>(at->second)].devices.size();
     if (static_cast<size_t>(device) >= devices) {
-      return lacks("device " + std::to_string(device) + " of node \"" + node + "\"");
+      return wrong("puts a rank on device " + std::to_string(device) + " of node \"" + node +
+                   "\", which its cluster does not have");
     }
     replica.devices.push_back({.node = at->second, .device = device});
   }
   const int64_t ranks_wanted = int64_t{replica.tensor_parallel_size} * replica.pipeline_parallel_size;
   if (static_cast<int64_t>(replica.devices.size()) != ranks_wanted ||
       static_cast<int>(replica.stages.size()) != replica.pipeline_parallel_size) {
-    return lacks("a stage or a rank of a replica");
+    return wrong("has a replica of TP " + std::to_string(replica.tensor_parallel_size) + " x PP " +
+                 std::to_string(replica.pipeline_parallel_size) + " with " + std::to_string(replica.devices.size()) +
+                 " under \"ranks\" and " + std::to_string(replica.stages.size()) + " under \"stages\"");
   }
   return replica;
 }
@@ -302,16 +340,21 @@ Result<PlanFile> parse_plan(std::string_view json_text) {
   for (size_t i = 0; i < file.cluster.nodes.size(); ++i) nodes[file.cluster.nodes[i].name] = static_cast<int>(i);
   ASSIGN_OR_RETURN(const Json::Array* models, array(json, "models"));
   for (const Json& model : *models) {
-    ASSIGN_OR_RETURN(file.models.emplace_back(), parse_model(model));
+    ASSIGN_OR_RETURN(ModelDemand demand, parse_model(model));
+    if (std::ranges::find(file.models, demand.name, &ModelDemand::name) != file.models.end()) {
+      return wrong("has two models called \"" + demand.name + "\", which nobody can tell apart");
+    }
+    file.models.push_back(std::move(demand));
   }
   ASSIGN_OR_RETURN(const Json::Array* replicas, array(json, "replicas"));
+  if (replicas->empty()) return wrong("has no replica");
   std::set<DeviceId> taken;
   for (const Json& item : *replicas) {
     ASSIGN_OR_RETURN(PlacedReplica replica, parse_replica(item, nodes, file));
     for (const DeviceId& id : replica.devices) {
       if (taken.insert(id).second) continue;
-      return invalid_argument("the plan puts two ranks on device " + std::to_string(id.device) + " of node \"" +
-                              file.cluster.nodes[static_cast<size_t>(id.node)].name + "\": correct it, or plan again");
+      return wrong("puts two ranks on device " + std::to_string(id.device) + " of node \"" +
+                   file.cluster.nodes[static_cast<size_t>(id.node)].name + "\"");
     }
     file.plan.replicas.push_back(std::move(replica));
   }

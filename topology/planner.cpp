@@ -277,6 +277,17 @@ std::vector<std::string> notes_of(const PlanRequest& request, const std::vector<
     notes.push_back("what communicators take of a GPU's memory was not measured over all of these links: there, the most that "
                     "was measured over others is assumed (`skein topology --measure` measures it)");
   }
+  std::set<std::string> guessed;
+  for (const PlacedReplica& replica : replicas) {
+    for (const DeviceId& id : replica.devices) {
+      const DeviceKind& kind = kind_of(*request.cluster, id);
+      if (is_guess(kind) && request.calibration->find_device(kind.name) == nullptr) guessed.insert(kind.name);
+    }
+  }
+  for (const std::string& kind : guessed) {
+    notes.push_back("nobody has measured \"" + kind + "\", and all figures of it are a guess: `skein topology --measure` measures it, "
+                    "and --calibration takes what it wrote");
+  }
   return notes;
 }
 

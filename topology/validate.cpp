@@ -2,6 +2,7 @@
 #include <map>
 #include <set>
 
+#include "base/node_name.h"
 #include "topology/cluster.h"
 
 namespace skein {
@@ -115,6 +116,7 @@ Status check_nic(const Node& node, const Nic& nic) {
 Status check_node(const Cluster& cluster, const Node& node) {
   const std::string what = "node " + quoted(node.name);
   if (node.name.empty()) return wrong(node.line, "a node has no name; give it one");
+  if (const Status name = check_node_name(node.name); !name.ok()) return wrong(node.line, name.message());
   if (node.cores <= 0) return wrong(node.line, what + " needs cores above 0");
   if (node.memory_bytes <= 0) return wrong(node.line, what + " needs memory_gib above 0");
   if (node.memory_free > node.memory_bytes) {

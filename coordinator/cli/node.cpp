@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/node_name.h"
 #include "comm/keys.h"
 #include "comm/messages.h"
 #include "coordinator/cli/commands.h"
@@ -56,6 +57,25 @@ std::string host_name() {
   return name;
 }
 
+Status make_folder(const std::string& folder) {
+  if (mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST) return {};
+  return unavailable("cannot make the folder " + folder + ": " + std::strerror(errno));
+}
+
+// What would only be found when the first replica is launched.
+Status check_paths(const AgentConfig& agent) {
+  std::error_code ignored;
+  if (!agent.worker.empty() &&
+      (!std::filesystem::is_regular_file(agent.worker, ignored) || access(agent.worker.c_str(), X_OK) != 0)) {
+    return not_found("--worker " + agent.worker + " is no program that can be run: name a skein-worker, or leave it out");
+  }
+  if (agent.run_folder.empty()) return {};
+  RETURN_IF_ERROR(make_folder(agent.run_folder).within("--run-folder"));
+  const bool folder = std::filesystem::is_directory(agent.run_folder, ignored);
+  if (folder && access(agent.run_folder.c_str(), W_OK | X_OK) == 0) return {};
+  return unavailable("--run-folder " + agent.run_folder + " is no folder that this user can write to: name another one");
+}
+
 // An agent with a key is a cluster's; one without, `skein serve` started for its own machine.
 Status settle(AgentFlags* flags) {
   AgentConfig& agent = flags->agent;
@@ -72,13 +92,10 @@ Status settle(AgentFlags* flags) {
   ASSIGN_OR_RETURN(node.keys.server_public_key,
                    read_public_key_file(flags->coordinator_key.empty() ? beside : flags->coordinator_key));
   if (agent.name == AgentConfig().name) agent.name = host_name();
+  RETURN_IF_ERROR(check_node_name(agent.name).within("--name"));
+  RETURN_IF_ERROR(check_paths(agent));
   agent.node = std::move(node);
   return {};
-}
-
-Status make_folder(const std::string& folder) {
-  if (mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST) return {};
-  return unavailable("cannot make the folder " + folder + ": " + std::strerror(errno));
 }
 
 // Never over a file that is there: it may be in use.
@@ -99,9 +116,9 @@ Status write_keys(const std::string& folder, const std::vector<std::string>& nod
 Status check_names(const std::vector<std::string>& nodes) {
   if (nodes.empty()) return invalid_argument("name the nodes to make keys for, as in: skein keys --out keys node-a node-b");
   for (const std::string& node : nodes) {
-    if (node == kCoordinator || node.starts_with('#') || node.find_first_of("/ \t\n:") != std::string::npos) {
-      return invalid_argument("\"" + node + "\" cannot be a node's name: no blanks, slashes or colons, and not " +
-                              kCoordinator);
+    RETURN_IF_ERROR(check_node_name(node));
+    if (node == kCoordinator) {
+      return invalid_argument("the node cannot be called " + node + ", as the coordinator's own files are: give it another name");
     }
     if (std::ranges::count(nodes, node) > 1) return invalid_argument("the node " + node + " is named twice");
   }

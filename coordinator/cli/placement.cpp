@@ -5,13 +5,14 @@
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
+#include <iterator>
+#include <map>
 
 #include "base/cuda_limits.h"
 #include "base/parse_number.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 #include "topology/discovery.h"
-#include "topology/plan_file.h"
 
 namespace skein {
 namespace {
@@ -22,12 +23,6 @@ Objective objective_of(const PlacementConfig& placement, const std::vector<Asked
   if (placement.objective == "latency") return Objective::kLatency;
   const bool rated = std::ranges::all_of(asked, [](const AskedModel& model) { return model.request_rate > 0; });
   return rated ? Objective::kFewestDevices : Objective::kGoodput;
-}
-
-// "llama-3.1-8b" for configs/models/llama-3.1-8b/
-std::string short_name(const std::string& model) {
-  const std::filesystem::path path(model);
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
 MemoryRequest memory_request(const ServeConfig& config, bool gpu) {
@@ -57,17 +52,42 @@ Result<ModelFiles> find_shape(const std::string& model, const std::string& load_
   return shape.ok() ? std::move(shape) : std::move(whole);
 }
 
+// A plan's replicas must have all layers of the model.
+Status check_layers(const PlanFile& file, const std::string& path, const ModelDemand& demand) {
+  const int wanted = static_cast<int>(demand.checkpoint->description().layers.size());
+  for (const PlacedReplica& replica : file.plan.replicas) {
+    int layers = 0;
+    for (const PlannedStage& stage : replica.stages) layers += stage.layers;
+    if (layers == wanted) continue;
+    return invalid_argument(path + " has a replica of " + demand.name + " with " + std::to_string(layers) +
+                            " layers where the model has " + std::to_string(wanted) + ": correct its stages, or plan again");
+  }
+  return {};
+}
+
+// Plans tell models apart by the names of their folders.
+Status check_names(const std::vector<AskedModel>& asked) {
+  std::map<std::string, std::string> models;
+  for (const AskedModel& model : asked) {
+    const auto [other, fresh] = models.emplace(short_name(model.model), model.model);
+    if (fresh) continue;
+    return invalid_argument(other->second + " and " + model.model + " would both be called \"" + other->first +
+                            "\" in the plan: rename the folder of one, or name a link to it");
+  }
+  return {};
+}
+
 // What a plan file has of the one model.
-Result<PlanFile> read_plan_of(const std::string& path, const std::string& model) {
+Result<PlanFile> read_plan_of(const std::string& path, const ModelDemand& demand) {
+  const std::string& model = demand.name;
   ASSIGN_OR_RETURN(PlanFile file, read_plan_file(path));
+  RETURN_IF_ERROR(check_places(file, path, model));
   std::erase_if(file.plan.replicas, [&](const PlacedReplica& replica) {
     return file.models[static_cast<size_t>(replica.model)].name != model;
   });
   for (PlacedReplica& replica : file.plan.replicas) replica.model = 0;
-  if (!file.plan.replicas.empty()) return file;
-  std::vector<std::string> others;
-  for (const ModelDemand& other : file.models) others.push_back(other.name);
-  return invalid_argument(path + " places " + joined(others) + ", but no replica of " + model + ": plan again, with this model");
+  RETURN_IF_ERROR(check_layers(file, path, demand));
+  return file;
 }
 
 std::vector<NodePart> parts_of(const PlacementConfig& placement, const Cluster& cluster) {
@@ -137,6 +157,36 @@ bool is_one_of(const std::string& value, std::initializer_list<const char*> choi
 
 }  // namespace
 
+std::string short_name(const std::string& model) {
+  const std::filesystem::path path(model);
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+Result<std::vector<std::string>> idle_calibrations(const ServeConfig& config, const Cluster& cluster) {
+  const auto has = [&](const std::string& device) {
+    return std::ranges::find(cluster.kinds, device, &DeviceKind::name) != cluster.kinds.end();
+  };
+  std::vector<std::string> notes;
+  for (const std::string& path : config.placement.calibration) {
+    ASSIGN_OR_RETURN(const Calibration one, read_calibrations({}, {path}));
+    const bool used = std::ranges::any_of(one.devices, has, &DeviceCalibration::name) ||
+                      std::ranges::any_of(one.links, [&](const LinkCalibration& link) {
+                        return link.device.empty() || has(link.device);
+                      });
+    if (!used) notes.push_back("nothing in " + path + " was measured on a device of this cluster: is it the right calibration?");
+  }
+  return notes;
+}
+
+Status check_places(const PlanFile& file, const std::string& path, const std::string& model) {
+  for (const PlacedReplica& replica : file.plan.replicas) {
+    if (file.models[static_cast<size_t>(replica.model)].name == model) return {};
+  }
+  std::vector<std::string> others;
+  for (const ModelDemand& other : file.models) others.push_back(other.name);
+  return invalid_argument(path + " places " + joined(others) + ", but no replica of " + model + ": plan again, with this model");
+}
+
 NodePart parse_node_part(const std::string& text, const std::set<std::string>& nodes) {
   if (nodes.contains(text)) return {.node = text};
   const size_t colon = text.rfind(':');
@@ -160,13 +210,14 @@ Result<Cluster> read_cluster(const std::string& name, std::vector<std::string>* 
 Status make_placement(const ServeConfig& config, Placement* placement) {
   RETURN_IF_ERROR(describe_placement(config, placement));
   const PlanRequest& request = placement->request;
+  ASSIGN_OR_RETURN(std::vector<std::string> notes, idle_calibrations(config, placement->cluster));
   const std::string& path = config.placement.plan;
   const bool replanning = config.placement.replan;
   std::error_code ignored;
   if (path.empty() || (replanning && !std::filesystem::exists(path, ignored))) {
     ASSIGN_OR_RETURN(placement->plan, plan_placement(request));
   } else {
-    ASSIGN_OR_RETURN(PlanFile file, read_plan_of(path, request.models[0].name));
+    ASSIGN_OR_RETURN(PlanFile file, read_plan_of(path, request.models[0]));
     const Status unchanged = check_unchanged(file, placement->cluster);
     if (unchanged.ok()) {
       RETURN_IF_ERROR(check_flags(config, request.models[0].name, file));
@@ -179,6 +230,7 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     }
     ASSIGN_OR_RETURN(placement->plan, replan(request, file.cluster, file.plan));
   }
+  std::ranges::move(notes, std::back_inserter(placement->plan.notes));
   RETURN_IF_ERROR(check_backends(config, *placement));
   return replanning ? write_plan(path, *placement) : Status();
 }
@@ -249,6 +301,7 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
     asked.push_back(config.placement.asked);
     asked.back().model = config.model;
   }
+  RETURN_IF_ERROR(check_names(asked));
   const bool gpu = std::ranges::any_of(placement->cluster.kinds, &DeviceKind::gpu);
   PlanRequest& request = placement->request;
   request.cluster = &placement->cluster;

@@ -6,7 +6,7 @@
 
 #include "coordinator/cli/model_files.h"
 #include "coordinator/cli/serve_config.h"
-#include "topology/planner.h"
+#include "topology/plan_file.h"
 
 namespace skein {
 
@@ -23,6 +23,15 @@ struct Placement {
   Placement(const Placement&) = delete;
   Placement& operator=(const Placement&) = delete;
 };
+
+// What plans call a model: "llama-3.1-8b" for configs/models/llama-3.1-8b/.
+std::string short_name(const std::string& model);
+
+// A note for each file of --calibration with nothing that was measured on the cluster's kinds of devices.
+Result<std::vector<std::string>> idle_calibrations(const ServeConfig& config, const Cluster& cluster);
+
+// Refuses a plan file, read from `path`, without a replica of the model that is called so.
+Status check_places(const PlanFile& file, const std::string& path, const std::string& model);
 
 // "NODE", "NODE:1", "NODE:0-3" of --nodes. What is no number or two behind the last colon is part of the name, and so
 // is all where one of `nodes` has that name.

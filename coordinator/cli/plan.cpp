@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/placement.h"
@@ -31,7 +32,7 @@ OptionTable options(PlanConfig* config) {
   table.add_switch("even-layers", "deal layers out to stages evenly, as `skein serve` and `skein bench` do, not by speed",
                    &config->even_layers);
   table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
-  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for",
+  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for; MODEL may be left out",
                  &config->check);
   return table;
 }
@@ -44,19 +45,30 @@ Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& plac
   return replan(placement.request, previous.cluster, previous.plan);
 }
 
+// Needs no model; of those that are named the plan must have replicas.
+Status check_plan(const PlanConfig& config) {
+  ASSIGN_OR_RETURN(const Cluster cluster, read_cluster(config.serve.placement.cluster));
+  ASSIGN_OR_RETURN(const PlanFile file, read_plan_file(config.check));
+  std::vector<std::string> models;
+  for (const AskedModel& asked : config.serve.placement.models) models.push_back(asked.model);
+  if (!config.serve.model.empty()) models.push_back(config.serve.model);
+  for (const std::string& model : models) RETURN_IF_ERROR(check_places(file, config.check, short_name(model)));
+  RETURN_IF_ERROR(check_unchanged(file, cluster).within(config.check));
+  std::printf("%s holds for the cluster as it is\n", config.check.c_str());
+  return {};
+}
+
 Status plan_cluster(const PlanConfig& config) {
+  if (!config.check.empty()) return check_plan(config);
+  RETURN_IF_ERROR(check_model(config.serve));
   Placement placement;
   RETURN_IF_ERROR(describe_placement(config.serve, &placement));
-  if (!config.check.empty()) {
-    ASSIGN_OR_RETURN(const PlanFile file, read_plan_file(config.check));
-    RETURN_IF_ERROR(check_unchanged(file, placement.cluster).within(config.check));
-    std::printf("%s holds for the cluster as it is\n", config.check.c_str());
-    return {};
-  }
   placement.request.burst_prompts = config.num_prompts;
   placement.request.even_layers = config.even_layers;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
+  ASSIGN_OR_RETURN(std::vector<std::string> notes, idle_calibrations(config.serve, placement.cluster));
+  std::ranges::move(notes, std::back_inserter(placement.plan.notes));
   RETURN_IF_ERROR(check_backends(config.serve, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
   if (config.format == "json") std::printf("%s\n", to_json(placement.request, placement.plan).dump().c_str());
@@ -76,6 +88,7 @@ Status plan_machine(const PlanConfig& config) {
     return invalid_argument("--" + std::string(flag) + " needs a described cluster; name its file with --cluster, or plan on this "
                             "machine with `--cluster here`");
   }
+  RETURN_IF_ERROR(check_model(config.serve));
   ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config.serve));
   std::printf("%s", describe(plan).c_str());
   return {};
@@ -89,7 +102,7 @@ int plan_command(const Arguments& arguments) {
   if (std::ranges::find(arguments, "--help") != arguments.end()) {
     std::printf("usage: skein plan MODEL [flags]\n"
                 "Without --cluster: what `skein serve` with these flags starts on this machine; nothing is chosen or predicted.\n"
-                "For that describe the machine first: skein topology --format yaml > here.yaml\n%s", table.help().c_str());
+                "With `--cluster here`: what runs best on it, how fast, and why.\n%s", table.help().c_str());
     return 0;
   }
   const Status parsed = parse_serve_config(arguments, table, &config.serve);

@@ -1,6 +1,7 @@
 #include "coordinator/cli/plan_text.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <map>
@@ -30,7 +31,8 @@ std::string count_text(size_t count, const std::string& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-std::string percent_text(double share) { return format("%+.0f %%", 100 * share); }
+// What rounds to nothing has no sign.
+std::string percent_text(double share) { return format("%+.0f %%", std::round(100 * share) + 0.0); }
 
 std::string cluster_line(const Cluster& cluster) {
   std::map<int, int> counts;
@@ -161,11 +163,15 @@ std::string map_lines(const Placement& placement) {
   std::string text = "map         replica.rank of each device\n";
   size_t width = 0;
   for (const Node& node : nodes) width = std::max(width, node.name.size());
+  const auto same_devices = [&](const Node& a, const Node& b) {
+    return std::ranges::equal(a.devices, b.devices, {}, &Device::kind, &Device::kind);
+  };
   for (size_t i = 0; i < nodes.size();) {
     int first = 0;
     const std::string pattern = pattern_of(seats[i], &first);
     size_t end = i + 1;
-    for (int other; end < nodes.size() && pattern_of(seats[end], &other) == pattern; ++end) {
+    for (int other; end < nodes.size() && same_devices(nodes[i], nodes[end]); ++end) {
+      if (pattern_of(seats[end], &other) != pattern) break;
     }
     if (end - i > 3) {
       text += format("            %s to %s, %zu nodes alike", nodes[i].name.c_str(), nodes[end - 1].name.c_str(), end - i);

@@ -160,6 +160,9 @@ Status check_cluster(const ServeConfig& config) {
 }
 
 Status check_placement(const ServeConfig& config) {
+  if (config.flags.contains("nodes") && config.placement.nodes.empty()) {
+    return invalid_argument("--nodes is empty: name the nodes that may be used, or leave the flag out for all");
+  }
   if (config.placement.replan && config.placement.plan.empty()) {
     return invalid_argument("replan writes the file that --plan names: name one");
   }
@@ -358,11 +361,15 @@ Status check_nodes(const ServeConfig& config) {
 
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
   RETURN_IF_ERROR(parse_over_file(arguments, table, table, config));
-  RETURN_IF_ERROR(check_nodes(*config));
-  if (config->model.empty() && config->placement.models.empty()) {
-    return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
+  if (!config->model.empty() && !config->placement.models.empty()) {
+    return invalid_argument("models and a single model, " + config->model + ", are both named: leave one of them out");
   }
-  return {};
+  return check_nodes(*config);
+}
+
+Status check_model(const ServeConfig& config) {
+  if (!config.model.empty() || !config.placement.models.empty()) return {};
+  return invalid_argument("which model? Name a Hugging Face folder, a GGUF file, or a name in the local hub cache");
 }
 
 Status parse_local_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config) {
@@ -389,6 +396,7 @@ OptionTable serve_options(ServeConfig* config) {
 Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments) {
   ServeConfig config;
   RETURN_IF_ERROR(parse_serve_config(arguments, serve_options(&config), &config));
+  RETURN_IF_ERROR(check_model(config));
   RETURN_IF_ERROR(check_one_model(config));
   return config;
 }

@@ -105,11 +105,14 @@ void add_placement_options(OptionTable* table, PlacementConfig* placement);
 Status read_serve_file(const std::string& path, ServeConfig* config);
 // Whether what it says of nodes and places fits together.
 Status check_nodes(const ServeConfig& config);
-// Flags win over the file that --config names. One positional argument: the model. `table` has the options of `config`.
+// Flags win over the file that --config names. One positional argument, which may be missing: the model. `table`
+// has the options of `config`.
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
-// The same for such a command: the file may hold what it holds for `skein serve`, but no listen. `table` has
+// The same for a command that runs a model by itself: the file may hold what it holds for `skein serve`, but no listen. `table` has
 // add_local_options() and what else the command takes. No model: it stays empty.
 Status parse_local_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
+// Whether a model is named, or several.
+Status check_model(const ServeConfig& config);
 // All that `skein serve` takes.
 OptionTable serve_options(ServeConfig* config);
 Result<ServeConfig> parse_serve_config(const std::vector<std::string>& arguments);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <map>
 
@@ -183,6 +184,16 @@ void print(const View& view, const std::string& format) {
   for (const std::string& finding : view.findings) std::fprintf(out, "note: %s\n", finding.c_str());
 }
 
+// Before minutes are measured. Leaves what is there as it is.
+Status check_output(const std::string& path) {
+  std::error_code ignored;
+  const bool there = std::filesystem::exists(path, ignored);
+  const bool opened = std::ofstream(path, std::ios::app).is_open();
+  if (opened && !there) std::filesystem::remove(path, ignored);
+  if (opened) return {};
+  return unavailable("cannot write " + path + "; name another file with --output");
+}
+
 Status write_calibration(const std::string& path, const Calibration& calibration) {
   std::ofstream file(path);
   file << to_yaml(calibration);
@@ -216,6 +227,9 @@ Status check(const TopologyOptions& options, bool between_nodes) {
   if (between_nodes && (!options.node.empty() || options.format != "text")) {
     return invalid_argument("between nodes it is only measured: leave --node and --format out");
   }
+  if (!options.measure && options.agents.flags.contains("output")) {
+    return invalid_argument("--output is where --measure writes to: give --measure, too, or send what is shown to a file with >");
+  }
   if (!options.node.empty() && options.config.empty()) {
     return invalid_argument("--node says which node of a file this machine is: it needs --config");
   }
@@ -234,6 +248,7 @@ Status measure_between(const Arguments& arguments, TopologyOptions options) {
     RETURN_IF_ERROR(options_table(&options).parse(arguments, &positional));  // flags win over the file
   }
   RETURN_IF_ERROR(check_nodes(options.agents));
+  RETURN_IF_ERROR(check_output(options.output));
   ASSIGN_OR_RETURN(const Measurement measured, measure_nodes(options.agents));
   RETURN_IF_ERROR(write_calibration(options.output, measured.calibration));
   for (const std::string& finding : measured.findings) std::printf("note: %s\n", finding.c_str());
@@ -266,6 +281,8 @@ int topology_command(const Arguments& arguments) {
                                                : view_of_file(options);
   if (!view.ok()) return report(view.status());
   if (options.measure) {
+    const Status writable = check_output(options.output);
+    if (!writable.ok()) return report(writable);
     const Result<Measurement> measured = measure(view->machine);
     if (!measured.ok()) return report(measured.status());
     const Status written = write_calibration(options.output, measured->calibration);

@@ -24,6 +24,7 @@
 #include "base/lease_watch.h"
 #include "base/log.h"
 #include "base/network.h"
+#include "base/parse_number.h"
 #include "base/replica_spec.h"
 #include "coordinator/control/job.h"
 #include "coordinator/control/node_watch.h"
@@ -504,8 +505,10 @@ Status claim_host(const std::string& coordinator_key) {
 Result<std::string> host_of(const std::string& endpoint) {
   constexpr std::string_view kScheme = "tcp://";
   const size_t colon = endpoint.rfind(':');
-  if (!endpoint.starts_with(kScheme) || colon <= kScheme.size()) {
-    return invalid_argument("\"" + endpoint + "\" is no address of a coordinator: write tcp://HOST:PORT");
+  const std::string_view digits = std::string_view(endpoint).substr(std::min(colon, endpoint.size() - 1) + 1);
+  const int port = parse_number<int>(digits).value_or(0);
+  if (!endpoint.starts_with(kScheme) || colon <= kScheme.size() || port < 1 || port > 65535) {
+    return invalid_argument("\"" + endpoint + "\" is no address of a coordinator: write tcp://HOST:PORT, with a port from 1 to 65535");
   }
   return endpoint.substr(kScheme.size(), colon - kScheme.size());
 }

@@ -300,6 +300,8 @@ def test_bad_yaml_names_file_and_line(tmp_path, text, line, part):
 @pytest.mark.parametrize("flags,part", [
     (["--max-model-length", "5"], "did you mean --max-model-len?"),
     (["--tensor-paralel-size=2"], "did you mean --tensor-parallel-size?"),
+    (["--objective", "fast"], "not \"fast\""),
+    (["--bogus"], "unknown setting --bogus"),
     (["--dtype", "float23"], "did you mean float32?"),
     (["--load-format", "dumy"], "did you mean dummy?"),
     (["--device", "cuda"], "cpu"),
@@ -370,6 +372,39 @@ def test_chat_heeds_every_flag_or_refuses_it():
     for flag, value in (("dtype", "float32"), ("max-num-seqs", 4), ("chat-template", "f")):
         message = refused("chat", "--url", "http://127.0.0.1:1", f"--{flag}", value)
         assert f"--{flag} is for a model that is served here" in message
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--coordinator", "tcp://127.0.0.1:99999"], "with a port from 1 to 65535"),
+    (["--name", "a b"], "cannot be a node's name"),
+    (["--worker", "/nonexistent"], "--worker /nonexistent is no program"),
+    (["--run-folder", "/proc/foo"], "--run-folder"),
+    (["--coordinator-key", "a.key"], "a.key has a secret key"),
+], ids=lambda value: None)
+def test_what_an_agent_is_told_wrong_is_said_at_its_start(tmp_path, flags, says):
+    keys = tmp_path / "keys"
+    with Skein("keys", "--out", keys, "a") as made:
+        assert made.wait(REFUSED_S) == 0, made.err
+    flags = [keys / flag if flag == "a.key" else flag for flag in flags]
+    assert says in refused("agent", "--coordinator", "tcp://127.0.0.1:7300", "--name", "a", "--key-file", keys / "a.key", *flags)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a:1", "coordinator"])
+def test_names_that_no_node_can_have(tmp_path, name):
+    refused("keys", "--out", tmp_path / "keys", "--", name)
+
+
+def test_a_plan_is_checked_for_its_models(tmp_path):
+    cluster, plan = tmp_path / "cluster.yaml", tmp_path / "plan.json"
+    cluster.write_text("kinds:\n  - {name: a core, type: cpu, read_gb_per_s: 10, tflops: 0.05}\nnodes:\n"
+                       "  - {name: here, cores: 2, memory_gib: 2, devices: [{kind: a core, count: 2}]}\n")
+    with Skein("plan", TINY, "--cluster", cluster, "--format", "json") as made:
+        assert made.wait(REFUSED_S) == 0, made.err
+        plan.write_text(made.out)
+    for model in ([], [TINY]):
+        with Skein("plan", *model, "--cluster", cluster, "--check", plan) as checked:
+            assert checked.wait(REFUSED_S) == 0 and "holds for the cluster" in checked.out, checked.err
+    assert f"no replica of {ONE_FILE.name}" in refused("plan", ONE_FILE, "--cluster", cluster, "--check", plan)
 
 
 @pytest.mark.parametrize("flags", [["--request-rate", 5], ["--previous", "plan.json"], ["--format", "svg"]], ids=str)

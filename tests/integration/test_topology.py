@@ -64,6 +64,8 @@ def test_a_node_that_is_not_as_described_is_told_with_the_files_lines():
     (["--listen", "tcp://127.0.0.1:7300"], "give --measure and --listen, too"),
     (["--measure", "--nodes", "a"], "--nodes is of a coordinator"),
     (["--measure", "--listen", "tcp://127.0.0.1:7300", "--format", "svg"], "leave --node and --format out"),
+    (["--output", "c.yaml"], "give --measure, too"),
+    (["--measure", "--output", "/nonexistent/x.yaml"], "cannot write /nonexistent/x.yaml"),
     (["cluster.yaml"], "Files go behind --config"),
     (["--formt", "svg"], "did you mean --format?"),
 ], ids=lambda value: None)

@@ -34,6 +34,8 @@ TEST_F(KeysTest, RefusesWhatIsNoSecret) {
   EXPECT_FALSE(read_key_file(folder_.file("absent")).ok());
   const auto published = read_public_key_file(write("public rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7\n"));
   EXPECT_NE(published.status().message().find("manual"), std::string::npos);
+  const auto whole = read_public_key_file(write(good));
+  EXPECT_NE(whole.status().message().find("has a secret key"), std::string::npos) << "another's pair in place of a public key";
 }
 
 TEST_F(KeysTest, AnAllowListNamesItsLines) {

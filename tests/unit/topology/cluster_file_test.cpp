@@ -150,6 +150,13 @@ constexpr Mistake kMistakes[] = {
      "  - {name: a, cores: 1, memory_gib: 1, devices: [{kind: C, count: 2}]}\n",
      "line 4: node \"a\" has 2 cores as devices but only 1 cores"},
     {"NoNodes", "cluster: empty\n", "nodes are missing"},
+    {"NothingAtAll", "# later\n", "there is nothing in it: list a node at least under nodes"},
+    {"NoKind", "nodes:\n  - {name: a, cores: 1, memory_gib: 1, devices: [{count: 2}]}\n",
+     "line 2: a device needs its kind, as in kind: NVIDIA H100"},
+    {"NameWithBlank", "nodes:\n  - {name: a b, cores: 1, memory_gib: 1}\n", "line 2: \"a b\" cannot be a node's name"},
+    {"NameWithColon", "nodes:\n  - {name: \"a:1\", cores: 1, memory_gib: 1}\n", "line 2: \"a:1\" cannot be"},
+    {"NameWithEscape", "nodes:\n  - {name: \"a\\x1b\", cores: 1, memory_gib: 1}\n", "line 2: \"a?\" cannot be"},
+    {"NameOfAFolder", "nodes:\n  - {name: .., cores: 1, memory_gib: 1}\n", "line 2: \"..\" cannot be"},
 };
 
 class ClusterFileMistake : public testing::TestWithParam<Mistake> {};

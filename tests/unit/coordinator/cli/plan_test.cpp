@@ -13,6 +13,7 @@
 
 #include "model/mapped_file.h"
 #include "topology/cluster_file.h"
+#include "topology/device_kinds.h"
 #include "topology/plan_file.h"
 
 namespace skein {
@@ -177,6 +178,48 @@ TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
   EXPECT_THAT(parse_plan(twice).status().message(), HasSubstr("two ranks on device 6 of node \"h200-2\""));
 }
 
+TEST_F(PlanFileTest, RefusesWhatIsOutOfRange) {
+  const auto said = [&](const std::string& what, const std::string& with) {
+    std::string edited = json_;
+    const size_t at = edited.find(what);
+    EXPECT_NE(at, std::string::npos) << what;
+    edited.replace(at, what.size(), with);
+    return parse_plan(edited).status().message();
+  };
+  EXPECT_THAT(said("\"layers\":", "\"layers\":-"), HasSubstr("has \"layers\" that is no whole number from 1 to 16777216"));
+  EXPECT_THAT(said("\"weights_bytes\":", "\"weights_bytes\":-"), HasSubstr("\"weights_bytes\" that is no whole number"));
+  EXPECT_THAT(said("\"best\":{", "\"best\":7,\"was\":{"), HasSubstr("has \"best\" that is no map of figures"));
+  EXPECT_THAT(said("\"lone\":{", "\"lone\":{\"x\":[],"), HasSubstr("has \"lone\" where x is no number"));
+  EXPECT_THAT(said("\"replicas\":[", "\"replicas\":[],\"were\":["), HasSubstr("the plan has no replica: correct it"));
+  EXPECT_THAT(said("\"device\":7", "\"device\":77"), HasSubstr("which its cluster does not have: correct it"));
+  EXPECT_THAT(said("\"tensor_parallel_size\":", "\"tensor_parallel_size\":1"), HasSubstr("has a replica of TP 1"));
+}
+
+TEST_F(PlanFileTest, TellsModelsApartByTheirNames) {
+  placement_.request.models.push_back(placement_.request.models[0]);
+  placement_.plan.models.push_back(placement_.plan.models[0]);
+  EXPECT_THAT(parse_plan(to_json(placement_.request, placement_.plan).dump()).status().message(),
+              HasSubstr("two models called \"llama-3.1-8b\""));
+  ServeConfig config;
+  config.placement.cluster = in_clusters("h200-pair");
+  config.placement.models.resize(2);
+  config.placement.models[0].model = "a/m";
+  config.placement.models[1].model = "b/m/";
+  Placement placement;
+  EXPECT_THAT(describe_placement(config, &placement).message(), HasSubstr("a/m and b/m/ would both be called \"m\""));
+}
+
+TEST_F(PlanFileTest, HasAllLayersOfTheModel) {
+  placement_.plan.replicas[1].stages[0].layers -= 1;
+  const std::string path = testing::TempDir() + "short.json";
+  std::ofstream(path) << to_json(placement_.request, placement_.plan).dump();
+  const auto config = parse_serve_config({kSmall, "--cluster", in_clusters("h200-pair"), "--plan", path});
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  Placement placement;
+  EXPECT_THAT(make_placement(*config, &placement).message(),
+              HasSubstr("short.json has a replica of llama-3.1-8b with 31 layers where the model has 32: correct its stages"));
+}
+
 TEST_F(PlanFileTest, KeepsWhatItWasPlannedFor) {
   placement_.request.models[0].load = {.request_rate = 0.1, .input_tokens = 300, .output_tokens = 7};
   placement_.request.models[0].level = {.ttft_ms = 123.25, .itl_ms = 30};
@@ -324,6 +367,42 @@ TEST(PlanOnParts, ANodesNameMayEndLikeOne) {
     ASSERT_EQ(placement.request.nodes.size(), 1u);
     EXPECT_TRUE(may_use(placement.request.nodes, name, 7));
   }
+}
+
+TEST(PlanOnAGuess, SaysSoOnce) {
+  Placement placement;
+  auto cluster = read_cluster_file(in_clusters("laptop"));
+  ASSERT_TRUE(cluster.ok()) << cluster.status().message();
+  placement.cluster = std::move(*cluster);
+  placement.cluster.kinds[0] = guessed_cores("a processor");
+  const Status status = place({kSmall, "--cluster", in_clusters("laptop")}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const std::string text = plan_text(placement);
+  const size_t at = text.find("note        nobody has measured \"a processor\", and all figures of it are a guess");
+  EXPECT_NE(at, std::string::npos) << text;
+  EXPECT_EQ(text.find("a guess", text.find("a guess", at) + 1), std::string::npos) << text;
+}
+
+TEST(PlanWithCalibrations, NamesTheOneOfOtherDevices) {
+  const std::string path = testing::TempDir() + "other.yaml";
+  std::ofstream(path) << "links:\n  - {link: NVLink, device: another GPU, ranks: 2, "
+                         "point_to_point_us: {x: [1, 2], y: [1, 2]}}\n";
+  ServeConfig config;
+  config.placement.calibration = {path};
+  const auto laptop = read_cluster_file(in_clusters("laptop"));
+  const auto notes = idle_calibrations(config, *laptop);
+  ASSERT_TRUE(notes.ok()) << notes.status().message();
+  ASSERT_EQ(notes->size(), 1u);
+  EXPECT_THAT((*notes)[0], HasSubstr("other.yaml was measured on a device of this cluster"));
+  std::ofstream(path) << "links:\n  - {link: TCP, ranks: 2, point_to_point_us: {x: [1, 2], y: [1, 2]}}\n";
+  EXPECT_TRUE(idle_calibrations(config, *laptop)->empty()) << "a link between any devices";
+}
+
+TEST(PlanMap, GroupsNodesOfOneKindOnly) {
+  Placement placement;
+  const Status status = place({kSmall, "--cluster", in_clusters("mixed-32"), "--nodes", "h200-01", "--itl-ms", "50"}, &placement);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_THAT(plan_text(placement), ::testing::Not(HasSubstr("a100-01 to l40s-")));
 }
 
 TEST(PlanArguments, AreRefusedWithASentence) {

@@ -113,7 +113,7 @@ TEST_F(ServeConfigTest, ThePlannerOrTheUserPlacesReplicas) {
   EXPECT_NE(error("model: m\ncluster: c.yaml\nreplicas:\n  - {count: 2}\n").find("leave one of them out"), std::string::npos);
   EXPECT_NE(error("model: m\ncluster: c.yaml\ndata_parallel_size: 2\n").find("request-rate"), std::string::npos);
   EXPECT_NE(error("model: m\nplan: p.json\n").find("--cluster"), std::string::npos);
-  EXPECT_NE(error("model: m\ncluster: c.yaml\nmodels:\n  - {model: a}\n").find("one server serves one model"),
+  EXPECT_NE(error("cluster: c.yaml\nmodels:\n  - {model: a}\n").find("one server serves one model"),
             std::string::npos);
 }
 
@@ -136,6 +136,12 @@ TEST_F(ServeConfigTest, ALocalCommandHasItsOwnFlagsAndDefaults) {
   EXPECT_TRUE(config.no_prefix_caching) << "the file does not speak of it";
   EXPECT_EQ(rounds, 3);
   EXPECT_NE(parse_local("rounds: 4\n").message().find("unknown setting rounds"), std::string::npos);
+}
+
+TEST_F(ServeConfigTest, WhatWouldBeIgnoredIsRefused) {
+  const auto said = [](const std::vector<std::string>& flags) { return parse_serve_config(flags).status().message(); };
+  EXPECT_NE(said({"m", "--cluster", "c.yaml", "--nodes", ""}).find("--nodes is empty"), std::string::npos);
+  EXPECT_NE(error("model: m\ncluster: c.yaml\nmodels:\n  - {model: a}\n").find("leave one of them out"), std::string::npos);
 }
 
 TEST_F(ServeConfigTest, AModelIsNeeded) {
