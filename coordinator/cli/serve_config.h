@@ -108,8 +108,8 @@ Status check_nodes(const ServeConfig& config);
 // Flags win over the file that --config names. One positional argument, which may be missing: the model. `table`
 // has the options of `config`.
 Status parse_serve_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
-// The same for a command that runs a model by itself: the file may hold what it holds for `skein serve`, but no listen. `table` has
-// add_local_options() and what else the command takes. No model: it stays empty.
+// The same for a command that runs a model by itself: the file may hold what it holds for `skein serve`, but no
+// listen. `table` has add_local_options() and what else the command takes. No model: it stays empty.
 Status parse_local_config(const std::vector<std::string>& arguments, const OptionTable& table, ServeConfig* config);
 // Whether a model is named, or several.
 Status check_model(const ServeConfig& config);
