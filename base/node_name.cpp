@@ -20,8 +20,10 @@ std::string shown(std::string_view name) {
 }  // namespace
 
 Status check_node_name(std::string_view name) {
-  if (!name.empty() && name != "." && name != ".." && std::ranges::all_of(name, allowed)) return {};
-  return invalid_argument("\"" + shown(name) + "\" cannot be a node's name: give one of letters, digits, '-', '_' and '.'");
+  const bool fits = !name.empty() && name.front() != '-' && name != "." && name != "..";
+  if (fits && std::ranges::all_of(name, allowed)) return {};
+  return invalid_argument("\"" + shown(name) + "\" cannot be a node's name: give one of letters, digits, '-', '_' and '.', "
+                          "which does not begin with '-'");
 }
 
 }  // namespace skein

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <numeric>
 
+#include "base/node_name.h"
 #include "topology/device_kinds.h"
 #include "topology/machine.h"
 #include "topology/nics.h"
@@ -17,7 +18,8 @@ std::string host_name() {
   char name[256] = "";
   gethostname(name, sizeof name - 1);
   const std::string_view full(name);
-  return std::string(full.substr(0, full.find('.')));
+  const std::string first(full.substr(0, full.find('.')));
+  return check_node_name(first).ok() ? first : "here";
 }
 
 // Cores of a list such as "0-55,112-167".

@@ -15,7 +15,6 @@ constexpr int kCpuLogitRows = 32;  // rows of logits that a rank holds at once
 constexpr int kGpuLogitRows = 512;
 constexpr int64_t kSlotBytes = 2640;            // sampling parameters and places in a step (worker/step_buffers.h)
 constexpr int64_t kStepTableBytes = 64 << 10;  // block assignments of a step
-constexpr int64_t kReceiverBytes = int64_t{288} << 20;  // of runtime_bytes: NCCL's, where a stage has one before it
 constexpr int64_t kDefaultPoolShare = 2;      // one of so many parts of what weights and activations leave
 
 int64_t element_bytes(Format format) { return info(format).block_bytes / info(format).block_elements; }
@@ -157,7 +156,7 @@ RankMemory rank_memory(const Checkpoint& checkpoint, const ShardPlan& shard, con
   if (shard.last_stage()) memory.activations += logit_bytes(model, shard, request);
   if (request.gpu) {
     const bool receives = shard.pp_size == 1 || !shard.first_stage();
-    memory.runtime = std::max<int64_t>(request.runtime_bytes - (receives ? 0 : kReceiverBytes), 0);
+    memory.runtime = std::max<int64_t>(request.runtime_bytes - (receives ? 0 : request.receiver_bytes), 0);
   }
   return memory;
 }
@@ -234,14 +233,18 @@ Result<MemoryPlan> plan_memory(const Checkpoint& checkpoint, const std::vector<S
     const std::string what = "block of " + std::to_string(request.block_tokens) + " tokens";
     return pool_holds_no(*request.kv_bytes_per_rank, what, least * most, "or leave it out");
   }
+  if (tokens < request.block_tokens) {
+    const std::string gpus = (request.held.empty() ? "free memory" : request.held) + ", or use more GPUs";
+    return does_not_fit("the KV cache of a single block", request.block_tokens * plan.kv_per_token(),
+                        tokens * plan.kv_per_token(),
+                        request.gpu ? gpus : "free memory, or give it a size with kv-cache-memory-bytes");
+  }
   const int64_t needed = round_up(int64_t{wanted}, int64_t{request.block_tokens});
   if (tokens < needed && request.context_max) {
+    const bool all = request.gpu && !request.kv_bytes_per_rank;  // that fit
     return does_not_fit("a context of " + std::to_string(wanted) + " tokens", needed * plan.kv_per_token(),
-                        tokens * plan.kv_per_token(), "lower max-model-len to " + std::to_string(tokens) + " or raise kv-cache-memory-bytes");
-  }
-  if (tokens < request.block_tokens) {
-    return does_not_fit("the KV cache of a single block", request.block_tokens * plan.kv_per_token(),
-                        tokens * plan.kv_per_token(), "raise kv-cache-memory-bytes or free memory");
+                        tokens * plan.kv_per_token(), "lower max-model-len to " + std::to_string(tokens) +
+                                                          (all ? "" : " or raise kv-cache-memory-bytes"));
   }
   if (tokens > largest) {
     return does_not_fit("the KV cache that was asked for", tokens * plan.kv_per_token(), largest * plan.kv_per_token(),

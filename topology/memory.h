@@ -20,6 +20,9 @@ inline constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
 // Tokens of a step where nobody says.
 constexpr int default_step_tokens(bool gpu) { return gpu ? 8192 : 512; }
 
+// What NCCL takes of a GPU whose stage has one before it (two and four H100: 288 to 320 MiB).
+inline constexpr int64_t kNcclReceiverBytes = int64_t{288} << 20;
+
 struct MemoryRequest {
   int tensor_parallel_size = 1;
   int pipeline_parallel_size = 1;
@@ -33,6 +36,7 @@ struct MemoryRequest {
   std::optional<int> context_max = {};             // asked for; else as much as fits, up to the model's
   std::optional<int64_t> kv_bytes_per_rank = {};   // asked for; else chosen
   int64_t runtime_bytes = kGpuReserve;        // GPUs: RankMemory::runtime
+  int64_t receiver_bytes = 0;                 // ... that the first of several stages does not take
   int64_t memory_bytes = 0;                   // what this replica may take; apart: what each rank may
   std::vector<int64_t> memory_by_rank = {};   // apart: what each may, where that differs; none: memory_bytes
   std::string held = {};                      // a clause with a remedy: who else has memory here; empty: nobody

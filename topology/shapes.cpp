@@ -487,6 +487,7 @@ MemoryRequest ShapeBook::memory_request(const StageSite& site, int tp, size_t st
   if (site.device->context_bytes == 0) return request;  // not measured
   const double bytes = site.device->context_bytes + site.device->graph_bytes;
   request.runtime_bytes = static_cast<int64_t>(bytes + library_bytes(site, tp, stages, assumed));
+  request.receiver_bytes = kNcclReceiverBytes;
   return request;
 }
 

@@ -235,6 +235,7 @@ int chat_command(const Arguments& arguments) {
   if (config.url.empty()) {
     set_log_level(LogLevel::kWarning);  // the conversation has this terminal
     std::fprintf(stderr, "loading %s\n", config.serve.model.c_str());
+    config.serve.api_key_file.clear();  // of a file for `skein serve`: this server is ours alone
     Result<std::string> url = local.start(config.serve);
     if (!url.ok()) return report(url.status());
     config.url = *url;

@@ -72,8 +72,15 @@ Status check_paths(const AgentConfig& agent) {
   if (agent.run_folder.empty()) return {};
   RETURN_IF_ERROR(make_folder(agent.run_folder).within("--run-folder"));
   const bool folder = std::filesystem::is_directory(agent.run_folder, ignored);
-  if (folder && access(agent.run_folder.c_str(), W_OK | X_OK) == 0) return {};
-  return unavailable("--run-folder " + agent.run_folder + " is no folder that this user can write to: name another one");
+  if (!folder || access(agent.run_folder.c_str(), W_OK | X_OK) != 0) {
+    return unavailable("--run-folder " + agent.run_folder + " is no folder that this user can write to: name another one");
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(agent.run_folder, ignored)) {
+    if (entry.path().filename().string().starts_with("replica-")) continue;  // of an agent that was killed
+    return invalid_argument("--run-folder " + agent.run_folder + " holds " + entry.path().filename().string() +
+                            ", and is removed when the agent ends: name an empty folder, or one that is not there yet");
+  }
+  return {};
 }
 
 // An agent with a key is a cluster's; one without, `skein serve` started for its own machine.

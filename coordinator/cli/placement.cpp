@@ -71,6 +71,9 @@ Status check_names(const std::vector<AskedModel>& asked) {
   for (const AskedModel& model : asked) {
     const auto [other, fresh] = models.emplace(short_name(model.model), model.model);
     if (fresh) continue;
+    if (other->second == model.model) {
+      return invalid_argument(model.model + " is named twice under models: name it once, with all of its load");
+    }
     return invalid_argument(other->second + " and " + model.model + " would both be called \"" + other->first +
                             "\" in the plan: rename the folder of one, or name a link to it");
   }
@@ -252,7 +255,8 @@ Status check_backends(const ServeConfig& config, const Placement& placement) {
   }
   if (!used.gpus) return {};
   for (const ModelDemand& model : placement.request.models) {
-    RETURN_IF_ERROR(check_gpu_model(model.checkpoint->description()).within(model.name));
+    const Status runs = check_gpu_model(model.checkpoint->description()).within(model.name);
+    if (!runs.ok()) return unsupported(runs.message() + ": name nodes of cores with --nodes");
   }
   return check_gpu_formats(config);
 }
@@ -260,12 +264,11 @@ Status check_backends(const ServeConfig& config, const Placement& placement) {
 Status check_gpu_model(const ModelDescription& model) {
   if (!cuda_takes_head_dim(model.head_dim)) {
     return unsupported("attention heads of size " + std::to_string(model.head_dim) +
-                       " do not run on GPUs, whose kernels take multiples of 8 up to 256: use --device cpu");
+                       " do not run on GPUs, whose kernels take multiples of 8 up to 256");
   }
   if (model.hidden > kCudaHiddenMax) {
     return unsupported("a hidden size of " + std::to_string(model.hidden) +
-                       " does not run on GPUs, whose kernels take up to " + std::to_string(kCudaHiddenMax) +
-                       ": use --device cpu");
+                       " does not run on GPUs, whose kernels take up to " + std::to_string(kCudaHiddenMax));
   }
   return {};
 }

@@ -32,7 +32,10 @@ std::string count_text(size_t count, const std::string& what) {
 }
 
 // What rounds to nothing has no sign.
-std::string percent_text(double share) { return format("%+.0f %%", std::round(100 * share) + 0.0); }
+std::string percent_text(double share) {
+  const double percent = std::round(100 * share);
+  return percent == 0 ? "0 %" : format("%+.0f %%", percent);
+}
 
 std::string cluster_line(const Cluster& cluster) {
   std::map<int, int> counts;

@@ -47,7 +47,7 @@ Result<const Node*> node_of(const RankPlace& place, const Cluster& nodes) {
   return unavailable("a rank goes to " + place.node + ", which no agent has described: start `skein agent` there, see why the one that is there cannot, or " + kSayDevice);
 }
 
-// Without --device the CPU would compute as is asked.
+// As check_gpu_formats(), and CPUs as a way out.
 Status check_formats(const ServeConfig& config) {
   const Status formats = check_gpu_formats(config);
   return formats.ok() ? formats : unsupported(formats.message() + ", or --device cpu");
@@ -312,7 +312,10 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
                         .memory_bytes = site.memory_bytes,
                         .memory_by_rank = site.memory_by_rank,
                         .held = site.held};
-  if (gpu) request.runtime_bytes = gpu_runtime_bytes(shape);
+  if (gpu) {
+    request.runtime_bytes = gpu_runtime_bytes(shape);
+    request.receiver_bytes = kNcclReceiverBytes;
+  }
   if (config.max_model_len) request.context_max = static_cast<int>(*config.max_model_len);
   ASSIGN_OR_RETURN(replica.memory, plan_memory(checkpoint, replica.shards, request));
 
@@ -403,7 +406,10 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
   }
   ASSIGN_OR_RETURN(plan.model,
                    find_model(config.model, config.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
-  if (gpu) RETURN_IF_ERROR(check_gpu_model(plan.model.checkpoint->description()));
+  if (gpu) {
+    const Status runs = check_gpu_model(plan.model.checkpoint->description());
+    if (!runs.ok()) return unsupported(runs.message() + (plan.placement ? ": plan again on cores" : ": use --device cpu"));
+  }
   ASSIGN_OR_RETURN(const std::vector<Site> sites, plan.placement ? placed_sites(plan) : configured_sites(plan, nodes));
   for (const Site& site : sites) {
     ASSIGN_OR_RETURN(plan.replicas.emplace_back(), plan_replica(plan, site));

@@ -187,7 +187,7 @@ void print(const View& view, const std::string& format) {
 // Before minutes are measured. Leaves what is there as it is.
 Status check_output(const std::string& path) {
   std::error_code ignored;
-  const bool there = std::filesystem::exists(path, ignored);
+  const bool there = std::filesystem::exists(std::filesystem::symlink_status(path, ignored));
   const bool opened = std::ofstream(path, std::ios::app).is_open();
   if (opened && !there) std::filesystem::remove(path, ignored);
   if (opened) return {};

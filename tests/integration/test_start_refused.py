@@ -380,18 +380,24 @@ def test_chat_heeds_every_flag_or_refuses_it():
     (["--worker", "/nonexistent"], "--worker /nonexistent is no program"),
     (["--run-folder", "/proc/foo"], "--run-folder"),
     (["--coordinator-key", "a.key"], "a.key has a secret key"),
+    (["--run-folder", "keys"], "is removed when the agent ends"),
 ], ids=lambda value: None)
 def test_what_an_agent_is_told_wrong_is_said_at_its_start(tmp_path, flags, says):
     keys = tmp_path / "keys"
     with Skein("keys", "--out", keys, "a") as made:
         assert made.wait(REFUSED_S) == 0, made.err
-    flags = [keys / flag if flag == "a.key" else flag for flag in flags]
+    flags = [{"a.key": keys / "a.key", "keys": keys}.get(flag, flag) for flag in flags]
     assert says in refused("agent", "--coordinator", "tcp://127.0.0.1:7300", "--name", "a", "--key-file", keys / "a.key", *flags)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a:1", "coordinator"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a:1", "-a", "coordinator"])
 def test_names_that_no_node_can_have(tmp_path, name):
     refused("keys", "--out", tmp_path / "keys", "--", name)
+
+
+@pytest.mark.parametrize("flags", [["--objective", "fast"], ["--bogus"]], ids=str)
+def test_nothing_is_suggested_that_is_far_off(flags):
+    assert "did you mean" not in refused("plan", TINY, *flags)
 
 
 def test_a_plan_is_checked_for_its_models(tmp_path):

@@ -463,7 +463,7 @@ TEST_F(PlannerRules, WhatCannotBeHadIsSaidInNumbers) {
   request_.objective = Objective::kGoodput;
   cluster_.kinds = {test::gpu_kind("kind", 150 * kMiB, 3e12)};
   cluster_.nodes = {test::gpu_node("n0", 2)};
-  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("need 4 x kind and 2 are free; add 2 or use a smaller model"));
+  EXPECT_THAT(plan_placement(request_).status().message(), HasSubstr("need 5 x kind and 2 are free; add 3 or use a smaller model"));
 }
 
 TEST_F(PlannerRules, WhatOthersHoldOfAHostsMemoryIsNotPlannedOn) {
