@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <ranges>
 
 #include "base/check.h"
 #include "topology/packing.h"
@@ -47,9 +46,9 @@ struct Packer::Symmetry {
     std::vector<int> from(taken.size());
     std::iota(from.begin(), from.end(), 0);
     const auto takes_more = [&](size_t a, size_t b) {
-      return std::ranges::lexicographical_compare(
-          nodes[b] | std::views::reverse, nodes[a] | std::views::reverse, std::less<>(),
-          [&](int d) { return taken[static_cast<size_t>(d)]; }, [&](int d) { return taken[static_cast<size_t>(d)]; });
+      return std::lexicographical_compare(
+          nodes[b].rbegin(), nodes[b].rend(), nodes[a].rbegin(), nodes[a].rend(),
+          [&](int x, int y) { return taken[static_cast<size_t>(x)] < taken[static_cast<size_t>(y)]; });
     };
     for (size_t n = 0; n < nodes.size(); ++n) {
       if (likes[n] != static_cast<int>(n)) continue;
