@@ -14,8 +14,8 @@ namespace skein {
 // What a GPU holds beside weights, activations and pages: the CUDA context, code, libraries' working memory, recorded
 // steps. An estimate; the rank measures what is really left before it sizes its pages.
 inline constexpr int64_t kGpuReserve = int64_t{1280} << 20;
-// What a rank leaves alone when it sizes its pages: recorded steps, and what libraries load late.
-inline constexpr int64_t kGpuLateReserve = int64_t{768} << 20;
+// What a rank leaves alone when it sizes its pages: code that is loaded when a request first needs it.
+inline constexpr int64_t kGpuLateReserve = int64_t{128} << 20;
 
 // Tokens of a step where nobody says.
 constexpr int default_step_tokens(bool gpu) { return gpu ? 8192 : 512; }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <numeric>
 
 #include "base/cache_file.h"
 #include "base/checked.h"
@@ -42,6 +43,11 @@ bool decodes_only(const StepPlan& plan) {
   return true;
 }
 
+// The sampled token behind them has a place, too.
+int warm_up_tokens(const ReplicaSpec& spec) {
+  return spec.kv_blocks != 0 ? 1 : std::max(1, std::min(spec.step_tokens_max, spec.context_max - 1));
+}
+
 // A step whose results the device still owes.
 struct StepInFlight {
   uint64_t step = 0;
@@ -64,6 +70,7 @@ struct Executor::State {
   Device& device;
   const RankLinks links;
   DeviceArena arena;
+  std::optional<DeviceArena> page_arena;
 
   ModelWeights weights;
   StepInputs inputs;
@@ -120,18 +127,26 @@ struct Executor::State {
       results = static_cast<SampledToken*>(memory);
     }
     RETURN_IF_ERROR(prepare_products());
-    return allocate_pages();
+    blocks_per_slot = ceil_div(spec.context_max, spec.block_tokens);
+    for (size_t group = 0; group < model.kv_groups.size(); ++group) {
+      ASSIGN_OR_RETURN(int32_t* table, arena.allocate_array<int32_t>(int64_t{spec.slots} * blocks_per_slot));
+      block_tables.push_back(table);
+    }
+    if (spec.kv_blocks != 0) return allocate_pages(spec.kv_blocks);
+    RETURN_IF_ERROR(blocks_that_fit().status());
+    return allocate_pages(ceil_div(warm_up_tokens(spec), spec.block_tokens));
   }
 
   int64_t block_bytes() const {
     return row_bytes(kv, 2 * int64_t{shard.kv_heads.size()} * spec.block_tokens * model.head_dim);
   }
 
-  // What the device has left now that weights and activations are there, down to its share for others.
+  // What the device has beside all but the pages, down to its share for others.
   Result<int> blocks_that_fit() {
     ASSIGN_OR_RETURN(const DeviceMemory memory, ops.memory(device));
     const auto reserved = static_cast<int64_t>((1 - spec.memory_share) * static_cast<double>(memory.total));
-    const int64_t bytes = memory.free - reserved - spec.memory_reserve;
+    const int64_t pages = page_arena ? page_arena->bytes() : 0;
+    const int64_t bytes = memory.free + pages - reserved - spec.memory_reserve;
     const int64_t of_block = block_bytes() * shard.layers.size();
     const int64_t blocks = links.minimum(std::max<int64_t>(bytes, 0) / of_block);
     const int64_t tokens = blocks * spec.block_tokens;
@@ -144,32 +159,35 @@ struct Executor::State {
     return static_cast<int>(std::min<int64_t>(blocks, INT32_MAX / spec.block_tokens));
   }
 
-  Status allocate_pages() {
-    kv_blocks = spec.kv_blocks;
-    if (kv_blocks == 0) {
-      ASSIGN_OR_RETURN(kv_blocks, blocks_that_fit());
-    }
-    blocks_per_slot = ceil_div(spec.context_max, spec.block_tokens);
-    for (size_t group = 0; group < model.kv_groups.size(); ++group) {
-      ASSIGN_OR_RETURN(int32_t* table, arena.allocate_array<int32_t>(int64_t{spec.slots} * blocks_per_slot));
-      block_tables.push_back(table);
-    }
+  Status allocate_pages(int blocks) {
+    kv_blocks = blocks;
+    page_arena.reset();
+    page_arena.emplace(ops, device);
+    const int64_t of_layer = kv_blocks * block_bytes();
+    ASSIGN_OR_RETURN(void* const memory, page_arena->allocate(shard.layers.size() * of_layer));
     std::vector<KvPages> pages;
     for (int layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
       const int group = model.layers[static_cast<size_t>(layer)].kv_group;
-      KvPages layer_pages{.data = nullptr,
-                          .format = kv,
-                          .blocks = kv_blocks,
-                          .kv_heads = shard.kv_heads.size(),
-                          .block_tokens = spec.block_tokens,
-                          .head_dim = model.head_dim,
-                          .block_table = block_tables[static_cast<size_t>(group)],
-                          .blocks_per_slot = blocks_per_slot};
-      ASSIGN_OR_RETURN(layer_pages.data, arena.allocate(kv_blocks * block_bytes()));
-      pages.push_back(layer_pages);
+      pages.push_back({.data = static_cast<std::byte*>(memory) + (layer - shard.layers.begin) * of_layer,
+                       .format = kv,
+                       .blocks = kv_blocks,
+                       .kv_heads = shard.kv_heads.size(),
+                       .block_tokens = spec.block_tokens,
+                       .head_dim = model.head_dim,
+                       .block_table = block_tables[static_cast<size_t>(group)],
+                       .blocks_per_slot = blocks_per_slot});
     }
     forward->set_pages(std::move(pages));
     return {};
+  }
+
+  Status size_pages() {
+    if (spec.kv_blocks != 0) return {};
+    ASSIGN_OR_RETURN(const int blocks, blocks_that_fit());
+    ops.forget_recorded(device);
+    recorded_most = 0;
+    RETURN_IF_ERROR(allocate_pages(blocks));
+    return record_decode_steps();
   }
 
   void apply_differences(const StepPlan& plan) {
@@ -386,11 +404,12 @@ Result<std::unique_ptr<Executor>> Executor::create(const ReplicaSpec& spec, cons
 }
 
 int Executor::kv_blocks() const { return state_->kv_blocks; }
-int64_t Executor::device_bytes() const { return state_->arena.bytes(); }
+int64_t Executor::device_bytes() const { return state_->arena.bytes() + state_->page_arena->bytes(); }
 Status Executor::launch(const StepPlan& plan) { return state_->launch(plan); }
 int Executor::in_flight() const { return static_cast<int>(state_->flying.size()); }
 Result<std::optional<StepResult>> Executor::finish() { return state_->finish(); }
 Status Executor::record_decode_steps() { return state_->record_decode_steps(); }
+Status Executor::size_pages() { return state_->size_pages(); }
 
 Result<StepResult> Executor::run(const StepPlan& plan) {
   CHECK_EQ(in_flight(), 0);
@@ -428,19 +447,22 @@ Status serve_plans(Executor& executor, Communicator& communicator, bool answers)
   return {};
 }
 
-StepPlan warm_up_plan(int kv_groups) {
+StepPlan warm_up_plan(const ReplicaSpec& spec, int kv_groups) {
+  const int tokens = warm_up_tokens(spec);
+  std::vector<int32_t> blocks(static_cast<size_t>(ceil_div(tokens, spec.block_tokens)));
+  std::iota(blocks.begin(), blocks.end(), 0);
   StepPlan plan;
   SlotAdmission admission;
-  admission.tokens = {0};
+  admission.tokens.assign(static_cast<size_t>(tokens), 0);
   admission.sampling.temperature = 0;
-  admission.sampling.prompt_tokens = 1;
+  admission.sampling.prompt_tokens = tokens;
   plan.admissions.push_back(std::move(admission));
   for (int group = 0; group < kv_groups; ++group) {
-    plan.assignments.push_back({.group = group, .slot = 0, .first = 0, .blocks = {0}});
+    plan.assignments.push_back({.group = group, .slot = 0, .first = 0, .blocks = blocks});
   }
-  plan.rows.push_back({.slot = 0, .first_position = 0, .tokens = 1});
-  plan.sample_queries = {0};
-  plan.samples = {{.slot = 0, .position = 0}};
+  plan.rows.push_back({.slot = 0, .first_position = 0, .tokens = tokens});
+  plan.sample_queries = {tokens - 1};
+  plan.samples = {{.slot = 0, .position = tokens - 1}};
   return plan;
 }
 

@@ -28,9 +28,8 @@ struct RankLinks {
 // only one that launches compute.
 class Executor {
  public:
-  // Takes all memory that it will ever take. Where spec.kv_blocks is 0, pages get what spec.memory_share of the device
-  // leaves; every rank then has the same number of them. `device`, which `ops` opened, and what `links` refers to must
-  // outlive it.
+  // Takes all memory that it will ever take; where spec.kv_blocks is 0, pages for warm_up_plan() alone until
+  // size_pages(). `device`, which `ops` opened, and what `links` refers to must outlive it.
   static Result<std::unique_ptr<Executor>> create(const ReplicaSpec& spec, const Checkpoint& checkpoint,
                                                   const ShardPlan& shard, const Ops& ops, Device& device,
                                                   const RankLinks& links);
@@ -52,6 +51,10 @@ class Executor {
   // Records decode steps of every size, so that launching one costs the host next to nothing. After a step has run,
   // which makes devices load what they load late. Collective.
   Status record_decode_steps();
+  // Where spec.kv_blocks is 0: gives pages what spec.memory_share of the device leaves beside all else, of which
+  // warm_up_plan() and the recordings have taken the most that they will; every rank then has the same number of them.
+  // What pages held is gone. Collective.
+  Status size_pages();
 
  private:
   struct State;
@@ -62,7 +65,8 @@ class Executor {
 // Receives plans until the stop plan and runs them, two ahead of the device. `answers`: this rank sends results.
 Status serve_plans(Executor& executor, Communicator& communicator, bool answers);
 
-// A step that touches every weight: what a rank must survive before it is ready.
-StepPlan warm_up_plan(int kv_groups);
+// A step that touches every weight: what a rank must survive before it is ready. One token, or where pages are to be
+// sized behind it, a prompt as long as a step can be.
+StepPlan warm_up_plan(const ReplicaSpec& spec, int kv_groups);
 
 }  // namespace skein

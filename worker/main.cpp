@@ -86,7 +86,7 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
                bool answers) {
   if (rank == 0) {
     std::string bytes;
-    encode(warm_up_plan(kv_groups), &bytes);
+    encode(warm_up_plan(spec, kv_groups), &bytes);
     communicator.send_plan(bytes);
   }
   ASSIGN_OR_RETURN(const StepPlan plan, decode_step_plan(communicator.receive_plan()));
@@ -95,7 +95,8 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
     return Status(Code::kCorrupt, "the model \"" + spec.model + "\" produced no finite probabilities: are its weights intact?",
                   Scope::kReplica);
   }
-  return executor.record_decode_steps();
+  RETURN_IF_ERROR(executor.record_decode_steps());
+  return executor.size_pages();
 }
 
 // Through shared memory where all ranks have the same, else over sockets.

@@ -154,7 +154,7 @@ Status run(const std::string& folder, int steps, int batch) {
                                     {.communicator = *communicator, .collectives = collectives,
                                      .minimum = [](int64_t value) { return value; }}));
   const ModelDescription& model = checkpoint->description();
-  RETURN_IF_ERROR(executor->run(warm_up_plan(static_cast<int>(model.kv_groups.size()))).status());
+  RETURN_IF_ERROR(executor->run(warm_up_plan(spec, static_cast<int>(model.kv_groups.size()))).status());
   RETURN_IF_ERROR(executor->record_decode_steps());
   ASSIGN_OR_RETURN(const std::unique_ptr<Batcher> batcher, make_batcher(spec, spec.kv_blocks, model, 1));
   Uptime uptime(*executor, *batcher, batch, model.vocabulary);

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include "kernels/cuda/device.h"
 #include "tests/support/executor_load.h"
+#include "tests/support/lone_rank.h"
 #include "tests/support/random_model.h"
+#include "tests/support/replica_harness.h"
 #include "tests/unit/model/temporary_folder.h"
 
 namespace skein::testing {
@@ -49,6 +52,31 @@ TEST(ExecutorLoadOnGpu, TenThousandSteps) {
   EXPECT_GT(all.preemptions, 50);
   EXPECT_GT(all.prefix_hits, 1'000);
   EXPECT_GT(all.copies, 50);
+}
+
+TEST(SizedPagesOnGpu, FillTheShareButForTheReserve) {
+  const test::TemporaryFolder folder;
+  write_random_model(folder.path(), {.head_dim = 128}, 3);
+  const auto checkpoint = value_of(Checkpoint::open(folder.path(), LoadFormat::kAuto));
+  ReplicaSpec spec = small_spec(1, 1);
+  spec.device = "cuda";
+  spec.slots = 64;
+  spec.step_tokens_max = 1024;
+  spec.block_tokens = 64;
+  spec.kv_blocks = 0;
+  spec.memory_share = 0.5;
+  spec.memory_reserve = int64_t{128} << 20;
+  LoneRank rank(spec, *checkpoint, cuda_ops());
+  ASSERT_TRUE(rank.executor().record_decode_steps().ok());
+  ASSERT_TRUE(rank.executor().size_pages().ok());
+  const auto device = value_of(cuda::CudaDevice::open({}));
+  const DeviceMemory memory = value_of(cuda::device_of(*device).memory());
+  const int64_t wanted = memory.total / 2 + spec.memory_reserve;
+  constexpr int64_t kOther = int64_t{160} << 20;  // the second device's working memory, and the driver's pieces
+  EXPECT_LT(std::abs(memory.free - wanted), kOther) << memory.free << " bytes are free where " << wanted << " should be";
+  const auto result = rank.executor().run(warm_up_plan(spec, 1));
+  ASSERT_TRUE(result.ok()) << result.status().message();
+  EXPECT_GE(result->samples.at(0).token, 0);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ LoneRank::LoneRank(const ReplicaSpec& spec, const Checkpoint& checkpoint, const 
   const RankLinks links{.communicator = *communicator_, .collectives = *collectives_,
                         .minimum = [](int64_t value) { return value; }};
   executor_ = value_of(Executor::create(spec, checkpoint, shards_[0], ops, *device_, links));
-  CHECK(executor_->run(warm_up_plan(static_cast<int>(checkpoint.description().kv_groups.size()))).ok());
+  CHECK(executor_->run(warm_up_plan(spec, static_cast<int>(checkpoint.description().kv_groups.size()))).ok());
 }
 
 }  // namespace skein::testing

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <barrier>
+#include <cstring>
 #include <thread>
 
 #include "comm/communicator.h"
@@ -18,6 +19,7 @@ struct ReplicaHarness::State {
   std::vector<ShardPlan> shards;
   std::unique_ptr<Batcher> batcher;
   Communicator* leader = nullptr;
+  int kv_blocks = 0;
   std::string segment;
   std::unique_ptr<std::barrier<>> meet;
   std::unique_ptr<std::barrier<>> ranks_meet;
@@ -46,18 +48,28 @@ struct ReplicaHarness::State {
     const std::unique_ptr<Collectives> collectives =
         ops->records ? std::make_unique<StagedCollectives>(place, **communicator, *ops, **device)
                      : std::make_unique<SharedMemoryCollectives>(place, **communicator);
-    const RankLinks links{.communicator = **communicator, .collectives = *collectives,
-                          .minimum = [](int64_t value) { return value; }, .peers = join_peers(shard, **device)};
+    const auto minimum = [&](int64_t value) {
+      for (const std::string& bytes : all_gather(rank, {reinterpret_cast<const char*>(&value), sizeof value})) {
+        int64_t other = 0;
+        std::memcpy(&other, bytes.data(), sizeof other);
+        value = std::min(value, other);
+      }
+      return value;
+    };
+    const RankLinks links{.communicator = **communicator, .collectives = *collectives, .minimum = minimum,
+                          .peers = join_peers(shard, **device)};
     auto executor = Executor::create(spec, *checkpoint, shard, *ops, **device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
-    device_bytes[rank] = (*executor)->device_bytes();
     ranks_meet->arrive_and_wait();
     if (ops->records) {
-      CHECK((*executor)->run(warm_up_plan(static_cast<int>(checkpoint->description().kv_groups.size()))).ok());
+      CHECK((*executor)->run(warm_up_plan(spec, static_cast<int>(checkpoint->description().kv_groups.size()))).ok());
     }
     CHECK((*executor)->record_decode_steps().ok());
+    CHECK((*executor)->size_pages().ok());
+    device_bytes[rank] = (*executor)->device_bytes();
     if (rank == 0) leader = communicator->get();
+    if (rank == 0) kv_blocks = (*executor)->kv_blocks();
     meet->arrive_and_wait();
     const bool answers = shard.last_stage() && shard.tp_rank == 0;
     CHECK(serve_plans(**executor, **communicator, answers).ok());
@@ -113,9 +125,17 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
   CHECK(shards.ok());
   state.shards = std::move(*shards);
   state.device_bytes.resize(state.shards.size());
+  state.meet = std::make_unique<std::barrier<>>(spec.ranks() + 1);
+  state.ranks_meet = std::make_unique<std::barrier<>>(spec.ranks());
+  state.gathered.resize(static_cast<size_t>(spec.ranks()));
+  // Three meetings of the ranks alone and the harness: broadcast, barrier, ready.
+  for (size_t rank = 0; rank < state.shards.size(); ++rank) {
+    state.ranks.emplace_back([this, rank] { state_->run_rank(rank); });
+  }
+  for (int i = 0; i < 3; ++i) state.meet->arrive_and_wait();
   auto cache = std::make_unique<KvCache>(KvCacheConfig{
       .groups = std::vector<KvGroupConfig>(state.checkpoint->description().kv_groups.size(),
-                                           {.blocks = spec.kv_blocks, .block_tokens = spec.block_tokens}),
+                                           {.blocks = state.kv_blocks, .block_tokens = spec.block_tokens}),
       .prefix_caching = spec.prefix_caching,
       .key = {},
       .model = "harness"});
@@ -128,14 +148,6 @@ ReplicaHarness::ReplicaHarness(const ReplicaSpec& spec, const std::string& model
                                                           .lane_steps_max = lanes == 1 ? 2 : 1,
                                                           .waiting_max = spec.waiting_max},
                                             std::move(cache));
-  state.meet = std::make_unique<std::barrier<>>(spec.ranks() + 1);
-  state.ranks_meet = std::make_unique<std::barrier<>>(spec.ranks());
-  state.gathered.resize(static_cast<size_t>(spec.ranks()));
-  // Three meetings of the ranks alone and the harness: broadcast, barrier, ready.
-  for (size_t rank = 0; rank < state.shards.size(); ++rank) {
-    state.ranks.emplace_back([this, rank] { state_->run_rank(rank); });
-  }
-  for (int i = 0; i < 3; ++i) state.meet->arrive_and_wait();
 }
 
 ReplicaHarness::~ReplicaHarness() {

@@ -1,75 +1,37 @@
-// Where a decode step's time goes: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--chunk TOKENS]
-// FOLDER has a config.json; weights are random. Prints the time of each operation on its own (launched one by one, so
-// that nothing overlaps), then of whole recorded steps as a replica runs them, and the step's floor. With --chunk,
+// Where a decode step's time goes: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--chunk TOKENS] [--ranks N]
+// FOLDER has a config.json; weights are random. Times recorded steps as a replica runs them, first with the first kind
+// of launch alone, then with the first two, and so on: a line is what a kind adds, less what it hides behind others,
+// and the lines add up to the step. With --ranks, tensor-parallel on so many GPUs, seen from the first. With --chunk,
 // steps also take so many tokens of prompts of CONTEXT tokens, and only whole steps are timed.
-
-#include <cuda_runtime.h>
 
 #include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <map>
+#include <limits>
+#include <memory>
 #include <string>
 
 #include "base/check.h"
 #include "tests/bench/gpu/bench.h"
+#include "tests/bench/gpu/step_parts.h"
+#include "tests/gpu/rank_group.h"
 #include "worker/executor.h"
 
 namespace skein::bench {
 namespace {
 
-struct Span {
-  const char* name;
-  cudaEvent_t begin, end;
-};
-std::vector<Span> spans;
-
-template <typename Body>
-void timed(Device& device, const char* name, Body body) {
-  const auto stream = static_cast<cudaStream_t>(cuda_ops().native_stream(device));
-  Span span{.name = name, .begin = nullptr, .end = nullptr};
-  CHECK_EQ(static_cast<int>(cudaEventCreate(&span.begin)), 0);
-  CHECK_EQ(static_cast<int>(cudaEventCreate(&span.end)), 0);
-  cudaEventRecord(span.begin, stream);
-  body();
-  cudaEventRecord(span.end, stream);
-  spans.push_back(span);
-}
-
-// The GPU's table with a clock around each operation.
-Ops timed_ops() {
-  Ops ops = cuda_ops();
-  ops.records = false;
-  ops.gather = [](Device& d, const GatherArgs& a) { timed(d, "gather", [&] { cuda_ops().gather(d, a); }); };
-  ops.embed = [](Device& d, const EmbedArgs& a) { timed(d, "embed", [&] { cuda_ops().embed(d, a); }); };
-  ops.add_norm = [](Device& d, const AddNormArgs& a) { timed(d, "add_norm", [&] { cuda_ops().add_norm(d, a); }); };
-  ops.linear = [](Device& d, const LinearArgs& a) {
-    static std::map<std::pair<int64_t, int64_t>, std::string> names;
-    std::string& name = names[{a.weight.rows, a.weight.columns}];
-    if (name.empty()) name = "linear " + std::to_string(a.weight.rows) + "x" + std::to_string(a.weight.columns);
-    timed(d, name.c_str(), [&] { cuda_ops().linear(d, a); });
-  };
-  ops.gated_linear = [](Device& d, const GatedLinearArgs& a) {
-    timed(d, "gated_linear", [&] { cuda_ops().gated_linear(d, a); });
-  };
-  ops.attention = [](Device& d, const AttentionArgs& a) { timed(d, "attention", [&] { cuda_ops().attention(d, a); }); };
-  ops.gather_rows = [](Device& d, const GatherRowsArgs& a) {
-    timed(d, "gather_rows", [&] { cuda_ops().gather_rows(d, a); });
-  };
-  ops.sample = [](Device& d, const SampleArgs& a) { timed(d, "sample", [&] { cuda_ops().sample(d, a); }); };
-  ops.store_tokens = [](Device& d, const StoreTokensArgs& a) {
-    timed(d, "store_tokens", [&] { cuda_ops().store_tokens(d, a); });
-  };
-  return ops;
-}
-
 struct Bench {
   std::string model;
   int batch;
   int context;
-  int chunk = 0;  // tokens of prompts in each step
+  int chunk;  // tokens of prompts in each step
+  int ranks;
+  std::unique_ptr<test::RankGroup> group = nullptr;  // of several ranks
 
+  static constexpr int kWarmUp = 20;
+  int steps() const { return chunk == 0 ? 120 : 40; }
+  int keys() const { return context + steps() / 2; }
   int prompts() const { return (chunk + context - 1) / context; }
   int slots() const { return batch + prompts(); }
 
@@ -116,91 +78,97 @@ struct Bench {
     }
   }
 
-  template <typename Body>
-  void with_executor(const Ops& ops, Body body) const {
-    const auto checkpoint = Checkpoint::open(model, LoadFormat::kDummy);
-    CHECK(checkpoint.ok());
-    const auto shards = plan_shards((*checkpoint)->description(), 1, 1);
+  // Without NCCL: the largest sum, that of a prompt's embedding, fits into the inboxes.
+  std::unique_ptr<test::RankGroup> make_group(const ModelDescription& m) const {
+    const int64_t row = row_bytes(Format::kF32, m.hidden);
+    return std::make_unique<test::RankGroup>(
+        ranks, test::RankGroup::Setup{.rows = spec().step_tokens_max, .row_bytes = row,
+                                      .shared_bytes = row_bytes(Format::kF32, int64_t{slots()} * m.vocabulary)});
+  }
+
+  void run_rank(const Checkpoint& checkpoint, int rank, Device& device, const PeerGroup* peers) {
+    const auto shards = plan_shards(checkpoint.description(), ranks, 1);
     CHECK(shards.ok());
-    const auto communicator =
-        Communicator::create({}, {.broadcast = [](std::string bytes) { return bytes; }, .barrier = [] {}});
+    const CommunicatorConfig place{.tp_size = ranks, .tp_rank = rank};
+    const auto communicator = Communicator::create(
+        place, {.broadcast = [&](std::string bytes) { return group ? group->all_gather(rank, bytes)[0] : bytes; },
+                .barrier = [&] { if (group) group->meet(); }});
     CHECK(communicator.ok());
-    SharedMemoryCollectives collectives({}, **communicator);
+    SharedMemoryCollectives collectives(place, **communicator);
+    const RankLinks links{.communicator = **communicator, .collectives = collectives,
+                          .minimum = [](int64_t value) { return value; }, .peers = peers};
     const auto executor =
-        Executor::create(spec(), **checkpoint, (*shards)[0], ops, gpu(),
-                         {.communicator = **communicator, .collectives = collectives,
-                          .minimum = [](int64_t value) { return value; }});
+        Executor::create(spec(), checkpoint, (*shards)[static_cast<size_t>(rank)], partial_ops(), device, links);
     if (!executor.ok()) std::fprintf(stderr, "%s\n", executor.status().message().c_str());
     CHECK(executor.ok());
+    if (group) group->meet();
     CHECK((*executor)->run(first_plan()).ok());
-    body(**executor);
+    time_steps(**executor, rank);
+    if (group) group->meet();
   }
 
-  void operations() const {
-    constexpr int kSteps = 5;
-    with_executor(timed_ops(), [&](Executor& executor) {
-      std::map<std::string, std::pair<int, double>> totals;
-      for (int step = 1; step <= kSteps; ++step) {
-        spans.clear();
-        StepPlan plan;
-        fill(&plan, step);
-        CHECK(executor.run(plan).ok());
-        for (const Span& span : spans) {
-          float ms = 0;
-          cudaEventElapsedTime(&ms, span.begin, span.end);
-          cudaEventDestroy(span.begin);
-          cudaEventDestroy(span.end);
-          if (step == 1) continue;
-          auto& [count, us] = totals[span.name];
-          ++count;
-          us += ms * 1e3;
-        }
-      }
-      double sum = 0;
-      for (const auto& [name, total] : totals) {
-        const double us = total.second / (kSteps - 1);
-        sum += us;
-        std::printf("  %-24s %4d x %8.2f us = %9.1f us\n", name.c_str(), total.first / (kSteps - 1),
-                    total.second / total.first, us);
-      }
-      std::printf("  %-24s %26.1f us\n", "sum, each on its own", sum);
-    });
+  // All of the step first: it writes every token that partial ones read.
+  void time_steps(Executor& executor, int rank) {
+    const double whole = step_us(executor);
+    const std::vector<StepPart> parts = chunk == 0 ? step_parts() : std::vector<StepPart>();
+    std::vector<double> us = {0};  // of the step with the first kinds of launches
+    for (size_t kept = 1; kept < parts.size(); ++kept) {
+      if (group) group->meet();
+      if (rank == 0) keep_parts(static_cast<int>(kept));
+      if (group) group->meet();
+      us.push_back(step_us(executor));
+    }
+    us.push_back(whole);
+    if (rank == 0) print(parts, us);
+    keep_parts(std::numeric_limits<int>::max());
   }
 
-  double whole_steps() const {
-    const int steps = chunk == 0 ? 200 : 40;
-    double us = 0;
-    with_executor(cuda_ops(), [&](Executor& executor) {
-      CHECK(executor.record_decode_steps().ok());
-      auto start = std::chrono::steady_clock::now();
-      for (int step = 1; step <= steps; ++step) {
-        if (step == 20) start = std::chrono::steady_clock::now();
-        StepPlan plan;
-        fill(&plan, step);
-        CHECK(executor.launch(plan).ok());
-        while (executor.in_flight() > 1) CHECK(executor.finish().ok());
-      }
-      while (executor.in_flight() > 0) CHECK(executor.finish().ok());
-      us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
-           (steps - 19);
-    });
-    return us;
+  double step_us(Executor& executor) const {
+    CHECK(executor.record_decode_steps().ok());
+    auto start = std::chrono::steady_clock::now();
+    for (int step = 1; step <= steps(); ++step) {
+      if (step == kWarmUp) start = std::chrono::steady_clock::now();
+      StepPlan plan;
+      fill(&plan, step);
+      CHECK(executor.launch(plan).ok());
+      while (executor.in_flight() > 1) CHECK(executor.finish().ok());
+    }
+    while (executor.in_flight() > 0) CHECK(executor.finish().ok());
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
+           (steps() - kWarmUp + 1);
   }
 
-  void run() const {
-    std::printf("%s, batch %d, context %d, chunk %d\n", model.c_str(), batch, context, chunk);
-    if (chunk == 0) operations();
+  void print(const std::vector<StepPart>& parts, const std::vector<double>& us) const {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      report({.name = "  " + std::to_string(parts[i].launches) + " x " + parts[i].name,
+              .us = us[i + 1] - us[i],
+              .bytes = parts[i].bytes,
+              .flops = parts[i].flops});
+    }
     const auto checkpoint = Checkpoint::open(model, LoadFormat::kDummy);
     const ModelDescription& m = (*checkpoint)->description();
     const double weights = static_cast<double>(m.parameters() - int64_t{m.vocabulary} * m.hidden);
     const double kv = 2.0 * m.kv_heads * m.head_dim * 2 * static_cast<double>(m.layers.size());
-    const double attention = 4.0 * m.q_heads * m.head_dim * (context + 100) * static_cast<double>(m.layers.size());
-    const double tokens = batch + chunk;
+    const double attention = 4.0 * m.q_heads * m.head_dim * keys() * static_cast<double>(m.layers.size());
     report({.name = "step batch " + std::to_string(batch) + " context " + std::to_string(context) +
+                    (ranks == 1 ? "" : " ranks " + std::to_string(ranks)) +
                     (chunk == 0 ? "" : " chunk " + std::to_string(chunk)),
-            .us = whole_steps(),
-            .bytes = 2 * weights + kv * batch * (context + 100),
-            .flops = tokens * 2 * weights + batch * attention});
+            .us = us.back(),
+            .bytes = (2 * weights + kv * batch * keys()) / ranks,
+            .flops = ((batch + chunk) * 2 * weights + batch * attention) / ranks});
+  }
+
+  void run() {
+    std::printf("%s, batch %d, context %d, chunk %d, ranks %d\n", model.c_str(), batch, context, chunk, ranks);
+    set_context(keys());
+    const auto checkpoint = Checkpoint::open(model, LoadFormat::kDummy);
+    CHECK(checkpoint.ok());
+    if (ranks == 1) return run_rank(**checkpoint, 0, gpu(), nullptr);
+    group = make_group((*checkpoint)->description());
+    group->run([&](const test::RankGroup::Rank& rank) {
+      run_rank(**checkpoint, rank.index, rank.device, &rank.group);
+    });
+    group.reset();
   }
 };
 
@@ -214,17 +182,25 @@ int number(const char* text) {
 }  // namespace skein::bench
 
 int main(int argc, char** argv) {
+  using namespace skein::bench;
   if (argc < 4) {
-    std::fprintf(stderr, "usage: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--chunk TOKENS] [--commit TEXT]\n");
+    std::fprintf(stderr, "usage: gpu_step_bench FOLDER BATCH CONTEXT [BATCH CONTEXT]... [--chunk TOKENS] [--ranks N] "
+                         "[--commit TEXT]\n");
     return 2;
   }
-  if (const int status = skein::bench::open_bench(argc, argv)) return status;
   int chunk = 0;
+  int ranks = 1;
   for (int i = 2; i + 1 < argc; ++i) {
-    if (std::strcmp(argv[i], "--chunk") == 0) chunk = skein::bench::number(argv[i + 1]);
+    if (std::strcmp(argv[i], "--chunk") == 0) chunk = number(argv[i + 1]);
+    if (std::strcmp(argv[i], "--ranks") == 0) ranks = number(argv[i + 1]);
   }
+  if (ranks < 1 || (ranks > 1 && !skein::test::RankGroup::there(ranks))) {
+    std::fprintf(stderr, "gpu_step_bench: there are no %d GPUs that reach each other's memory\n", ranks);
+    return 2;
+  }
+  if (const int status = open_bench(argc, argv)) return status;
   for (int i = 2; i + 1 < argc && argv[i][0] != '-'; i += 2) {
-    skein::bench::Bench{argv[1], skein::bench::number(argv[i]), skein::bench::number(argv[i + 1]), chunk}.run();
+    Bench{argv[1], number(argv[i]), number(argv[i + 1]), chunk, ranks}.run();
   }
   return 0;
 }

@@ -2,7 +2,10 @@
 
 #include "worker/executor.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <map>
 
 #include "tests/support/lone_rank.h"
 #include "tests/support/recording_ops.h"
@@ -72,6 +75,107 @@ TEST(Executor, EveryStageReplaysItsPartOfADecodeStep) {
   }
 }
 
+// --- Executor::size_pages() ---
+
+// A device of its own memory, of which code takes some when a prompt first runs, and recordings while they are kept.
+struct Meter {
+  std::map<void*, int64_t> allocations;
+  int64_t taken = 0, code = 0, recordings = 0;
+  int64_t held() const { return taken + code + recordings; }
+};
+thread_local Meter meter;
+
+constexpr int64_t kDeviceBytes = 4 << 20;
+constexpr int64_t kCodeBytes = 300'000;
+constexpr int64_t kRecordingBytes = 50'000;
+
+Ops metered_ops() {
+  Ops ops = recording_ops();
+  ops.allocate = [](Device& device, int64_t bytes) -> Result<void*> {
+    if (bytes > kDeviceBytes - meter.held()) return resource_exhausted("the device is full");
+    ASSIGN_OR_RETURN(void* const data, recording_ops().allocate(device, bytes));
+    meter.allocations[data] = bytes;
+    meter.taken += bytes;
+    return data;
+  };
+  ops.release = [](Device& device, void* data) {
+    meter.taken -= meter.allocations[data];
+    meter.allocations.erase(data);
+    recording_ops().release(device, data);
+  };
+  ops.memory = [](Device&) -> Result<DeviceMemory> {
+    return DeviceMemory{.total = kDeviceBytes, .free = kDeviceBytes - meter.held()};
+  };
+  ops.linear = [](Device& device, const LinearArgs& args) {
+    if (args.x.rows > 8) meter.code = kCodeBytes;
+    recording_ops().linear(device, args);
+  };
+  ops.end_record = [](Device& device) {
+    meter.recordings += kRecordingBytes;
+    return recording_ops().end_record(device);
+  };
+  ops.forget_recorded = [](Device& device) {
+    meter.recordings = 0;
+    recording_ops().forget_recorded(device);
+  };
+  return ops;
+}
+
+ReplicaSpec sized_spec() {
+  ReplicaSpec spec = small_spec(1, 1);
+  spec.slots = 4;
+  spec.kv_blocks = 0;
+  spec.memory_share = 0.75;
+  spec.memory_reserve = 100'000;
+  return spec;
+}
+
+TEST(SizedPages, TakeWhatIsLeftBesideTheMostThatAllElseTakes) {
+  const ReplicaSpec spec = sized_spec();
+  const auto checkpoint = value_of(Checkpoint::open(kModel, LoadFormat::kAuto));
+  const Ops ops = metered_ops();
+  meter = {};
+  LoneRank rank(spec, *checkpoint, ops);
+  EXPECT_EQ(meter.code, kCodeBytes) << "a prompt of the largest step has run";
+  ASSERT_TRUE(rank.executor().record_decode_steps().ok());
+  const int64_t recordings = meter.recordings;
+  ASSERT_GT(recordings, 0);
+  ASSERT_TRUE(rank.executor().size_pages().ok());
+  EXPECT_EQ(meter.recordings, recordings) << "recorded anew, for the pages that there are";
+  EXPECT_EQ(meter.taken, rank.executor().device_bytes());
+  const auto& model = checkpoint->description();
+  const int64_t block = int64_t{2} * model.kv_heads * model.head_dim * spec.block_tokens * 4 *
+                        static_cast<int64_t>(model.layers.size());
+  const auto limit = static_cast<int64_t>(0.75 * kDeviceBytes) - spec.memory_reserve;
+  EXPECT_LE(meter.held(), limit);
+  EXPECT_GT(meter.held(), limit - block);
+}
+
+TEST(SizedPages, GiveWhatPagesOfAGivenNumberGive) {
+  const Ops ops = metered_ops();
+  ReplicaHarness replica(sized_spec(), kModel, ops);
+  expect_same(replica.run(requests()), answers(1, cpu_ops()));
+}
+
+TEST(SizedPages, AreRefusedWhereTheyHoldNoRequest) {
+  ReplicaSpec spec = sized_spec();
+  spec.memory_share = 0.3;
+  const auto checkpoint = value_of(Checkpoint::open(kModel, LoadFormat::kAuto));
+  const Ops ops = metered_ops();
+  meter = {};
+  const auto shards = value_of(plan_shards(checkpoint->description(), 1, 1));
+  const auto communicator =
+      value_of(Communicator::create({}, {.broadcast = [](std::string bytes) { return bytes; }, .barrier = [] {}}));
+  const auto device = value_of(ops.open({.threads = 1}));
+  SharedMemoryCollectives collectives({}, *communicator);
+  const auto executor = Executor::create(spec, *checkpoint, shards[0], ops, *device,
+                                         {.communicator = *communicator, .collectives = collectives,
+                                          .minimum = [](int64_t value) { return value; }});
+  ASSERT_FALSE(executor.ok());
+  EXPECT_THAT(executor.status().message(), ::testing::HasSubstr("tokens of KV cache, less than one request of "
+                                                                "max-model-len 1100"));
+}
+
 // --- StepResult::waited_ns ---
 
 // A device that says of itself what a test wants.
@@ -120,7 +224,7 @@ class WaitedTime : public ::testing::Test {
     EXPECT_TRUE(rank.executor().record_decode_steps().ok());
     said = {};
     said.through_after = through_after;
-    EXPECT_TRUE(rank.executor().launch(warm_up_plan(1)).ok());
+    EXPECT_TRUE(rank.executor().launch(warm_up_plan(spec, 1)).ok());
     const auto result = value_of(rank.executor().finish());
     EXPECT_TRUE(result.has_value());
     return result ? result->waited_ns : -1;
