@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iterator>
 
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/placement.h"
@@ -67,11 +66,9 @@ Status plan_cluster(const PlanConfig& config) {
   placement.request.even_layers = config.even_layers;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
-  ASSIGN_OR_RETURN(std::vector<std::string> notes, idle_calibrations(config.serve, placement.cluster));
-  std::ranges::move(notes, std::back_inserter(placement.plan.notes));
   RETURN_IF_ERROR(check_backends(config.serve, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
-  if (config.format == "json") std::printf("%s\n", to_json(placement.request, placement.plan).dump().c_str());
+  if (config.format == "json") std::printf("%s\n", plan_json(placement).dump().c_str());
   if (config.format == "svg") std::printf("%s", plan_svg(placement).c_str());
   return {};
 }

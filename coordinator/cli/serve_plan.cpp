@@ -4,11 +4,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <span>
 #include <sstream>
 
 #include "base/cuda_limits.h"
+#include "base/log.h"
 #include "coordinator/cli/plan_text.h"
 #include "coordinator/control/nodes.h"
 #include "topology/calibration.h"
@@ -349,6 +351,23 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   return replica;
 }
 
+// Where ranks on this machine's cores hinder each other.
+void note_shared_cores(ServePlan* plan) {
+  int threads = 0;
+  for (const PlannedReplica& replica : plan->replicas) threads += replica.spec.threads * replica.spec.ranks();
+  if (threads <= plan->machine.cores || plan->config.device != "cpu" || plan->config.clustered()) return;
+  plan->notes.push_back(std::to_string(threads) + " rank threads share " + std::to_string(plan->machine.cores) + " cores");
+}
+
+// Of the plan, and of what was planned with.
+std::vector<std::string> all_notes(const ServePlan& plan) {
+  std::vector<std::string> notes = plan.notes;
+  if (!plan.placement) return notes;
+  std::ranges::copy(plan.placement->plan.notes, std::back_inserter(notes));
+  std::ranges::copy(plan.placement->notes, std::back_inserter(notes));
+  return notes;
+}
+
 std::string range_text(const IndexRange& range) {
   return std::to_string(range.begin) + "-" + std::to_string(range.end - 1);
 }
@@ -426,13 +445,16 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     if (spec.places.empty()) spec.first_device = first_device;
     first_device += spec.ranks();
   }
+  note_shared_cores(&plan);
   return plan;
 }
 
 std::string describe(const ServePlan& plan) {
   const ModelDescription& model = plan.model.checkpoint->description();
   std::ostringstream out;
-  if (plan.placement && !plan.placement->plan.models.empty()) out << plan_text(*plan.placement) << "\n";
+  // A plan that was read has no figures.
+  const bool planned = plan.placement && !plan.placement->plan.models.empty();
+  if (planned) out << plan_text(*plan.placement) << "\n";
   char parameters[32];
   std::snprintf(parameters, sizeof parameters, "%.1f M", static_cast<double>(model.parameters()) / 1e6);
   out << "model     " << default_model_name(plan.config) << ": " << model.architecture << ", " << parameters
@@ -465,13 +487,12 @@ std::string describe(const ServePlan& plan) {
     out << ", lowered from the model's " << model.context_max << " to what fits in memory";
   }
   out << "\n";
-  for (const std::string& note : plan.notes) out << "note      " << note << "\n";
-  int threads = 0;
-  for (const PlannedReplica& replica : plan.replicas) threads += replica.spec.threads * replica.spec.ranks();
-  if (threads > plan.machine.cores && plan.config.device == "cpu" && !plan.config.clustered()) {
-    out << "note      " << threads << " rank threads share " << plan.machine.cores << " cores\n";
-  }
+  for (const std::string& note : planned ? plan.notes : all_notes(plan)) out << "note      " << note << "\n";
   return out.str();
+}
+
+void log_notes(const ServePlan& plan) {
+  for (const std::string& note : all_notes(plan)) log_warning("plan: " + note);
 }
 
 std::string default_model_name(const ServeConfig& config) {
