@@ -1,12 +1,12 @@
 #include "base/cache_file.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <vector>
+
+#include "base/replace_file.h"
 
 namespace skein {
 namespace {
@@ -40,17 +40,11 @@ Status add_to_cache_file(const std::string& path, const std::string& lines) {
     std::erase(all, line);
     all.push_back(line);
   }
-  std::error_code error;
-  fs::create_directories(fs::path(path).parent_path(), error);
-  const std::string fresh = path + "." + std::to_string(getpid());
-  std::ofstream file(fresh, std::ios::trunc);
-  for (const std::string& line : all) file << line << "\n";
-  file.close();
-  if (file) fs::rename(fresh, path, error);
-  if (file && !error) return {};
-  std::error_code ignored;
-  fs::remove(fresh, ignored);
-  return unavailable("cannot write " + path + (error ? ": " + error.message() : std::string()));
+  std::error_code ignored;  // what matters is told of the file
+  fs::create_directories(fs::path(path).parent_path(), ignored);
+  std::string text;
+  for (const std::string& line : all) text += line + "\n";
+  return replace_file(path, text);
 }
 
 }  // namespace skein

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <iterator>
 #include <map>
 
 #include "base/cuda_limits.h"
 #include "base/parse_number.h"
+#include "base/replace_file.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 #include "topology/discovery.h"
@@ -142,16 +142,10 @@ PlacementPlan renumbered(PlanFile file, const Cluster& cluster) {
   return std::move(file.plan);
 }
 
-// Whoever reads it meanwhile sees the old file or the new one.
 Status write_plan(const std::string& path, const Placement& placement) {
-  const std::string fresh = path + ".new";
-  std::ofstream file(fresh, std::ios::trunc);
-  file << plan_json(placement).dump() << "\n";
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(fresh, path, error);
-  if (file && !error) return {};
-  return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
+  const Status written = replace_file(path, plan_json(placement).dump() + "\n");
+  if (written.ok()) return {};
+  return unavailable(written.message() + "; name another file with --plan, whose folder is there and may be written to");
 }
 
 // A note for each file of --calibration with nothing that was measured on the cluster's kinds of devices.
