@@ -245,6 +245,9 @@ def test_chat_with_a_model_of_a_file(tmp_path):
     template.write_text("{{ raise_exception('this template') }}")
     config.write_text(f"model: {TINY}\nhost: 0.0.0.0\n")
     assert run("chat", "--config", config, "--prompt", "Why a V?", "--max-tokens", 8).strip()
+    # The keys are of `skein serve`: nobody else comes to the server that this command starts.
+    config.write_text(f"model: {TINY}\napi_key_file: {tmp_path}/nowhere\n")
+    assert run("chat", "--config", config, "--prompt", "Why a V?", "--max-tokens", 8).strip()
     config.write_text(f"model: {TINY}\nchat_template: {template}\n")
     with Skein("chat", "--config", config, "--prompt", "Why a V?") as skein:
         assert skein.wait(READY_S) == 1
