@@ -324,7 +324,8 @@ int bench_offline(const Arguments& arguments) {
   }
   const Result<ServePlan> plan = plan_bench(config);
   if (!plan.ok()) return report(plan.status());
-  if (!config.json) std::printf("%s", describe(*plan).c_str());
+  if (config.json) log_notes(*plan);
+  else std::printf("%s", describe(*plan).c_str());
   OfflineBench bench(config, *plan);
   const Status status = bench.run();
   if (!status.ok()) return report(status);

@@ -277,9 +277,15 @@ Status check_gpu_formats(const ServeConfig& config) {
   return {};
 }
 
+std::vector<std::string> all_notes(const Placement& placement) {
+  std::vector<std::string> notes = placement.plan.notes;
+  std::ranges::copy(placement.notes, std::back_inserter(notes));
+  return notes;
+}
+
 Json plan_json(const Placement& placement) {
   PlacementPlan plan = placement.plan;
-  std::ranges::copy(placement.notes, std::back_inserter(plan.notes));
+  plan.notes = all_notes(placement);
   return to_json(placement.request, plan);
 }
 

@@ -59,6 +59,8 @@ Status check_gpu_formats(const ServeConfig& config);
 // Refuses a model whose sizes its kernels do not take.
 Status check_gpu_model(const ModelDescription& model);
 
+// Of the plan, and of what it was planned with.
+std::vector<std::string> all_notes(const Placement& placement);
 // The plan file, with all notes.
 Json plan_json(const Placement& placement);
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <string_view>
 
+#include "base/log.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/placement.h"
 #include "coordinator/cli/plan_text.h"
@@ -69,7 +72,10 @@ Status plan_cluster(const PlanConfig& config) {
   RETURN_IF_ERROR(check_backends(config.serve, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
   if (config.format == "json") std::printf("%s\n", plan_json(placement).dump().c_str());
-  if (config.format == "svg") std::printf("%s", plan_svg(placement).c_str());
+  if (config.format == "svg") {
+    std::printf("%s", plan_svg(placement).c_str());
+    for (const std::string& note : all_notes(placement)) log_warning("plan: " + note);
+  }
   return {};
 }
 

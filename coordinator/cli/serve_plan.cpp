@@ -359,12 +359,9 @@ void note_shared_cores(ServePlan* plan) {
   plan->notes.push_back(std::to_string(threads) + " rank threads share " + std::to_string(plan->machine.cores) + " cores");
 }
 
-// Of the plan, and of what was planned with.
 std::vector<std::string> all_notes(const ServePlan& plan) {
   std::vector<std::string> notes = plan.notes;
-  if (!plan.placement) return notes;
-  std::ranges::copy(plan.placement->plan.notes, std::back_inserter(notes));
-  std::ranges::copy(plan.placement->notes, std::back_inserter(notes));
+  if (plan.placement) std::ranges::move(all_notes(*plan.placement), std::back_inserter(notes));
   return notes;
 }
 
