@@ -15,6 +15,8 @@
 namespace skein {
 namespace {
 
+constexpr std::string_view kFlagsOfCheck[] = {"check", "cluster", "config", "model"};
+
 struct PlanConfig {
   ServeConfig serve;
   std::string format = "text";
@@ -34,7 +36,8 @@ OptionTable options(PlanConfig* config) {
   table.add_switch("even-layers", "deal layers out to stages evenly, as `skein serve` and `skein bench` do, not by speed",
                    &config->even_layers);
   table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
-  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for; MODEL may be left out",
+  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for; MODEL may be left out, "
+                 "and other flags than --cluster and --config make no sense",
                  &config->check);
   return table;
 }
@@ -47,8 +50,13 @@ Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& plac
   return replan(placement.request, previous.cluster, previous.plan);
 }
 
-// Needs no model; of those that are named the plan must have replicas.
+// Needs no model; of those that are named the plan must have replicas. Of the rest nothing would be heeded.
 Status check_plan(const PlanConfig& config) {
+  for (const std::string& flag : config.serve.flags) {
+    if (std::ranges::find(kFlagsOfCheck, flag) != std::end(kFlagsOfCheck)) continue;
+    return invalid_argument("--check only compares a plan with the cluster, which --" + flag + " does not change: leave one of "
+                            "them out");
+  }
   ASSIGN_OR_RETURN(const Cluster cluster, read_cluster(config.serve.placement.cluster));
   ASSIGN_OR_RETURN(const PlanFile file, read_plan_file(config.check));
   std::vector<std::string> models;
