@@ -9,18 +9,13 @@
 #include "base/replace_file.h"
 
 namespace skein {
-namespace {
 
 namespace fs = std::filesystem;
 
-// Empty: not set, or nothing that the XDG base directory specification lets count.
-fs::path folder_in(const char* variable) {
+std::string folder_in(const char* variable) {
   const char* value = std::getenv(variable);
-  const fs::path folder = value == nullptr ? "" : value;
-  return folder.is_absolute() ? folder : fs::path();
+  return value != nullptr && fs::path(value).is_absolute() ? value : "";
 }
-
-}  // namespace
 
 std::string cache_folder() {
   if (const fs::path caches = folder_in("XDG_CACHE_HOME"); !caches.empty()) return caches / "skein";
