@@ -1,26 +1,21 @@
 #include "base/cache_file.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <vector>
 
+#include "base/replace_file.h"
+
 namespace skein {
-namespace {
 
 namespace fs = std::filesystem;
 
-// Empty: not set, or nothing that the XDG base directory specification lets count.
-fs::path folder_in(const char* variable) {
+std::string folder_in(const char* variable) {
   const char* value = std::getenv(variable);
-  const fs::path folder = value == nullptr ? "" : value;
-  return folder.is_absolute() ? folder : fs::path();
+  return value != nullptr && fs::path(value).is_absolute() ? value : "";
 }
-
-}  // namespace
 
 std::string cache_folder() {
   if (const fs::path caches = folder_in("XDG_CACHE_HOME"); !caches.empty()) return caches / "skein";
@@ -40,17 +35,11 @@ Status add_to_cache_file(const std::string& path, const std::string& lines) {
     std::erase(all, line);
     all.push_back(line);
   }
-  std::error_code error;
-  fs::create_directories(fs::path(path).parent_path(), error);
-  const std::string fresh = path + "." + std::to_string(getpid());
-  std::ofstream file(fresh, std::ios::trunc);
-  for (const std::string& line : all) file << line << "\n";
-  file.close();
-  if (file) fs::rename(fresh, path, error);
-  if (file && !error) return {};
-  std::error_code ignored;
-  fs::remove(fresh, ignored);
-  return unavailable("cannot write " + path + (error ? ": " + error.message() : std::string()));
+  std::error_code ignored;  // what matters is told of the file
+  fs::create_directories(fs::path(path).parent_path(), ignored);
+  std::string text;
+  for (const std::string& line : all) text += line + "\n";
+  return replace_file(path, text);
 }
 
 }  // namespace skein

@@ -9,8 +9,12 @@
 
 namespace skein {
 
-// This machine's folder of them: XDG_CACHE_HOME/skein, else systemd's CACHE_DIRECTORY, else ~/.cache/skein; variables
-// that are empty or no absolute path count as unset. It need not exist. Empty: there is none.
+// What a variable of the environment names; empty: it is not set, or nothing that the XDG base directory specification
+// lets count, which is what is empty or no absolute path.
+std::string folder_in(const char* variable);
+
+// This machine's folder of them: folder_in("XDG_CACHE_HOME")/skein, else systemd's CACHE_DIRECTORY, else ~/.cache/skein.
+// It need not exist. Empty: there is none.
 std::string cache_folder();
 
 // Puts `lines`, each with its end, behind the file's others, where each is once, and makes its folder. The file is

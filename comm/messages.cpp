@@ -109,6 +109,9 @@ KeyPair make_key_pair() {
   return {.public_key = public_key, .secret_key = secret_key};
 }
 
+// A name in an allow-list has no blanks.
+std::string peer_id(const std::string& user, const std::string& name) { return user.empty() ? name : user + " " + name; }
+
 struct MessageSocket::State {
   void* context = nullptr;
   void* socket = nullptr;
@@ -173,7 +176,7 @@ struct MessageSocket::State {
   }
 };
 
-// Whose frame it is that came over that connection, and whether it may be.
+// Whose frame it is that came over that connection.
 void MessageSocket::State::find_sender(const std::string& connection, Envelope envelope, Received* received) {
   const Status& status = received->frame.status();
   if (status.code() == Code::kUnsupported) refuse(connection, envelope.version, status);
@@ -182,14 +185,10 @@ void MessageSocket::State::find_sender(const std::string& connection, Envelope e
     received->frame = corrupt("a frame does not say whose it is");
     return;
   }
-  received->peer = std::move(envelope.sender);
-  switch (peers.heard({received->peer, envelope.number, received->user, connection})) {
-    case PeerTable::Heard::kAsBefore: break;
-    case PeerTable::Heard::kReconnected: received->reconnected = true; break;
-    case PeerTable::Heard::kForeign:
-      received->frame = invalid_argument("a frame of " + received->user + " says that it is of " + received->peer +
-                                         ", which has another key");
-  }
+  received->name = std::move(envelope.sender);
+  received->peer = peer_id(received->user, received->name);
+  received->reconnected =
+      peers.heard({received->peer, envelope.number, received->user, connection}) == PeerTable::Heard::kReconnected;
 }
 
 // In words that a Skein of that version reads, too. One that has gone again needs none.

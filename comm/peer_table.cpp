@@ -15,7 +15,6 @@ PeerTable::Heard PeerTable::heard(const Sign& sign) {
     return Heard::kAsBefore;
   }
   Peer& peer = found->second;
-  if (peer.user != sign.user) return Heard::kForeign;
   peer.heard = signs_;
   if (sign.number <= peer.number) return Heard::kAsBefore;
   peer.number = sign.number;

@@ -18,10 +18,9 @@ class PeerTable {
   enum class Heard : uint8_t {
     kAsBefore,     // for the first time, or on a connection that was known
     kReconnected,  // on a later connection: frames from it or to it may be lost
-    kForeign,      // the name is that of a peer with another key
   };
   struct Sign {
-    std::string name;
+    std::string name;        // of no peer with another key: peer_id()
     uint64_t number = 0;     // of the frame, among those of that name
     std::string user;        // whose key it has; empty without keys
     std::string connection;  // where it came from

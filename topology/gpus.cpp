@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <optional>
 #include <sstream>
+#include <string_view>
 
 namespace skein {
 namespace {
@@ -205,23 +207,43 @@ std::vector<Gpu> discover_gpus(const char* library, std::vector<std::string>* fa
 
 namespace {
 
-// Those shown up to `*unknown`, the entry that is not there; empty: all entries are.
-std::vector<Gpu> shown_gpus(const std::vector<Gpu>& gpus, const std::string& visible, std::string* unknown) {
-  std::vector<Gpu> shown;
+struct Shown {
+  std::vector<Gpu> gpus = {};
+  std::optional<std::string> unknown = {};  // the entry that ends the list before its end
+  std::optional<std::string> twice = {};    // the entry of a GPU that was there already
+};
+
+// How strtoul(3) reads an entry.
+size_t by_number(const std::vector<Gpu>& gpus, std::string_view entry) {
+  entry.remove_prefix(std::min(entry.find_first_not_of(" \t"), entry.size()));
+  if (entry.starts_with('+')) entry.remove_prefix(1);
+  size_t number = gpus.size();
+  const auto read = std::from_chars(entry.data(), entry.data() + entry.size(), number);
+  return read.ec == std::errc() ? number : gpus.size();
+}
+
+size_t by_uuid(const std::vector<Gpu>& gpus, std::string_view entry) {
+  const auto is_meant = [&](const Gpu& gpu) { return gpu.uuid.starts_with(entry); };
+  if (entry.empty() || std::ranges::count_if(gpus, is_meant) != 1) return gpus.size();
+  return static_cast<size_t>(std::ranges::find_if(gpus, is_meant) - gpus.begin());
+}
+
+// CUDA C++ Programming Guide, "CUDA Environment Variables", for the first invalid entry; the rest as PyTorch saw the
+// driver read it (torch/cuda/__init__.py, _parse_visible_devices).
+Shown shown_gpus(const std::vector<Gpu>& gpus, const std::string& visible) {
+  const auto index_of = visible.starts_with("GPU-") ? by_uuid : by_number;
+  Shown shown;
+  std::vector<size_t> seen;
   std::istringstream list(visible);
   for (std::string entry; std::getline(list, entry, ',');) {
-    size_t number = gpus.size();
-    const char* const end = entry.data() + entry.size();
-    const auto [parsed, error] = std::from_chars(entry.data(), end, number);
-    const bool numbered = error == std::errc() && parsed == end;
-    const auto is_meant = [&](const Gpu& gpu) { return !entry.empty() && gpu.uuid.starts_with(entry); };
-    const auto gpu = numbered ? gpus.begin() + static_cast<ptrdiff_t>(std::min(number, gpus.size()))
-                              : std::ranges::find_if(gpus, is_meant);
-    if (gpu == gpus.end()) {
-      *unknown = entry;
+    const size_t index = index_of(gpus, entry);
+    if (index >= gpus.size()) {
+      shown.unknown = entry;
       break;
     }
-    shown.push_back(*gpu);
+    if (std::ranges::find(seen, index) != seen.end()) return {.twice = entry};
+    seen.push_back(index);
+    shown.gpus.push_back(gpus[index]);
   }
   return shown;
 }
@@ -229,20 +251,26 @@ std::vector<Gpu> shown_gpus(const std::vector<Gpu>& gpus, const std::string& vis
 }  // namespace
 
 std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible) {
-  std::string unknown;
-  return visible == nullptr ? gpus : shown_gpus(gpus, visible, &unknown);
+  return visible == nullptr ? gpus : shown_gpus(gpus, visible).gpus;
 }
 
 std::string hidden_gpus(const std::vector<Gpu>& gpus, const char* visible) {
   if (visible == nullptr || gpus.empty()) return "";
-  std::string unknown;
-  const size_t shown = shown_gpus(gpus, visible, &unknown).size();
+  const Shown shown = shown_gpus(gpus, visible);
   const std::string said = "CUDA_VISIBLE_DEVICES=" + std::string(visible);
-  const std::string of = std::to_string(gpus.size()) + (gpus.size() == 1 ? " GPU" : " GPUs");
-  if (shown == 0) return said + " hides all of this machine's " + of + ": unset it, or name some of them";
-  if (unknown.empty()) return "";
-  return said + " names " + unknown + ", which is none of this machine's " + of + ", and CUDA shows only the " +
-         std::to_string(shown) + " before it: correct it";
+  const std::string of = "of this machine's " + std::to_string(gpus.size()) + (gpus.size() == 1 ? " GPU" : " GPUs");
+  if (shown.twice) return said + " names the GPU " + *shown.twice + " twice, and CUDA shows none " + of + ": name each once";
+  if (shown.gpus.empty()) return said + " hides all " + of + ": unset it, or name some of them";
+  if (!shown.unknown) return "";
+  const std::string what = shown.unknown->empty() ? " has an empty entry" : " names " + *shown.unknown + ", which is none " + of;
+  return said + what + ", and CUDA shows only the " + std::to_string(shown.gpus.size()) + " before it: correct it";
+}
+
+std::string gpu_name(const std::vector<Gpu>& gpus, size_t index, const char* visible) {
+  const Gpu& gpu = gpus[index];
+  const std::string number = "GPU " + std::to_string(index);
+  if (visible == nullptr) return number + " (" + gpu.name + ")";
+  return number + " of those that CUDA_VISIBLE_DEVICES shows (" + gpu.name + (gpu.uuid.empty() ? "" : ", " + gpu.uuid) + ")";
 }
 
 }  // namespace skein

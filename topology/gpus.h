@@ -48,10 +48,12 @@ class GpuWatch {
 // does not answer, or of a driver that does not.
 std::vector<Gpu> discover_gpus(const char* library = "libnvidia-ml.so.1", std::vector<std::string>* faults = nullptr);
 
-// Those that CUDA shows a process with that CUDA_VISIBLE_DEVICES, as it counts them: numbers, UUIDs or how one begins,
-// up to the first that is not there. Null: all.
+// Those that CUDA shows a process with that CUDA_VISIBLE_DEVICES, as it counts them: numbers, or UUIDs or how one alone
+// begins, up to the first that is none of these GPUs; none where one is named twice. Null: all.
 std::vector<Gpu> visible_gpus(const std::vector<Gpu>& gpus, const char* visible);
-// A sentence where that shows none of them, or names what is none of them; else empty.
+// A sentence where that shows none of them, or has an entry that is none of them; else empty.
 std::string hidden_gpus(const std::vector<Gpu>& gpus, const char* visible);
+// "GPU 0 (NVIDIA H200)" of visible_gpus(); where CUDA_VISIBLE_DEVICES numbers them, with the UUID that nvidia-smi shows.
+std::string gpu_name(const std::vector<Gpu>& gpus, size_t index, const char* visible);
 
 }  // namespace skein

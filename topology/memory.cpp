@@ -29,10 +29,8 @@ Format kept_format(Format stored, const MemoryRequest& request) {
 }
 
 Format kv_format(const MemoryRequest& request) {
-  const std::string& name = request.kv_cache_dtype;
-  if (request.gpu) return Format::kBF16;
-  if (name == "float32" || (name == "auto" && request.dtype == "float32")) return Format::kF32;
-  return Format::kF16;  // as wide as bfloat16
+  const std::string name = kv_cache_dtype(request);
+  return name == "float32" ? Format::kF32 : name == "bfloat16" ? Format::kBF16 : Format::kF16;
 }
 
 // Weights that read one input are kept in float32 where quantised ones are among them, but not all are
@@ -114,6 +112,12 @@ std::vector<RankMemory> by_memory(const MemoryPlan& plan, const MemoryRequest& r
 }
 
 }  // namespace
+
+std::string kv_cache_dtype(const MemoryRequest& request) {
+  if (request.gpu) return "bfloat16";
+  if (request.kv_cache_dtype != "auto") return request.kv_cache_dtype;
+  return request.dtype == "float32" ? "float32" : "float16";
+}
 
 ModelFormats formats_of(const Checkpoint& checkpoint, const MemoryRequest& request) {
   const ModelDescription& model = checkpoint.description();

@@ -42,6 +42,9 @@ struct MemoryRequest {
   std::string held = {};                      // a clause with a remedy: who else has memory here; empty: nobody
 };
 
+// The dtype of KV pages: what is asked for, or what "auto" is.
+std::string kv_cache_dtype(const MemoryRequest& request);
+
 struct RankMemory {
   int64_t weights = 0;
   int64_t activations = 0;  // and logits, and the state of slots

@@ -45,11 +45,6 @@ struct Round {
 
 double rate(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
-std::string kv_cache_dtype_on_cores(const ServeConfig& config) {
-  if (config.kv_cache_dtype != "auto") return config.kv_cache_dtype;
-  return config.dtype == "float32" ? "float32" : "float16";
-}
-
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -141,7 +136,8 @@ class OfflineBench {
     out->set("pipeline_parallel_size", spec.pipeline_parallel_size);
     out->set("threads_per_rank", spec.threads);
     out->set("dtype", gpu ? "bfloat16" : config.dtype);
-    out->set("kv_cache_dtype", gpu ? "bfloat16" : kv_cache_dtype_on_cores(config));
+    out->set("kv_cache_dtype",
+             kv_cache_dtype({.gpu = gpu, .dtype = config.dtype, .kv_cache_dtype = config.kv_cache_dtype}));
     out->set("deterministic", config.deterministic || !gpu);
     out->set("prefix_caching", !config.no_prefix_caching);
     out->set("kv_cache_tokens", kv_tokens_);
@@ -328,7 +324,8 @@ int bench_offline(const Arguments& arguments) {
   }
   const Result<ServePlan> plan = plan_bench(config);
   if (!plan.ok()) return report(plan.status());
-  if (!config.json) std::printf("%s", describe(*plan).c_str());
+  if (config.json) log_notes(*plan);
+  else std::printf("%s", describe(*plan).c_str());
   OfflineBench bench(config, *plan);
   const Status status = bench.run();
   if (!status.ok()) return report(status);

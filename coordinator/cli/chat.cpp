@@ -50,6 +50,7 @@ class LocalServer {
     Result<ServePlan> plan = make_serve_plan(config);
     if (!plan.ok()) return plan.status();
     plan_ = std::make_unique<ServePlan>(std::move(*plan));
+    log_notes(*plan_);
     loop_ = std::make_unique<Loop>();
     std::promise<Result<std::string>> url;
     std::atomic<bool> told = false;

@@ -5,6 +5,7 @@
 #include <ctime>
 #include <filesystem>
 
+#include "base/cache_file.h"
 #include "model/gguf.h"
 #include "model/mapped_file.h"
 
@@ -21,12 +22,18 @@ bool file_exists(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
+// Empty: not set, or set to nothing. A relative path counts, as for the hub's own client.
+fs::path hub_folder_in(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
+
 fs::path hub_cache() {
-  if (const char* cache = std::getenv("HF_HUB_CACHE")) return cache;
-  if (const char* home = std::getenv("HF_HOME")) return fs::path(home) / "hub";
-  if (const char* caches = std::getenv("XDG_CACHE_HOME")) return fs::path(caches) / "huggingface/hub";
-  const char* home = std::getenv("HOME");
-  return fs::path(home == nullptr ? "/" : home) / ".cache/huggingface/hub";
+  if (fs::path cache = hub_folder_in("HF_HUB_CACHE"); !cache.empty()) return cache;
+  if (const fs::path home = hub_folder_in("HF_HOME"); !home.empty()) return home / "hub";
+  if (const fs::path caches = folder_in("XDG_CACHE_HOME"); !caches.empty()) return caches / "huggingface/hub";
+  const fs::path home = folder_in("HOME");
+  return (home.empty() ? "/" : home) / ".cache/huggingface/hub";
 }
 
 bool looks_like_hub_name(const std::string& name) {

@@ -16,7 +16,8 @@ struct ModelFiles {
 };
 
 // `name`: a folder, a GGUF file, or ORGANISATION/NAME in the local Hugging Face hub cache (HF_HUB_CACHE, HF_HOME,
-// XDG_CACHE_HOME or ~/.cache/huggingface). kNotFound has the command that downloads it.
+// XDG_CACHE_HOME or ~/.cache/huggingface; those that are empty count as unset). kNotFound has the command that
+// downloads it.
 Result<ModelFiles> find_model(const std::string& name, LoadFormat load_format);
 
 // What the API needs: tokenizer, chat template, sampling defaults, end-of-sequence ids. `template_file` replaces the

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <iterator>
 #include <map>
 
 #include "base/cuda_limits.h"
 #include "base/parse_number.h"
+#include "base/replace_file.h"
 #include "topology/cluster_file.h"
 #include "topology/contradictions.h"
 #include "topology/discovery.h"
@@ -142,29 +142,13 @@ PlacementPlan renumbered(PlanFile file, const Cluster& cluster) {
   return std::move(file.plan);
 }
 
-// Whoever reads it meanwhile sees the old file or the new one.
 Status write_plan(const std::string& path, const Placement& placement) {
-  const std::string fresh = path + ".new";
-  std::ofstream file(fresh, std::ios::trunc);
-  file << to_json(placement.request, placement.plan).dump() << "\n";
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(fresh, path, error);
-  if (file && !error) return {};
-  return unavailable("cannot write the plan to " + path + ": is its folder there, and may this user write to it?");
+  const Status written = replace_file(path, plan_json(placement).dump() + "\n");
+  if (written.ok()) return {};
+  return unavailable(written.message() + "; name another file with --plan, whose folder is there and may be written to");
 }
 
-bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
-  return std::ranges::find(choices, value) != choices.end();
-}
-
-}  // namespace
-
-std::string short_name(const std::string& model) {
-  const std::filesystem::path path(model);
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
-}
-
+// A note for each file of --calibration with nothing that was measured on the cluster's kinds of devices.
 Result<std::vector<std::string>> idle_calibrations(const ServeConfig& config, const Cluster& cluster) {
   const auto has = [&](const std::string& device) {
     return std::ranges::find(cluster.kinds, device, &DeviceKind::name) != cluster.kinds.end();
@@ -179,6 +163,17 @@ Result<std::vector<std::string>> idle_calibrations(const ServeConfig& config, co
     if (!used) notes.push_back("nothing in " + path + " was measured on a device of this cluster: is it the right calibration?");
   }
   return notes;
+}
+
+bool is_one_of(const std::string& value, std::initializer_list<const char*> choices) {
+  return std::ranges::find(choices, value) != choices.end();
+}
+
+}  // namespace
+
+std::string short_name(const std::string& model) {
+  const std::filesystem::path path(model);
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
 Status check_places(const PlanFile& file, const std::string& path, const std::string& model) {
@@ -213,7 +208,6 @@ Result<Cluster> read_cluster(const std::string& name, std::vector<std::string>* 
 Status make_placement(const ServeConfig& config, Placement* placement) {
   RETURN_IF_ERROR(describe_placement(config, placement));
   const PlanRequest& request = placement->request;
-  ASSIGN_OR_RETURN(std::vector<std::string> notes, idle_calibrations(config, placement->cluster));
   const std::string& path = config.placement.plan;
   const bool replanning = config.placement.replan;
   std::error_code ignored;
@@ -233,7 +227,6 @@ Status make_placement(const ServeConfig& config, Placement* placement) {
     }
     ASSIGN_OR_RETURN(placement->plan, replan(request, file.cluster, file.plan));
   }
-  std::ranges::move(notes, std::back_inserter(placement->plan.notes));
   RETURN_IF_ERROR(check_backends(config, *placement));
   return replanning ? write_plan(path, *placement) : Status();
 }
@@ -284,6 +277,18 @@ Status check_gpu_formats(const ServeConfig& config) {
   return {};
 }
 
+std::vector<std::string> all_notes(const Placement& placement) {
+  std::vector<std::string> notes = placement.plan.notes;
+  std::ranges::copy(placement.notes, std::back_inserter(notes));
+  return notes;
+}
+
+Json plan_json(const Placement& placement) {
+  PlacementPlan plan = placement.plan;
+  plan.notes = all_notes(placement);
+  return to_json(placement.request, plan);
+}
+
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica) {
   ReplicaShape shape{.tensor_parallel_size = replica.tensor_parallel_size,
                      .pipeline_parallel_size = replica.pipeline_parallel_size};
@@ -299,6 +304,8 @@ Status describe_placement(const ServeConfig& config, Placement* placement) {
     ASSIGN_OR_RETURN(placement->cluster, read_cluster(config.placement.cluster, &placement->notes));
   }
   ASSIGN_OR_RETURN(placement->calibration, read_calibrations(shipped_calibration(), config.placement.calibration));
+  ASSIGN_OR_RETURN(std::vector<std::string> idle, idle_calibrations(config, placement->cluster));
+  std::ranges::move(idle, std::back_inserter(placement->notes));
   std::vector<AskedModel> asked = config.placement.models;
   if (asked.empty()) {
     asked.push_back(config.placement.asked);

@@ -17,7 +17,7 @@ struct Placement {
   std::vector<ModelFiles> models;
   PlanRequest request;
   PlacementPlan plan;
-  std::vector<std::string> notes;  // Discovery::notes, where the cluster is this machine as it is found
+  std::vector<std::string> notes;  // of what was planned with: Discovery::notes, calibrations that are of no use
 
   Placement() = default;
   Placement(const Placement&) = delete;
@@ -26,9 +26,6 @@ struct Placement {
 
 // What plans call a model: "llama-3.1-8b" for configs/models/llama-3.1-8b/.
 std::string short_name(const std::string& model);
-
-// A note for each file of --calibration with nothing that was measured on the cluster's kinds of devices.
-Result<std::vector<std::string>> idle_calibrations(const ServeConfig& config, const Cluster& cluster);
 
 // Refuses a plan file, read from `path`, without a replica of the model that is called so.
 Status check_places(const PlanFile& file, const std::string& path, const std::string& model);
@@ -61,6 +58,11 @@ Status check_backends(const ServeConfig& config, const Placement& placement);
 Status check_gpu_formats(const ServeConfig& config);
 // Refuses a model whose sizes its kernels do not take.
 Status check_gpu_model(const ModelDescription& model);
+
+// Of the plan, and of what it was planned with.
+std::vector<std::string> all_notes(const Placement& placement);
+// The plan file, with all notes.
+Json plan_json(const Placement& placement);
 
 // A replica of the plan, its ranks by the names of their nodes.
 ReplicaShape shape_of(const Placement& placement, const PlacedReplica& replica);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <string_view>
 
+#include "base/log.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/placement.h"
 #include "coordinator/cli/plan_text.h"
@@ -12,6 +14,8 @@
 
 namespace skein {
 namespace {
+
+constexpr std::string_view kFlagsOfCheck[] = {"check", "cluster", "config", "model"};
 
 struct PlanConfig {
   ServeConfig serve;
@@ -32,7 +36,8 @@ OptionTable options(PlanConfig* config) {
   table.add_switch("even-layers", "deal layers out to stages evenly, as `skein serve` and `skein bench` do, not by speed",
                    &config->even_layers);
   table.add_text("previous", "F", "plan in JSON that runs now: keep of it what can stay", &config->previous);
-  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for; MODEL may be left out",
+  table.add_text("check", "F", "only say whether the cluster is still the one that this plan was made for; MODEL may be left out, "
+                 "and other flags than --cluster and --config make no sense",
                  &config->check);
   return table;
 }
@@ -45,8 +50,13 @@ Result<PlacementPlan> plan_again(const PlanConfig& config, const Placement& plac
   return replan(placement.request, previous.cluster, previous.plan);
 }
 
-// Needs no model; of those that are named the plan must have replicas.
+// Needs no model; of those that are named the plan must have replicas. Of the rest nothing would be heeded.
 Status check_plan(const PlanConfig& config) {
+  for (const std::string& flag : config.serve.flags) {
+    if (std::ranges::find(kFlagsOfCheck, flag) != std::end(kFlagsOfCheck)) continue;
+    return invalid_argument("--check only compares a plan with the cluster, which --" + flag + " does not change: leave one of "
+                            "them out");
+  }
   ASSIGN_OR_RETURN(const Cluster cluster, read_cluster(config.serve.placement.cluster));
   ASSIGN_OR_RETURN(const PlanFile file, read_plan_file(config.check));
   std::vector<std::string> models;
@@ -67,12 +77,13 @@ Status plan_cluster(const PlanConfig& config) {
   placement.request.even_layers = config.even_layers;
   ASSIGN_OR_RETURN(placement.plan, config.previous.empty() ? plan_placement(placement.request)
                                                            : plan_again(config, placement));
-  ASSIGN_OR_RETURN(std::vector<std::string> notes, idle_calibrations(config.serve, placement.cluster));
-  std::ranges::move(notes, std::back_inserter(placement.plan.notes));
   RETURN_IF_ERROR(check_backends(config.serve, placement));
   if (config.format == "text") std::printf("%s", plan_text(placement).c_str());
-  if (config.format == "json") std::printf("%s\n", to_json(placement.request, placement.plan).dump().c_str());
-  if (config.format == "svg") std::printf("%s", plan_svg(placement).c_str());
+  if (config.format == "json") std::printf("%s\n", plan_json(placement).dump().c_str());
+  if (config.format == "svg") {
+    std::printf("%s", plan_svg(placement).c_str());
+    for (const std::string& note : all_notes(placement)) log_warning("plan: " + note);
+  }
   return {};
 }
 

@@ -241,8 +241,7 @@ std::string plan_text(const Placement& placement) {
   if (!plan.left_over.empty()) text += "left over   " + count_text(plan.left_over.size(), "device") + "\n";
   if (plan.moved > 0) text += "moved       " + count_text(static_cast<size_t>(plan.moved), "replica") + ", whose devices are all still there\n";
   for (size_t i = 0; i < plan.models.size(); ++i) text += why_lines(plan.models[i]);
-  for (const std::string& note : plan.notes) text += "note        " + note + "\n";
-  for (const std::string& note : placement.notes) text += "note        " + note + "\n";
+  for (const std::string& note : all_notes(placement)) text += "note        " + note + "\n";
   return text;
 }
 

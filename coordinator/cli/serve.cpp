@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <optional>
 
-#include "base/log.h"
 #include "coordinator/cli/agents.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/serve_plan.h"
@@ -55,10 +54,7 @@ Status run(const ServeConfig& config) {
   }
   ASSIGN_OR_RETURN(const ServePlan plan, make_serve_plan(config, nodes ? &*nodes : nullptr));
   say(describe(plan));
-  for (const std::string& note : plan.notes) log_warning("plan: " + note);
-  if (plan.placement) {
-    for (const std::string& note : plan.placement->notes) log_warning("plan: " + note);
-  }
+  log_notes(plan);
   return serve(plan);
 }
 

@@ -4,11 +4,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <span>
 #include <sstream>
 
 #include "base/cuda_limits.h"
+#include "base/log.h"
 #include "coordinator/cli/plan_text.h"
 #include "coordinator/control/nodes.h"
 #include "topology/calibration.h"
@@ -53,8 +55,16 @@ Status check_formats(const ServeConfig& config) {
   return formats.ok() ? formats : unsupported(formats.message() + ", or --device cpu");
 }
 
-std::string unsupported_gpu(const Gpu& gpu) {
-  return "the GPU " + gpu.name + " has compute capability " + std::to_string(gpu.compute_major) + "." +
+// Null: it is not set.
+const char* visible_devices() { return std::getenv("CUDA_VISIBLE_DEVICES"); }
+
+// Of one of the machine's.
+std::string name_of(const Gpu& gpu, const Machine& machine) {
+  return gpu_name(machine.gpus, static_cast<size_t>(&gpu - machine.gpus.data()), visible_devices());
+}
+
+std::string unsupported_gpu(const Gpu& gpu, const Machine& machine) {
+  return name_of(gpu, machine) + " has compute capability " + std::to_string(gpu.compute_major) + "." +
          std::to_string(gpu.compute_minor) + ", and the CUDA backend needs 9.0 (H100, H200, GH200)";
 }
 
@@ -69,7 +79,7 @@ Result<std::string> device_here(const ServeConfig& config, const Machine& machin
   for (std::string& note : *notes) note += "; this runs on CPUs";
   if (old != machine.gpus.end()) {
     const bool others = std::ranges::any_of(machine.gpus, &Gpu::supported);
-    notes->push_back(unsupported_gpu(*old) + (others ? ": name only the others in CUDA_VISIBLE_DEVICES" : "") +
+    notes->push_back(unsupported_gpu(*old, machine) + (others ? ": name only the others in CUDA_VISIBLE_DEVICES" : "") +
                      "; this runs on CPUs");
   }
   return std::string("cpu");
@@ -98,7 +108,7 @@ Result<std::string> choose_device(const ServeConfig& config, const Machine& mach
   }
   for (const Gpu& gpu : machine.gpus) {
     if (gpu.supported() || config.clustered()) continue;
-    return unsupported(unsupported_gpu(gpu) + ": use --device cpu, or name only others in CUDA_VISIBLE_DEVICES");
+    return unsupported(unsupported_gpu(gpu, machine) + ": use --device cpu, or name only others in CUDA_VISIBLE_DEVICES");
   }
   RETURN_IF_ERROR(check_formats(config));
   return std::string("cuda");
@@ -149,7 +159,7 @@ std::string held_memory(const ServeConfig& config, const Machine& machine, int a
   }
   const Gpu& gpu = machine.gpus[least];
   if (gpu.memory_total - gpu.memory_free <= kDriverHolds) return "";
-  return "GPU " + std::to_string(least) + " (" + gpu.name + ") has " + readable_bytes(gpu.memory_free) + " of " +
+  return name_of(gpu, machine) + " has " + readable_bytes(gpu.memory_free) + " of " +
          readable_bytes(gpu.memory_total) + " free, as other processes hold the rest: choose another GPU with "
          "CUDA_VISIBLE_DEVICES, end them";
 }
@@ -220,7 +230,7 @@ Result<std::vector<Site>> configured_sites(const ServePlan& plan, const Cluster*
 // A described node is this machine: no more than it has.
 Status settle_here(const ServePlan& plan, Site* site) {
   const bool gpu = plan.config.device == "cuda";
-  if (gpu && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) {
+  if (gpu && visible_devices() != nullptr) {
     return unsupported("CUDA_VISIBLE_DEVICES is set, and a plan counts all GPUs of the machine: unset it");
   }
   for (size_t rank = 0; rank < site->shape.places.size(); ++rank) {
@@ -349,6 +359,20 @@ Result<PlannedReplica> plan_replica(const ServePlan& plan, const Site& site) {
   return replica;
 }
 
+// Where ranks on this machine's cores hinder each other.
+void note_shared_cores(ServePlan* plan) {
+  int threads = 0;
+  for (const PlannedReplica& replica : plan->replicas) threads += replica.spec.threads * replica.spec.ranks();
+  if (threads <= plan->machine.cores || plan->config.device != "cpu" || plan->config.clustered()) return;
+  plan->notes.push_back(std::to_string(threads) + " rank threads share " + std::to_string(plan->machine.cores) + " cores");
+}
+
+std::vector<std::string> all_notes(const ServePlan& plan) {
+  std::vector<std::string> notes = plan.notes;
+  if (plan.placement) std::ranges::move(all_notes(*plan.placement), std::back_inserter(notes));
+  return notes;
+}
+
 std::string range_text(const IndexRange& range) {
   return std::to_string(range.begin) + "-" + std::to_string(range.end - 1);
 }
@@ -393,7 +417,7 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     ASSIGN_OR_RETURN(plan.config.device, placed_device(*placement));
     plan.placement = placement;
   } else {
-    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    const char* visible = visible_devices();
     plan.notes = gpu_notes(config, plan.machine, visible);
     plan.machine.gpus = visible_gpus(plan.machine.gpus, visible);
     ASSIGN_OR_RETURN(plan.config.device, choose_device(config, plan.machine, nodes, &plan.notes));
@@ -426,13 +450,16 @@ Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* node
     if (spec.places.empty()) spec.first_device = first_device;
     first_device += spec.ranks();
   }
+  note_shared_cores(&plan);
   return plan;
 }
 
 std::string describe(const ServePlan& plan) {
   const ModelDescription& model = plan.model.checkpoint->description();
   std::ostringstream out;
-  if (plan.placement && !plan.placement->plan.models.empty()) out << plan_text(*plan.placement) << "\n";
+  // A plan that was read has no figures.
+  const bool planned = plan.placement && !plan.placement->plan.models.empty();
+  if (planned) out << plan_text(*plan.placement) << "\n";
   char parameters[32];
   std::snprintf(parameters, sizeof parameters, "%.1f M", static_cast<double>(model.parameters()) / 1e6);
   out << "model     " << default_model_name(plan.config) << ": " << model.architecture << ", " << parameters
@@ -465,13 +492,12 @@ std::string describe(const ServePlan& plan) {
     out << ", lowered from the model's " << model.context_max << " to what fits in memory";
   }
   out << "\n";
-  for (const std::string& note : plan.notes) out << "note      " << note << "\n";
-  int threads = 0;
-  for (const PlannedReplica& replica : plan.replicas) threads += replica.spec.threads * replica.spec.ranks();
-  if (threads > plan.machine.cores && plan.config.device == "cpu" && !plan.config.clustered()) {
-    out << "note      " << threads << " rank threads share " << plan.machine.cores << " cores\n";
-  }
+  for (const std::string& note : planned ? plan.notes : all_notes(plan)) out << "note      " << note << "\n";
   return out.str();
+}
+
+void log_notes(const ServePlan& plan) {
+  for (const std::string& note : all_notes(plan)) log_warning("plan: " + note);
 }
 
 std::string default_model_name(const ServeConfig& config) {

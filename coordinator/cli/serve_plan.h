@@ -47,8 +47,10 @@ Result<std::string> device_of_places(const ServeConfig& config, const Cluster& n
 // needs_nodes(config).
 Result<ServePlan> make_serve_plan(const ServeConfig& config, const Cluster* nodes = nullptr);
 
-// What would run where, for people.
+// What would run where, and notes, for people.
 std::string describe(const ServePlan& plan);
+// The notes alone, in the log.
+void log_notes(const ServePlan& plan);
 
 // "SmolLM2-135M-Instruct.Q4_1" for /models/SmolLM2-135M-Instruct.Q4_1.gguf
 std::string default_model_name(const ServeConfig& config);

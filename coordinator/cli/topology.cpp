@@ -32,6 +32,7 @@ struct TopologyOptions {
   std::string url;
   std::string api_key_file;
   std::string format = "text";
+  bool strict = false;
   bool measure = false;
   std::string output = "calibration.yaml";
   ServeConfig agents;  // with measure: of a coordinator whose agents' nodes are meant
@@ -46,6 +47,8 @@ OptionTable options_table(TopologyOptions* options) {
   table.add_text("url", "URL", "the HTTP address of a coordinator: what the agents of its nodes reported", &options->url);
   table.add_text("api-key-file", "F", "with --url: file whose first line is an API key", &options->api_key_file);
   table.add_choice("format", "yaml: a cluster file", {"text", "json", "svg", "yaml"}, &options->format);
+  table.add_switch("strict", "with --config: exit status 1 where this machine contradicts the file; else that is only noted, with "
+                   "status 0", &options->strict);
   table.add_switch("measure", "time this machine's devices and links; with listen, the network between the nodes of the "
                    "agents that come, and it alone. Nothing else should run there", &options->measure);
   table.add_text("output", "FILE", "where --measure writes to; default: calibration.yaml", &options->output);
@@ -60,9 +63,10 @@ OptionTable options_table(TopologyOptions* options) {
 // What is shown, and what is wrong with it.
 struct View {
   Cluster cluster;
-  Cluster machine;  // this one, as found
+  Cluster machine;            // this one, as found
   std::vector<std::string> findings;
-  Json nodes;       // of a coordinator: NodeTable::to_json()
+  size_t contradictions = 0;  // of the findings, those of the machine against the file
+  Json nodes;                 // of a coordinator: NodeTable::to_json()
 };
 
 void add_findings(const std::string& where, const std::vector<std::string>& found, std::vector<std::string>* findings) {
@@ -83,6 +87,7 @@ View view_of_machine() {
   View view{.cluster = discovery.cluster,
             .machine = std::move(discovery.cluster),
             .findings = std::move(discovery.notes),
+            .contradictions = 0,
             .nodes = {}};
   for (std::string& finding : doubts(view.cluster, 0)) view.findings.push_back(std::move(finding));
   return view;
@@ -92,17 +97,21 @@ View view_of_machine() {
 Result<View> view_of_file(const TopologyOptions& options) {
   ASSIGN_OR_RETURN(Cluster described, read_cluster_file(options.config));
   Discovery discovery = discover(described.kinds);
-  View view{.cluster = std::move(described), .machine = std::move(discovery.cluster), .findings = {}, .nodes = {}};
+  View view;
+  view.cluster = std::move(described);
+  view.machine = std::move(discovery.cluster);
   add_doubts(view.cluster, &view.findings);
   const std::string here = options.node.empty() ? view.machine.name : options.node;
   const int node = find_node(view.cluster, here);
   if (node < 0) {
-    if (options.node.empty()) return view;
-    return invalid_argument(options.config + " has no node \"" + here + "\" to compare this machine with");
+    if (options.node.empty() && !options.strict) return view;
+    return invalid_argument(options.config + " has no node \"" + here + "\" to compare this machine with: name another with --node");
   }
   add_findings(here + ", as found", discovery.notes, &view.findings);
   add_findings(here + ", as found", doubts(view.machine, 0), &view.findings);
-  add_findings(options.config, differences(view.cluster, node, view.machine), &view.findings);
+  const std::vector<std::string> contradictions = differences(view.cluster, node, view.machine);
+  view.contradictions = contradictions.size();
+  add_findings(options.config, contradictions, &view.findings);
   return view;
 }
 
@@ -233,6 +242,9 @@ Status check(const TopologyOptions& options, bool between_nodes) {
   if (!options.node.empty() && options.config.empty()) {
     return invalid_argument("--node says which node of a file this machine is: it needs --config");
   }
+  if (options.strict && (options.config.empty() || between_nodes)) {
+    return invalid_argument("--strict compares this machine with a cluster file: it needs --config with one");
+  }
   for (const char* flag : {"listen", "nodes-timeout", "key-file", "allow-list", "ports", "cluster", "nodes"}) {
     if (between_nodes || !options.agents.flags.contains(flag)) continue;
     return invalid_argument("--" + std::string(flag) + " is of a coordinator whose nodes are to be measured: give --measure "
@@ -290,7 +302,9 @@ int topology_command(const Arguments& arguments) {
     view->findings.insert(view->findings.end(), measured->findings.begin(), measured->findings.end());
   }
   print(*view, options.format);
-  return 0;
+  if (!options.strict || view->contradictions == 0) return 0;
+  return report(unavailable("this machine is not as " + options.config + " says, as " + std::to_string(view->contradictions) +
+                            (view->contradictions == 1 ? " note says" : " notes say") + ": correct the file, or the machine"));
 }
 
 }  // namespace skein

@@ -39,8 +39,6 @@ std::string random_hex_key() {
   return text;
 }
 
-std::string replica_peer(uint64_t launch) { return std::string(kReplicaPrefix) + std::to_string(launch); }
-
 }  // namespace
 
 struct ReplicaEngine::State {
@@ -158,7 +156,7 @@ struct ReplicaEngine::State {
     // A peer that is not connected hears nothing, and its own lease tells it so.
     for (const auto& [name, node] : core->nodes().all()) (void)socket->send(node.peer, Lease{});
     for (const Core::Replica& replica : core->replicas()) {
-      if (replica.state == Core::ReplicaState::kReady) (void)socket->send(replica_peer(replica.launch), Lease{});
+      if (replica.state == Core::ReplicaState::kReady) (void)socket->send(leader_of(replica), Lease{});
     }
   }
 
@@ -206,29 +204,40 @@ struct ReplicaEngine::State {
       log_warning("a peer came again over another connection; frames may be lost", {{"peer", received.peer}});
     }
     Actions actions;
-    if (received.peer.starts_with(kAgentPrefix)) {
+    if (received.name.starts_with(kAgentPrefix)) {
       if (config.listen && !is_whom_its_key_says(received)) return;
       // What it has to know is told to who registers.
       if (received.reconnected) actions.push_back(SendToAgent{received.peer, Introduce{}});
       const bool registers = std::holds_alternative<RegisterAgent>(*received.frame);
       core->agent_frame(received.peer, std::move(*received.frame), now, &actions);
       if (registers) log_contradictions(received.peer);
-    } else if (received.peer.starts_with(kReplicaPrefix)) {
+    } else if (received.name.starts_with(kReplicaPrefix)) {
       uint64_t launch = 0;
-      const std::string_view digits = std::string_view(received.peer).substr(kReplicaPrefix.size());
+      const std::string_view digits = std::string_view(received.name).substr(kReplicaPrefix.size());
       std::from_chars(digits.data(), digits.data() + digits.size(), launch);
-      if (config.listen && !may_lead(received.user, launch)) return;
+      const Core::Replica* replica = find_launch(launch);
+      if (replica == nullptr) {  // an older launch, or one that this coordinator may be about to adopt
+        if (config.listen) (void)socket->send(received.peer, Introduce{core->instance()});
+        return;
+      }
+      if (received.peer != leader_of(*replica)) return;
       if (received.reconnected) core->replica_reconnected(launch, &actions);
       core->replica_frame(launch, std::move(*received.frame), now, &actions);
     }
     perform(std::move(actions));
   }
 
-  // A leader has the key of its replica's first node.
-  bool may_lead(const std::string& user, uint64_t launch) const {
-    return std::ranges::none_of(core->replicas(), [&](const Core::Replica& replica) {
-      return replica.launch == launch && replica.spec.places[0].node != user;
+  const Core::Replica* find_launch(uint64_t launch) const {
+    const auto found = std::ranges::find_if(core->replicas(), [&](const Core::Replica& replica) {
+      return replica.launch == launch && replica.state != Core::ReplicaState::kDown;
     });
+    return found == core->replicas().end() ? nullptr : &*found;
+  }
+
+  // A leader as a peer: it has the key of its replica's first node.
+  std::string leader_of(const Core::Replica& replica) const {
+    return peer_id(config.listen ? replica.spec.places[0].node : "",
+                   std::string(kReplicaPrefix) + std::to_string(replica.launch));
   }
 
   bool is_whom_its_key_says(const MessageSocket::Received& received) {
@@ -264,7 +273,9 @@ struct ReplicaEngine::State {
   }
 
   void perform(SendToReplica& send, Actions* actions) {
-    const Status status = socket->send(replica_peer(send.launch), send.frame);
+    const Core::Replica* replica = find_launch(send.launch);
+    if (replica == nullptr) return;  // that launch has ended meanwhile
+    const Status status = socket->send(leader_of(*replica), send.frame);
     if (!status.ok()) core->send_failed(send.launch, status.message(), now_ms(), actions);
   }
 

@@ -68,10 +68,7 @@ int Core::fail_requests(Replica& replica, const std::string& reason, Actions* ac
 
 void Core::replica_frame(uint64_t launch, Frame frame, int64_t now_ms, Actions* actions) {
   Replica* replica = find_launch(launch);
-  if (replica == nullptr) {  // an older launch, or one that this coordinator may be about to adopt
-    if (config_.own_agents) actions->push_back(SendToReplica{launch, Introduce{instance_}});
-    return;
-  }
+  if (replica == nullptr) return;  // an older launch
   replica->lease.heard(now_ms);
   replica->cut_off = false;
   if (auto* registration = std::get_if<RegisterReplica>(&frame)) {

@@ -122,6 +122,7 @@ class Core {
   int ready() const;
   bool all_were_ready() const;
   bool all_down() const;
+  uint64_t instance() const { return instance_; }  // of Introduce
   const NodeTable& nodes() const { return nodes_; }
 
  private:

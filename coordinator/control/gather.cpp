@@ -83,7 +83,7 @@ class Gathering {
  private:
   void take(const MessageSocket::Received& received) {
     if (!received.frame.ok()) return;
-    if (!received.peer.starts_with(kAgentPrefix)) {
+    if (!received.name.starts_with(kAgentPrefix)) {
       // Of a replica that serves, and waits for its next coordinator. A key may invent names.
       if (leaders_.size() < kLeadersMax) leaders_.insert(received.peer);
       return;

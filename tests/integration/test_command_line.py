@@ -212,6 +212,28 @@ def test_plan_names_every_rank_and_its_share():
                                             ("2", "3", "3", "5")}
 
 
+@pytest.mark.parametrize("command, on", [
+    (["serve"], "log"), (["chat", "--prompt", "x", "--max-tokens", 2], "log"),
+    (["bench", "offline", "--json", "--input-len", 8, "--output-len", 2, "--rounds", 1], "log"),
+    (["bench", "offline", "--input-len", 8, "--output-len", 2, "--rounds", 1], "out"),
+    (["plan"], "out"), (["plan", "--format", "json"], "out"), (["plan", "--format", "svg"], "log"),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else value)
+def test_every_command_that_plans_says_what_may_not_be_expected(tmp_path, command, on):
+    config, calibration = tmp_path / "config.yaml", tmp_path / "other.yaml"
+    calibration.write_text("links:\n  - {link: NVLink, device: another GPU, ranks: 2, point_to_point_us: {x: [1, 2], y: [1, 2]}}\n")
+    config.write_text(f"model: {TINY}\ndevice: cpu\ncluster: here\ncalibration: [{calibration}]\n")
+    note = f"nothing in {calibration} was measured on a device of this cluster"
+    if command == ["serve"]:
+        with Server(TINY, "--config", config) as server:
+            server.stop()
+            assert note in server.out and note in server.err
+        return
+    with Skein(*command, "--config", config) as skein:
+        assert skein.wait(READY_S) == 0, skein.err
+        assert (skein.err if on == "log" else skein.out).count(note) == 1
+        assert [line["event"].startswith("plan: ") for line in skein.logs() if note in line["event"]] == [True] * (on == "log")
+
+
 def test_chat_with_a_server(server):
     answer = run("chat", "--url", server.url, "--prompt", "Why a V?", "--max-tokens", 24, "--temperature", 0, "--stats")
     text, _, stats = answer.removesuffix("\n").rpartition("\n")
@@ -244,6 +266,9 @@ def test_chat_with_a_model_of_a_file(tmp_path):
     template = tmp_path / "template.jinja"
     template.write_text("{{ raise_exception('this template') }}")
     config.write_text(f"model: {TINY}\nhost: 0.0.0.0\n")
+    assert run("chat", "--config", config, "--prompt", "Why a V?", "--max-tokens", 8).strip()
+    # The keys are of `skein serve`: nobody else comes to the server that this command starts.
+    config.write_text(f"model: {TINY}\napi_key_file: {tmp_path}/nowhere\n")
     assert run("chat", "--config", config, "--prompt", "Why a V?", "--max-tokens", 8).strip()
     config.write_text(f"model: {TINY}\nchat_template: {template}\n")
     with Skein("chat", "--config", config, "--prompt", "Why a V?") as skein:

@@ -35,7 +35,7 @@ def with_sizes(folder, **sizes):
 
 
 @pytest.mark.parametrize("driver, visible, says", [
-    ({"majors": [8, 9]}, None, "has compute capability 8.0, and the CUDA backend needs 9.0"),
+    ({"majors": [8, 9]}, None, "GPU 0 (X) has compute capability 8.0, and the CUDA backend needs 9.0"),
     ({"majors": [8, 9]}, None, ": name only the others in CUDA_VISIBLE_DEVICES"),
     ({"majors": [9], "start": 18}, None, "the NVIDIA driver does not answer (NVML status 18)"),
     ({"majors": [0]}, None, "GPU 0 of the driver's does not answer (NVML status 15)"),
@@ -103,6 +103,8 @@ def test_a_gpu_that_others_use(tmp_path):
     message = refused(with_driver(tmp_path, 9, free_gib=5), "--load-format", "dummy", model=LARGE)
     assert "GPU 0 (X) has 5.0 GiB of 80.0 GiB free, as other processes hold the rest" in message
     assert "CUDA_VISIBLE_DEVICES" in message
+    message = refused(with_driver(tmp_path, 9, 9, free_gib=5) | {"CUDA_VISIBLE_DEVICES": "1"}, "--load-format", "dummy", model=LARGE)
+    assert "GPU 0 of those that CUDA_VISIBLE_DEVICES shows (X, GPU-1) has 5.0 GiB of 80.0 GiB free" in message
 
 
 def test_a_plan_leaves_no_folder(tmp_path):

@@ -411,6 +411,9 @@ def test_a_plan_is_checked_for_its_models(tmp_path):
         with Skein("plan", *model, "--cluster", cluster, "--check", plan) as checked:
             assert checked.wait(REFUSED_S) == 0 and "holds for the cluster" in checked.out, checked.err
     assert f"no replica of {ONE_FILE.name}" in refused("plan", ONE_FILE, "--cluster", cluster, "--check", plan)
+    for flags in (["--previous", plan], ["--format", "json"], ["--nodes", "here"], ["--tensor-parallel-size", 2], ["--port", 1]):
+        message = refused("plan", TINY, "--cluster", cluster, "--check", plan, *flags)
+        assert f"--check only compares a plan with the cluster, which {flags[0]} does not change" in message
 
 
 @pytest.mark.parametrize("flags", [["--request-rate", 5], ["--previous", "plan.json"], ["--format", "svg"]], ids=str)

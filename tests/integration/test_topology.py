@@ -54,8 +54,24 @@ def test_a_node_that_is_not_as_described_is_told_with_the_files_lines():
     assert "there is no mlx5_0" in err, "notes of a picture go to standard error"
 
 
+def test_scripts_get_a_status_where_the_machine_contradicts_the_file(tmp_path):
+    file = tmp_path / "node.yaml"
+    file.write_text(run("--format", "yaml")[0])
+    _, err = run("--config", file, "--strict")
+    assert "not as" not in err
+    file.write_text(re.sub(r"cores: (\d+)$", lambda found: f"cores: {int(found[1]) + 1}", file.read_text(), flags=re.MULTILINE))
+    run("--config", file, status=0)
+    for form in ("text", "json"):
+        out, err = run("--config", file, "--strict", "--format", form, status=1)
+        assert f"this machine is not as {file} says, as 1 note says: correct the file" in err
+        assert f"{file}: line " in out, "it is shown all the same"
+    _, err = run("--config", CLUSTERS / "h200-pair.yaml", "--strict", status=2)
+    assert "to compare this machine with: name another with --node" in err
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["--config", CLUSTERS / "h200-pair.yaml", "--node", "h200-3"], 'has no node "h200-3"'),
+    (["--strict"], "it needs --config"),
     (["--node", "h200-3"], "it needs --config"),
     (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
     (["--url", "http://127.0.0.1:1", "--measure"], "give it without --config and --measure"),

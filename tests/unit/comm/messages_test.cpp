@@ -149,28 +149,71 @@ TEST_F(RouterTest, OutlivesAPeerThatDiesWithMoreUnreadThanIsTaken) {
   }));
 }
 
-TEST(MessageSocket, LetsInKnownKeysAloneAndNamesThem) {
-  const KeyPair server = make_key_pair();
-  const KeyPair known = make_key_pair();
-  const KeyPair stranger = make_key_pair();
-  const auto port = listen_at("127.0.0.1", {});
-  ASSERT_TRUE(port.ok());
-  close(port->fd);
-  const std::string endpoint = "tcp://127.0.0.1:" + std::to_string(port->port);
-  const auto listener = MessageSocket::bind(endpoint, ListenKeys{server, {{known.public_key, "node-a"}}});
-  ASSERT_TRUE(listener.ok()) << listener.status().message();
-  const auto refused = MessageSocket::connect(endpoint, "x", ConnectKeys{stranger, server.public_key});
-  const auto plain = MessageSocket::connect(endpoint, "y");
-  const auto let_in = MessageSocket::connect(endpoint, "z", ConnectKeys{known, server.public_key});
-  for (const auto& socket : {&refused, &plain}) (void)(**socket)->send("", Lease{});  // fails if refused before
-  ASSERT_TRUE((*let_in)->send("", Lease{}).ok());
-  std::optional<MessageSocket::Received> received;
-  ASSERT_TRUE(until([&] { return (received = (*listener)->receive()).has_value(); }));
-  EXPECT_EQ(received->peer, "z");
+class KeyTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto port = listen_at("127.0.0.1", {});
+    ASSERT_TRUE(port.ok());
+    close(port->fd);
+    endpoint_ = "tcp://127.0.0.1:" + std::to_string(port->port);
+    const AllowList allowed = {{a_.public_key, "node-a"}, {b_.public_key, "node-b"}};
+    auto listener = MessageSocket::bind(endpoint_, ListenKeys{server_, allowed});
+    ASSERT_TRUE(listener.ok()) << listener.status().message();
+    listener_ = std::move(*listener);
+  }
+
+  std::unique_ptr<MessageSocket> connect(const std::string& name, const KeyPair& own) const {
+    auto socket = MessageSocket::connect(endpoint_, name, ConnectKeys{own, server_.public_key});
+    EXPECT_TRUE(socket.ok()) << socket.status().message();
+    return std::move(*socket);
+  }
+  static std::optional<MessageSocket::Received> receive(MessageSocket& socket) {
+    std::optional<MessageSocket::Received> received;
+    EXPECT_TRUE(until([&] { return (received = socket.receive()).has_value(); }));
+    return received;
+  }
+
+  const KeyPair server_ = make_key_pair();
+  const KeyPair a_ = make_key_pair();
+  const KeyPair b_ = make_key_pair();
+  std::string endpoint_;
+  std::unique_ptr<MessageSocket> listener_;
+};
+
+TEST_F(KeyTest, LetsInKnownKeysAloneAndNamesThem) {
+  const auto refused = connect("x", make_key_pair());
+  const auto plain = MessageSocket::connect(endpoint_, "y");
+  const auto let_in = connect("z", a_);
+  // It fails if they were refused before.
+  for (MessageSocket* socket : {refused.get(), plain->get()}) (void)socket->send("", Lease{});
+  ASSERT_TRUE(let_in->send("", Lease{}).ok());
+  const auto received = receive(*listener_);
+  ASSERT_TRUE(received);
+  EXPECT_EQ(received->name, "z");
   EXPECT_EQ(received->user, "node-a");
-  EXPECT_TRUE(until([&] { return (*refused)->key_refused(); }));
-  EXPECT_FALSE((*let_in)->key_refused());
-  EXPECT_FALSE((*listener)->receive().has_value());
+  EXPECT_TRUE(until([&] { return refused->key_refused(); }));
+  EXPECT_FALSE(let_in->key_refused());
+  EXPECT_FALSE(listener_->receive().has_value());
+}
+
+TEST_F(KeyTest, OneDoesNotTakeTheNamesOfAnother) {
+  const auto poser = connect("replica-1", b_);
+  ASSERT_TRUE(poser->send("", Lease{}).ok());
+  auto received = receive(*listener_);
+  ASSERT_TRUE(received && received->frame.ok());
+  EXPECT_EQ(received->peer, peer_id("node-b", "replica-1"));
+  EXPECT_EQ(listener_->send(peer_id("node-a", "replica-1"), Lease{}).code(), Code::kUnavailable);
+  const auto leader = connect("replica-1", a_);
+  ASSERT_TRUE(leader->send("", Lease{}).ok());
+  received = receive(*listener_);
+  ASSERT_TRUE(received && received->frame.ok()) << "the other one was first";
+  EXPECT_EQ(received->peer, peer_id("node-a", "replica-1"));
+  EXPECT_FALSE(received->reconnected);
+  ASSERT_TRUE(listener_->send(peer_id("node-a", "replica-1"), Stop{}).ok());
+  received = receive(*leader);
+  ASSERT_TRUE(received && received->frame.ok());
+  EXPECT_TRUE(std::holds_alternative<Stop>(*received->frame));
+  EXPECT_FALSE(poser->receive().has_value());
 }
 
 TEST(MessageSocket, RefusesNamesThatNoFrameCanCarry) {

@@ -28,14 +28,6 @@ TEST(PeerTable, LateFramesOfAnOlderConnectionChangeNothing) {
   EXPECT_EQ(table.heard({"a", 21, "user", "third"}), Heard::kAsBefore);
 }
 
-TEST(PeerTable, ANameBelongsToAKey) {
-  PeerTable table;
-  EXPECT_EQ(table.heard({"a", 1, "user", "first"}), Heard::kAsBefore);
-  EXPECT_EQ(table.heard({"a", 2, "thief", "second"}), Heard::kForeign);
-  EXPECT_EQ(*table.connection_of("a"), "first");
-  EXPECT_EQ(table.heard({"a", 2, "user", "first"}), Heard::kAsBefore);
-}
-
 TEST(PeerTable, ForgetsTheOneThatWasSilentLongest) {
   PeerTable table;
   const auto name = [](size_t peer) { return std::to_string(peer); };

@@ -41,7 +41,18 @@ TEST(VisibleGpus, AreAsCudaCountsThem) {
   EXPECT_THAT(visible("GPU-ab,GPU-b3"), ElementsAre("GPU-ab2", "GPU-b3"));
   EXPECT_THAT(visible("1,4,0"), ElementsAre("GPU-ab2")) << "none behind one that is not there";
   EXPECT_THAT(visible("0,-1,1"), ElementsAre("GPU-aa1"));
-  for (const char* none : {"", "-1", "NoDevFiles", "GPU-c", "1x"}) EXPECT_THAT(visible(none), IsEmpty()) << none;
+  EXPECT_THAT(visible("0,,1"), ElementsAre("GPU-aa1"));
+  EXPECT_THAT(visible("0,2,"), ElementsAre("GPU-aa1", "GPU-b3"));
+  EXPECT_THAT(visible("1, 0"), ElementsAre("GPU-ab2", "GPU-aa1"));
+  EXPECT_THAT(visible("2x,0-1"), ElementsAre("GPU-b3", "GPU-aa1")) << "what follows a number is not read";
+  EXPECT_THAT(visible("GPU-b3,GPU-a,GPU-aa"), ElementsAre("GPU-b3")) << "two begin like that";
+  EXPECT_THAT(visible("GPU-b3,0"), ElementsAre("GPU-b3")) << "in a list of UUIDs";
+  EXPECT_THAT(visible("0,GPU-b3"), ElementsAre("GPU-aa1")) << "in a list of numbers";
+  EXPECT_THAT(visible("0,1,0"), IsEmpty()) << "it is there twice";
+  EXPECT_THAT(visible("GPU-aa,GPU-aa1"), IsEmpty()) << "the same one";
+  for (const char* none : {"", ",", ",0", "-1", "NoDevFiles", "GPU-c", "GPU-", "MIG-aa1", "x1", "99999999999999999999"}) {
+    EXPECT_THAT(visible(none), IsEmpty()) << none;
+  }
 }
 
 // What is said of four GPUs' CUDA_VISIBLE_DEVICES.
@@ -61,6 +72,19 @@ TEST(VisibleGpus, AreExplainedWhereSomeAreHiddenByMistake) {
   }
   EXPECT_EQ(hidden("1,4,0"), "CUDA_VISIBLE_DEVICES=1,4,0 names 4, which is none of this machine's 4 GPUs, and CUDA "
                              "shows only the 1 before it: correct it");
+  EXPECT_EQ(hidden("0,1,,2"), "CUDA_VISIBLE_DEVICES=0,1,,2 has an empty entry, and CUDA shows only the 2 before it: correct it");
+  EXPECT_EQ(hidden("1,1"), "CUDA_VISIBLE_DEVICES=1,1 names the GPU 1 twice, and CUDA shows none of this machine's 4 GPUs: name "
+                           "each once");
+  EXPECT_EQ(hidden("0,1,"), "") << "nothing is behind it";
+}
+
+TEST(VisibleGpus, HaveNamesThatAnOperatorFinds) {
+  std::vector<Gpu> gpus(2);
+  for (Gpu& gpu : gpus) gpu.name = "H200";
+  gpus[0].uuid = "GPU-b3";
+  EXPECT_EQ(gpu_name(gpus, 1, nullptr), "GPU 1 (H200)");
+  EXPECT_EQ(gpu_name(gpus, 0, "2,3"), "GPU 0 of those that CUDA_VISIBLE_DEVICES shows (H200, GPU-b3)");
+  EXPECT_EQ(gpu_name(gpus, 1, "2,3"), "GPU 1 of those that CUDA_VISIBLE_DEVICES shows (H200)");
 }
 
 class HgxBoard : public testing::Test {

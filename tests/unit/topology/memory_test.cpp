@@ -134,5 +134,13 @@ TEST(Machine, IsDescribed) {
   EXPECT_GT(machine.memory_bytes, kMiB);
 }
 
+TEST(KvCacheDtype, IsAsAskedForOrAsTheBackendKeepsIt) {
+  EXPECT_EQ(kv_cache_dtype({}), "float16");
+  EXPECT_EQ(kv_cache_dtype({.dtype = "bfloat16"}), "float16");
+  EXPECT_EQ(kv_cache_dtype({.dtype = "float32"}), "float32");
+  EXPECT_EQ(kv_cache_dtype({.dtype = "float32", .kv_cache_dtype = "bfloat16"}), "bfloat16");
+  EXPECT_EQ(kv_cache_dtype({.gpu = true, .dtype = "auto"}), "bfloat16");
+}
+
 }  // namespace
 }  // namespace skein

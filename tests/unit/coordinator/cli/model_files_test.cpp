@@ -85,6 +85,18 @@ TEST_F(HubCache, LiesWhereTheHubsOwnClientPutsIt) {
   EXPECT_EQ(found(), snapshots("hub") / "d");
 }
 
+TEST_F(HubCache, IsWhereItAlwaysIsWhereVariablesAreEmpty) {
+  copy_model(snapshots(".cache/huggingface/hub") / "a");
+  for (const char* name : {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"}) {
+    setenv(name, "", 1);
+    EXPECT_EQ(found(), snapshots(".cache/huggingface/hub") / "a") << name;
+  }
+  setenv("XDG_CACHE_HOME", "relative", 1);
+  EXPECT_EQ(found(), snapshots(".cache/huggingface/hub") / "a");
+  setenv("HF_HOME", "relative", 1);
+  EXPECT_THAT(found(), HasSubstr("in the hub cache at relative/hub;"));
+}
+
 TEST_F(HubCache, MainWinsAndElseTheNewestSnapshot) {
   const fs::path all = snapshots(".cache/huggingface/hub");
   copy_model(all / "old");

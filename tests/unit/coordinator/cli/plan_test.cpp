@@ -19,7 +19,9 @@
 namespace skein {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 struct Case {
   std::string name;  // of the file in plans/
@@ -385,17 +387,20 @@ TEST(PlanOnAGuess, SaysSoOnce) {
 
 TEST(PlanWithCalibrations, NamesTheOneOfOtherDevices) {
   const std::string path = testing::TempDir() + "other.yaml";
-  std::ofstream(path) << "links:\n  - {link: NVLink, device: another GPU, ranks: 2, "
-                         "point_to_point_us: {x: [1, 2], y: [1, 2]}}\n";
-  ServeConfig config;
-  config.placement.calibration = {path};
-  const auto laptop = read_cluster_file(in_clusters("laptop"));
-  const auto notes = idle_calibrations(config, *laptop);
-  ASSERT_TRUE(notes.ok()) << notes.status().message();
-  ASSERT_EQ(notes->size(), 1u);
-  EXPECT_THAT((*notes)[0], HasSubstr("other.yaml was measured on a device of this cluster"));
-  std::ofstream(path) << "links:\n  - {link: TCP, ranks: 2, point_to_point_us: {x: [1, 2], y: [1, 2]}}\n";
-  EXPECT_TRUE(idle_calibrations(config, *laptop)->empty()) << "a link between any devices";
+  const auto notes = [&](const std::string& calibration) {
+    std::ofstream(path) << calibration;
+    Placement placement;
+    EXPECT_EQ(place({kSmall, "--cluster", in_clusters("laptop"), "--calibration", path}, &placement).message(), "");
+    for (const std::string& note : placement.notes) {
+      EXPECT_THAT(plan_text(placement), HasSubstr("note        " + note + "\n"));
+      EXPECT_THAT(plan_json(placement).dump(), HasSubstr(note));
+    }
+    return placement.notes;
+  };
+  EXPECT_THAT(notes("links:\n  - {link: NVLink, device: another GPU, ranks: 2, point_to_point_us: {x: [1, 2], y: [1, 2]}}\n"),
+              ElementsAre(HasSubstr("other.yaml was measured on a device of this cluster")));
+  EXPECT_THAT(notes("links:\n  - {link: TCP, ranks: 2, point_to_point_us: {x: [1, 2], y: [1, 2]}}\n"), IsEmpty())
+      << "a link between any devices";
 }
 
 TEST(PlanMap, GroupsNodesOfOneKindOnly) {

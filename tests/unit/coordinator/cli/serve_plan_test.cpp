@@ -1,10 +1,11 @@
-// Where replicas run whose places the configuration names: their agents know.
+// Where replicas run whose places the configuration names: their agents know. And what a plan says beside.
 
 #include "coordinator/cli/serve_plan.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/unit/model/temporary_folder.h"
 #include "topology/cluster_file.h"
 
 namespace skein {
@@ -79,6 +80,29 @@ TEST_F(DeviceOfPlaces, IsOneThatThisBuildHas) {
   EXPECT_EQ(plan->config.device, "cpu");
 }
 #endif
+
+TEST(PlanThatIsStarted, SaysWhatItWasPlannedWithAlsoFromAFile) {
+  const test::TemporaryFolder folder;
+  folder.write("other.yaml", "links:\n  - {link: NVLink, device: another GPU, ranks: 2, "
+                             "point_to_point_us: {x: [1, 2], y: [1, 2]}}\n");
+  folder.write("cluster.yaml",
+               "cluster: here\nkinds:\n  - {name: a core, type: cpu, read_gb_per_s: 10, tflops: 0.05}\nnodes:\n"
+               "  - {name: here, cores: 1, memory_gib: 1, devices: [{kind: a core, count: 1}]}\n");
+  ServeConfig config;
+  config.model = "tests/oracles/fixtures/llama_gqa";
+  config.placement.cluster = folder.file("cluster.yaml");
+  config.placement.calibration = {folder.file("other.yaml")};
+  config.placement.plan = folder.file("plan.json");
+  const std::string note = "nothing in " + folder.file("other.yaml") + " was measured on a device of this cluster";
+  const auto said = [&](bool replan) {
+    config.placement.replan = replan;
+    const auto plan = make_serve_plan(config);
+    return plan.ok() ? describe(*plan) : plan.status().message();
+  };
+  EXPECT_THAT(said(true), HasSubstr(note)) << "the file is written";
+  EXPECT_THAT(said(false), HasSubstr(note)) << "it is started as it is";
+  EXPECT_THAT(said(true), HasSubstr(note)) << "it need not be written again";
+}
 
 }  // namespace
 }  // namespace skein
