@@ -12,6 +12,7 @@ namespace skein {
 namespace {
 
 constexpr size_t kAlternativesMax = 5;
+constexpr size_t kClassesRanked = 8;   // of nodes alike, by which shapes are ranked
 constexpr double kNoticeable = 0.005;  // gains below that are called none
 
 std::vector<const Shape*> shapes_of(const Packing& packing) {
@@ -160,7 +161,7 @@ std::vector<PackingGoal> promising_shapes(const Search& search, const std::vecto
       PackingGoal goal = search.goal;
       goal.tp = tp;
       goal.pp = pp;
-      const Packing full = packer->in_cells(goal);
+      const Packing full = packer->in_cells(goal, kClassesRanked);
       if (full.replicas.empty()) continue;
       const bool latency = search.goal.objective == Objective::kLatency;
       const double worth = latency ? figure(search, full) : full.request_rate / full.devices;

@@ -5,18 +5,18 @@
 #include <set>
 #include <string_view>
 
+#include "base/checked.h"
 #include "topology/packing_table.h"
 #include "topology/rank_order.h"
 
 namespace skein {
 namespace {
 
-constexpr int64_t kStatesMax = 7000;        // of a cell: four nodes of eight devices
-constexpr int64_t kApartStatesMax = 300;    // of all domains, of which no exchange of like nodes makes two the same
-constexpr int64_t kLeftOverStatesMax = 2000;
 constexpr int64_t kAlikeStatesMax = 2000;   // with domains cut into parts
 constexpr int kStagesMax = 64;
 constexpr int kAnyOrderStagesMax = 6;
+
+int devices_in(const std::vector<int>& counts) { return std::accumulate(counts.begin(), counts.end(), 0); }
 
 }  // namespace
 
@@ -33,6 +33,7 @@ struct Packer::Lot {
 // A replica in the making.
 struct Packer::Draft {
   const Cell& cell;
+  int number;  // of what the cell is
   int tp;
   std::vector<Lot> lots;
   std::vector<int> left;  // stages of each lot that have no place in the pipeline yet
@@ -107,23 +108,43 @@ const Packer::Front& Packer::solve(const Cell& cell, const PackingGoal& goal) {
   return at->second;
 }
 
+// Fewer never hold a replica.
+int Packer::least_devices(const Cell& cell, const PackingGoal& goal) const {
+  int64_t memory_max = 1;
+  for (const int domain : cell) memory_max = std::max(memory_max, domains_[static_cast<size_t>(domain)].memory);
+  const int64_t by_memory = std::min<int64_t>(ceil_div(book_.least_bytes(), memory_max), INT32_MAX);
+  return std::max({static_cast<int>(by_memory), goal.tp * std::max(goal.pp, 1), goal.pp, 1});
+}
+
+int Packer::cell_number(const Cell& cell) {
+  return cells_.try_emplace(signature(cell), static_cast<int>(cells_.size())).first->second;
+}
+
+bool Packer::solved(const Cell& cell, const PackingGoal& goal) {
+  return fronts_.contains({goal.tp, goal.pp, goal.latency_max_ms, signature(cell)});
+}
+
 Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
   std::vector<int> sizes;
   for (const int domain : cell) sizes.push_back(domains_[static_cast<size_t>(domain)].size());
+  const int least = least_devices(cell, goal);
+  if (least > devices_in(sizes)) return {{}};
   const Symmetry symmetry = symmetry_of(cell);
-  const int number = cells_.try_emplace(signature(cell), static_cast<int>(cells_.size())).first->second;
+  const int number = cell_number(cell);
   Table table(symmetry, sizes);
   std::vector<int> taken(sizes.size(), 0);
-  std::vector<int64_t> best_state(static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), 0)) + 1, 0);
+  std::vector<int64_t> best_state(static_cast<size_t>(devices_in(sizes)) + 1, 0);
   for (int64_t state = 1; state < static_cast<int64_t>(table.exactly.size()); ++state) {
     for (size_t d = 0; ++taken[d] > sizes[d]; ++d) taken[d] = 0;
+    const int devices = devices_in(taken);
+    if (devices < least) continue;
     if (!table.copy(state, taken)) {
       table.extend(state, taken);
       Column column{.demand = taken, .replica = {}};
       try_replicas(cell, {number, state}, goal, &column);
       table.insert(state, column);
     }
-    int64_t& best = best_state[static_cast<size_t>(std::accumulate(taken.begin(), taken.end(), 0))];
+    int64_t& best = best_state[static_cast<size_t>(devices)];
     if (table.exactly[static_cast<size_t>(state)] > table.exactly[static_cast<size_t>(best)]) best = state;
   }
   Front front = {{}};
@@ -140,11 +161,12 @@ Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
 void Packer::try_replicas(const Cell& cell, const std::pair<int, int64_t>& what, const PackingGoal& goal,
                           Column* best) {
   const std::vector<int>& demand = best->demand;
-  const int devices = std::accumulate(demand.begin(), demand.end(), 0);
+  const int devices = devices_in(demand);
   if (goal.tp != 0 && (devices % goal.tp != 0 || (goal.pp != 0 && devices != goal.tp * goal.pp))) return;
   if (goal.pp != 0 && devices % goal.pp != 0) return;
   std::map<int, Lot> lots;
   int tp_max = INT32_MAX;
+  int64_t memory = 0;
   for (size_t d = 0; d < cell.size(); ++d) {
     if (demand[d] == 0) continue;
     const Domain& domain = domain_of(cell, static_cast<int>(d));
@@ -152,10 +174,12 @@ void Packer::try_replicas(const Cell& cell, const std::pair<int, int64_t>& what,
     lot.parts.push_back({.domain = static_cast<int>(d), .devices = demand[d]});
     lot.devices += demand[d];
     tp_max = std::min(tp_max, domain.group_max);
+    memory += demand[d] * std::max<int64_t>(domain.memory, 0);
   }
+  if (memory < book_.least_bytes()) return;
   int common = 0;  // a degree divides what every domain gives
   for (const auto& [whole, lot] : lots) common = std::gcd(common, lot.devices);
-  Draft draft{.cell = cell, .tp = 1, .lots = {}, .left = {}, .offers = nullptr};
+  Draft draft{.cell = cell, .number = what.first, .tp = 1, .lots = {}, .left = {}, .offers = nullptr};
   for (auto& [whole, lot] : lots) draft.lots.push_back(std::move(lot));
   for (draft.tp = 1; draft.tp <= std::min(tp_max, common); ++draft.tp) {
     const int stages = devices / draft.tp;
@@ -321,6 +345,9 @@ void Packer::try_ranks(Draft* draft, const std::vector<DeviceId>& devices) {
   if (!ways) return;
   ++tried_;
   const Shape* shape = book_.find(stages, draft->tp, *ways);
+  if (shape != nullptr || book_.fits(stages, draft->tp, *ways)) {
+    fitting_.insert({draft->number, draft->tp, static_cast<int>(stages.size())});
+  }
   if (shape == nullptr) return;
   const auto latency = [&](const Shape* of) { return of->lone.latency_ms(book_.demand().load); };
   const bool spare = std::ranges::any_of(*draft->offers, [&](const Packed& offer) {
@@ -368,51 +395,6 @@ Packer::Symmetry Packer::symmetry_of(const Cell& cell) {
   return symmetry;
 }
 
-std::vector<Packer::Cell> Packer::cells_of(const PackingGoal& goal) {
-  Cell all(domains_.size());
-  std::iota(all.begin(), all.end(), 0);
-  const int64_t count = states(all);
-  if (alike_ || (count <= kStatesMax && states_apart(all) <= kApartStatesMax)) return {all};
-  if (classes_.empty()) find_classes();
-  std::vector<Cell> cells;
-  for (const auto& [key, nodes] : classes_) cut_into_cells(nodes, goal, &cells);
-  return cells;
-}
-
-// Nodes alike, by rack and in their order.
-void Packer::find_classes() {
-  for (size_t i = 0; i < domains_.size();) {
-    Cell node;
-    const int of = domains_[i].node;
-    for (; i < domains_.size() && domains_[i].node == of; ++i) node.push_back(static_cast<int>(i));
-    classes_[signature(node)].push_back(node);
-  }
-  for (auto& [key, nodes] : classes_) {
-    std::ranges::stable_sort(nodes, {}, [&](const Cell& node) -> const std::string& {
-      return cluster_.nodes[static_cast<size_t>(domains_[static_cast<size_t>(node[0])].node)].rack;
-    });
-  }
-}
-
-// As many nodes to a cell as a replica needs at any latency: on more no request is faster, as stages take turns.
-void Packer::cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& goal, std::vector<Cell>* cells) {
-  PackingGoal any_latency = goal;
-  any_latency.latency_max_ms = 0;
-  Cell cell;
-  size_t of_nodes = 0;
-  while (of_nodes < nodes.size()) {
-    cell.insert(cell.end(), nodes[of_nodes].begin(), nodes[of_nodes].end());
-    ++of_nodes;
-    if (states(cell) > kStatesMax) return;
-    if (solve(cell, any_latency).size() > 1) break;
-  }
-  for (size_t first = 0; first + of_nodes <= nodes.size(); first += of_nodes) {
-    cell.clear();
-    for (size_t i = first; i < first + of_nodes; ++i) cell.insert(cell.end(), nodes[i].begin(), nodes[i].end());
-    cells->push_back(cell);
-  }
-}
-
 void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const {
   for (Packed replica : choice.replicas) {
     for (int& domain : replica.domains) domain = cell[static_cast<size_t>(domain)];
@@ -422,10 +404,16 @@ void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const
   packing->devices += choice.devices;
 }
 
-Packing Packer::in_cells(const PackingGoal& goal) {
+Packing Packer::in_cells(const PackingGoal& goal, size_t classes_max) {
   Packing packing{.domains = domains_, .replicas = {}, .alike = alike_};
-  for (const Cell& cell : cells_of(goal)) add(cell, solve(cell, goal).back(), &packing);
+  for (const Cell& cell : cells_of(goal, classes_max)) add(cell, solve(cell, goal).back(), &packing);
   return packing;
+}
+
+bool Packer::any_fits(const PackingGoal& goal) const {
+  return std::ranges::any_of(fitting_, [&](const std::array<int, 3>& fitting) {
+    return (goal.tp == 0 || goal.tp == fitting[1]) && (goal.pp == 0 || goal.pp == fitting[2]);
+  });
 }
 
 Packing Packer::most(const PackingGoal& goal) {
@@ -433,34 +421,10 @@ Packing Packer::most(const PackingGoal& goal) {
   pack_left_over(goal, &packing);
   Cell all(domains_.size());
   std::iota(all.begin(), all.end(), 0);
-  // Where only a replica on more nodes than are put together will do.
-  if (packing.replicas.empty() && states(all) <= kStatesMax) add(all, solve(all, goal).back(), &packing);
+  // Where only a replica on more nodes than are put together holds the model.
+  const bool more_nodes = packing.replicas.empty() && !any_fits(goal);
+  if (more_nodes && states(all) <= kStatesMax) add(all, solve(all, goal).back(), &packing);
   return packing;
-}
-
-void Packer::pack_left_over(const PackingGoal& goal, Packing* packing) {
-  std::vector<int> free;
-  for (const Domain& domain : domains_) free.push_back(domain.size());
-  for (const Packed& replica : packing->replicas) {
-    for (const int domain : replica.domains) --free[static_cast<size_t>(domain)];
-  }
-  std::vector<Domain> whole = domains_;
-  Cell left;
-  for (size_t i = 0; i < domains_.size(); ++i) {
-    domains_[i].devices.resize(static_cast<size_t>(free[i]));
-    if (domains_[i].group_max > 1) domains_[i].group_max = free[i];
-    if (free[i] > 0) left.push_back(static_cast<int>(i));
-  }
-  Cell cell;
-  for (size_t i = 0; i < left.size(); ++i) {
-    cell.push_back(left[i]);
-    const bool full = i + 1 == left.size() ||
-                      states(cell) * (domains_[static_cast<size_t>(left[i + 1])].size() + 1) > kLeftOverStatesMax;
-    if (!full) continue;
-    if (cell.size() > 1) add(cell, solve(cell, goal).back(), packing);
-    cell.clear();
-  }
-  domains_ = std::move(whole);
 }
 
 // Of cells alike no more are needed than there are devices to take from them.

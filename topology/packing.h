@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <limits>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -45,15 +47,17 @@ struct PackingGoal {
 // an exchange of like nodes the first stands for all. A replica enters only if
 // smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
 // nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
-// programming over devices used; what the cells leave over is put together into cells of its own. Where there are few
+// programming over devices used; what the cells leave over is put together into cells of its own, as many as can be
+// worked out soon where they are not alike. Where there are few
 // states even so, domains are cut into parts whose devices are all alike, and stages take any of each; else a replica's
 // figures are those of the devices that it would get if it came first.
 class Packer {
  public:
   Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains);
   Packing best(const PackingGoal& goal);
-  // The most goodput of cells by themselves, without what they leave over.
-  Packing in_cells(const PackingGoal& goal);
+  // The most goodput of cells by themselves, without what they leave over; of the classes of nodes alike that have the
+  // most of them.
+  Packing in_cells(const PackingGoal& goal, size_t classes_max = SIZE_MAX);
   int64_t tried() const { return tried_; }  // replicas, in any cell
 
  private:
@@ -75,9 +79,15 @@ class Packer {
   Packing fewest(const PackingGoal& goal);
   Packing lowest_latency(const PackingGoal& goal);
 
-  std::vector<Cell> cells_of(const PackingGoal& goal);
+  std::vector<Cell> cells_of(const PackingGoal& goal, size_t classes_max = SIZE_MAX);
   void cut_into_cells(const std::vector<Cell>& nodes, const PackingGoal& goal, std::vector<Cell>* cells);
   const Front& solve(const Cell& cell, const PackingGoal& goal);
+  int64_t orders_of(const Cell& cell) const;
+  bool solved(const Cell& cell, const PackingGoal& goal);
+  int cell_number(const Cell& cell);
+  bool more_help(const Cell& cell, const PackingGoal& goal);
+  int least_devices(const Cell& cell, const PackingGoal& goal) const;
+  bool any_fits(const PackingGoal& goal) const;  // of the replicas that were tried
   Front solve_anew(const Cell& cell, const PackingGoal& goal);
   // `what`: the number of what the cell is, and the state.
   void try_replicas(const Cell& cell, const std::pair<int, int64_t>& what, const PackingGoal& goal, Column* best);
@@ -113,6 +123,7 @@ class Packer {
   // Replicas that some limit of latency may choose, by what the cell is, state and tensor-parallel degree.
   std::map<std::tuple<int, int64_t, int>, std::vector<Packed>> offers_;
   int64_t tried_ = 0;
+  std::set<std::array<int, 3>> fitting_;  // numbers of cells, and degrees of replicas that fit at any service level
 };
 
 }  // namespace skein

@@ -6,10 +6,11 @@
 #include "base/check.h"
 #include "topology/packing.h"
 
-// What the packer works a cell out with: for packing.cpp alone.
+// What the packer works a cell out with: for packing.cpp and packing_cells.cpp alone.
 
 namespace skein {
 
+inline constexpr int64_t kStatesMax = 7000;  // of a cell: four nodes of eight devices
 inline constexpr double kNever = -1;
 
 inline bool better(double rate, double than) { return rate > than * (1 + kNoise); }

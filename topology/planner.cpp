@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "topology/device_kinds.h"
 #include "topology/explain.h"
+#include "topology/like_nodes.h"
 #include "topology/memory.h"
 #include "topology/placing.h"
 #include "topology/refusal.h"
@@ -389,8 +390,11 @@ Result<PlacementPlan> plan_beside(const PlanRequest& request, const std::vector<
 
 Result<PlacementPlan> plan_placement(const PlanRequest& request) {
   RETURN_IF_ERROR(check_request(request));
-  Books books(request);
-  return plan_beside(request, {}, &books);
+  const std::optional<Cluster> alike = with_like_nodes(request);
+  PlanRequest there = request;
+  if (alike) there.cluster = &*alike;
+  Books books(there);
+  return plan_beside(there, {}, &books);
 }
 
 }  // namespace skein

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "topology/contradictions.h"
+#include "topology/like_nodes.h"
 #include "topology/placing.h"
 
 namespace skein {
@@ -185,10 +186,13 @@ int count_moved(const std::vector<PlacedReplica>& before, const std::vector<Plac
 
 Result<PlacementPlan> replan(const PlanRequest& request, const Cluster& old_cluster, const PlacementPlan& previous) {
   RETURN_IF_ERROR(check_request(request));
-  Books books(request);
-  const std::vector<PlacedReplica> there = survivors(request, old_cluster, previous);
-  const std::vector<PlacedReplica> serving = able(request, there, &books);
-  ASSIGN_OR_RETURN(PlacementPlan plan, plan_around(request, serving, &books));
+  const std::optional<Cluster> alike = with_like_nodes(request);
+  PlanRequest now = request;
+  if (alike) now.cluster = &*alike;
+  Books books(now);
+  const std::vector<PlacedReplica> there = survivors(now, old_cluster, previous);
+  const std::vector<PlacedReplica> serving = able(now, there, &books);
+  ASSIGN_OR_RETURN(PlacementPlan plan, plan_around(now, serving, &books));
   plan.moved = count_moved(there, plan.replicas);
   if (const size_t unable = there.size() - serving.size(); unable > 0) {
     plan.notes.push_back(std::to_string(unable) + (unable == 1 ? " replica" : " replicas") +

@@ -168,6 +168,18 @@ int64_t usable_memory(const Cluster& cluster, DeviceId id, double memory_share) 
   return static_cast<int64_t>(memory_share * static_cast<double>(kind.memory_bytes)) - taken;
 }
 
+int64_t weight_bytes(const ModelDemand& demand) {
+  const auto whole = plan_shards(demand.checkpoint->description(), 1, 1);
+  CHECK(whole.ok());
+  MemoryRequest request = demand.memory;
+  int64_t least = INT64_MAX;
+  for (const bool gpu : {false, true}) {
+    request.gpu = gpu;
+    least = std::min(least, rank_memory(*demand.checkpoint, whole->front(), request).weights);
+  }
+  return least;
+}
+
 bool backend_runs_on(const DeviceKind& kind) {
   const int compute = compute_capability(kind.name);
   return !kind.gpu || compute == 0 || compute / 10 == 9;
@@ -222,8 +234,9 @@ std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<Dev
     domain.whole = static_cast<int>(i);
     domain.inside = worst_path(cluster, domain);
     domain.joined = joined(cluster, domain);
-    domain.site = std::to_string(domain.kind) + "," + std::to_string(domain.memory);
-    if (!gpu) domain.site += "," + std::to_string(cores) + "/" + std::to_string(domain.size());
+    domain.compute = std::to_string(domain.kind);
+    if (!gpu) domain.compute += "," + std::to_string(cores) + "/" + std::to_string(domain.size());
+    domain.site = domain.compute + "," + std::to_string(domain.memory);
     domain.key = domain.site + "," + std::to_string(domain.group_max > 1) + "," + layout_of(cluster, domain);
   }
   return domains;
@@ -264,7 +277,7 @@ std::optional<std::vector<StageWays>> ways_of(const Cluster& cluster, int tp, co
 
 // What a shape is worked out from, by stage.
 struct ShapeBook::Sites {
-  std::vector<int> key;  // tp, and by stage the numbers of site and ways
+  std::vector<int> key;  // what it costs: tp, and by stage the numbers of what computes and of the ways
   std::vector<StageSite> stages;
   std::vector<int64_t> memory;   // that a rank may fill
 };
@@ -279,7 +292,7 @@ struct ShapeBook::Worked {
 struct ShapeBook::Shared {
   std::map<int, std::optional<DeviceCalibration>> devices;  // by kind
   std::map<std::array<int64_t, 7>, RankMemory> memories;    // of ranks, by what theirs depends on
-  std::map<std::string, int> sites;                         // numbers
+  std::map<std::string, int> sites;                         // numbers of Domain::site and Domain::compute
   std::map<std::tuple<LinkKind, double, double>, int> paths;
   std::map<std::pair<std::vector<int>, std::vector<int>>, Worked> worked;  // by Sites::key and layers
   int64_t evaluations = 0;
@@ -298,6 +311,7 @@ ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relax
       demand_(request.models[static_cast<size_t>(model)]),
       relaxed_(relaxed),
       formats_(formats_of(*demand_.checkpoint, demand_.memory)),
+      least_bytes_(relaxed.memory ? 0 : weight_bytes(demand_)),
       shared_(std::make_shared<Shared>()) {}
 
 ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other)
@@ -305,6 +319,7 @@ ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relax
       demand_(request.models[static_cast<size_t>(model)]),
       relaxed_(relaxed),
       formats_(other.formats_),
+      least_bytes_(relaxed.memory ? 0 : weight_bytes(demand_)),
       shared_(other.shared_) {}
 
 int64_t ShapeBook::evaluations() const { return shared_->evaluations; }
@@ -313,8 +328,8 @@ int ShapeBook::layers() const { return static_cast<int>(demand_.checkpoint->desc
 
 std::vector<const Shape*> ShapeBook::shapes() const {
   std::vector<const Shape*> shapes;
-  for (const auto& [key, shape] : shapes_) {
-    if (shape) shapes.push_back(&*shape);
+  for (const auto& [key, entry] : shapes_) {
+    if (entry.shape) shapes.push_back(&*entry.shape);
   }
   return shapes;
 }
@@ -327,6 +342,16 @@ std::vector<double> ShapeBook::latencies() const {
 
 const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways,
                              const std::vector<int>& layers) {
+  const Entry& found = entry(stages, tp, ways, layers);
+  return found.shape ? &*found.shape : nullptr;
+}
+
+bool ShapeBook::fits(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways) {
+  return entry(stages, tp, ways, {}).fits;
+}
+
+const ShapeBook::Entry& ShapeBook::entry(const std::vector<const Domain*>& stages, int tp,
+                                         const std::vector<StageWays>& ways, const std::vector<int>& layers) {
   std::vector<int> key = {tp};
   for (size_t stage = 0; stage < stages.size(); ++stage) {
     const bool again = stage > 0 && stages[stage] == stages[stage - 1];
@@ -339,10 +364,15 @@ const Shape* ShapeBook::find(const std::vector<const Domain*>& stages, int tp, c
     std::optional<Sites> sites = sites_of(stages, tp, ways);
     if (sites) {
       sites->key = at->first.first;
-      at->second = layers.empty() ? work_out(tp, *sites) : with_layers(tp, layers, *sites);
+      for (size_t stage = 0; stage < stages.size(); ++stage) {
+        sites->key[1 + 3 * stage] = shared_->number_of(stages[stage]->compute);
+      }
+      fitted_ = false;
+      at->second.shape = layers.empty() ? work_out(tp, *sites) : with_layers(tp, layers, *sites);
+      at->second.fits = fitted_;
     }
   }
-  return at->second ? &*at->second : nullptr;
+  return at->second;
 }
 
 const DeviceCalibration* ShapeBook::device_of(int kind) {
@@ -529,6 +559,8 @@ std::optional<Shape> ShapeBook::settle(int tp, const std::vector<int>& layers, c
   const int block = demand_.memory.block_tokens;
   shape.kv_blocks = static_cast<int>(std::min<int64_t>(kv_tokens / block, INT32_MAX / block));
   if (int64_t{shape.kv_blocks} * block < demand_.memory.context_max.value_or(0)) return std::nullopt;
+  const int tokens = demand_.load.input_tokens + demand_.load.output_tokens;
+  fitted_ = fitted_ || int64_t{shape.kv_blocks} * block >= tokens;
 
   Worked& replica = worked(layers, sites);
   shape.cost = &replica.cost;

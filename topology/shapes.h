@@ -25,7 +25,8 @@ struct Domain {
   Path inside = {};          // the slowest among them
   bool joined = true;        // all over NVLink, or alone
   int whole = 0;             // index of the domain that this is a part of: a stage's ranks may come from all its parts
-  std::string site = {};     // equal where a rank does the same
+  std::string compute = {};  // equal where a rank takes as long for the same
+  std::string site = {};     // ... and may fill as much memory
   std::string key = {};      // equal for domains that nothing but their links to others tells apart
   int size() const { return static_cast<int>(devices.size()); }
 };
@@ -88,6 +89,10 @@ class ShapeBook {
   // layers, or its service level does not hold even for a lone request.
   const Shape* find(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways,
                     const std::vector<int>& layers = {});
+  // Whether it fits with the best layers, whatever its service level.
+  bool fits(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways);
+  // Less never holds the model, on however many ranks; 0 where memory is no limit.
+  int64_t least_bytes() const { return least_bytes_; }
 
   // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
   std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
@@ -99,6 +104,10 @@ class ShapeBook {
   int64_t evaluations() const;  // steady states worked out, by all books that share
 
  private:
+  struct Entry {
+    std::optional<Shape> shape;
+    bool fits = false;
+  };
   struct Sites;
   struct Worked;
   struct Shared;
@@ -112,6 +121,8 @@ class ShapeBook {
   std::optional<Shape> work_out(int tp, const Sites& sites);
   std::optional<Shape> with_layers(int tp, const std::vector<int>& layers, const Sites& sites);
   bool better(const Shape& a, const Shape& b) const;  // of two ways to deal out the layers
+  const Entry& entry(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways,
+                     const std::vector<int>& layers);
   std::optional<Shape> settle(int tp, const std::vector<int>& layers, const Sites& sites);
   Worked& worked(const std::vector<int>& layers, const Sites& sites);
   Operation operate_at(Worked* worked, const ReplicaLimits& limits, int concurrency);
@@ -123,10 +134,15 @@ class ShapeBook {
   const ModelDemand& demand_;
   const Relaxed relaxed_;
   const ModelFormats formats_;
+  const int64_t least_bytes_;
+  bool fitted_ = false;  // some deal of layers, of the shape that is worked out
   std::shared_ptr<Shared> shared_;
   // By degree and by what each stage's site and ways are; by layers that are given.
-  std::map<std::pair<std::vector<int>, std::vector<int>>, std::optional<Shape>> shapes_;
+  std::map<std::pair<std::vector<int>, std::vector<int>>, Entry> shapes_;
 };
+
+// Of the whole model, in the formats that take least.
+int64_t weight_bytes(const ModelDemand& demand);
 
 // Whether there is a backend for it: GPUs that are not known may be of the right generation.
 bool backend_runs_on(const DeviceKind& kind);

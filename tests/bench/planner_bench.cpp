@@ -1,6 +1,7 @@
 // How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
 // ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
-// lost node, for a larger model, two models and two kinds of GPUs, for clusters of the size that
+// lost node, for a larger model, two models and two kinds of GPUs, for clusters in which hardly a node is like another,
+// for clusters of the size that
 // planner_exhaustive_test tries everything on, for four like nodes, for a refusal, and for the lowest
 // latency on mixed nodes.
 
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "tests/bench/unlike_clusters.h"
 #include "topology/cluster_file.h"
 #include "topology/packing.h"
 #include "topology/planner.h"
@@ -102,6 +104,39 @@ void bench_larger_model(const Checkpoint& model, const Checkpoint& small, const 
   print("512 x 8 H100 and 512 x 8 H200, 70B at 5,000 requests/s", rounds, [&] { CHECK(plan_placement(request).ok()); });
 }
 
+// Clusters in which hardly a node is like another.
+void bench_unlike(const Checkpoint& model, const Checkpoint& larger, const Calibration& calibration, int rounds) {
+  const Cluster like = read("configs/clusters/fat-tree-1024.yaml");
+  const auto bench = [&](const char* what, const Cluster& cluster, const Checkpoint& of, Objective objective) {
+    PlanRequest request = request_for(cluster, calibration, of);
+    request.objective = objective;
+    if (objective == Objective::kFewestDevices) request.models[0].load.request_rate = 1000;
+    bool fits = false;
+    print(what, rounds, [&] { fits = plan_placement(request).ok(); });
+    if (!fits) std::printf("  (refused)\n");
+  };
+  const Cluster free = bench::with_free_memory(like, 40'000, 80'000);
+  bench("1,024 x 8, unlike free memory, 8B, the most", free, model, Objective::kGoodput);
+  bench("... 8B at 1,000 requests/s", free, model, Objective::kFewestDevices);
+  bench("... 8B, the lowest latency", free, model, Objective::kLatency);
+  bench("... 70B, the most", free, larger, Objective::kGoodput);
+  bench("... 70B, the lowest latency", free, larger, Objective::kLatency);
+  bench("... so little that 70B takes two nodes", bench::with_free_memory(like, 19'000, 23'000), larger,
+        Objective::kGoodput);
+  bench("... so little that 70B does not fit", bench::with_free_memory(like, 10'000, 11'000), larger, Objective::kGoodput);
+  PlanRequest level = request_for(free, calibration, larger);
+  level.models[0].level = {.ttft_ms = 3};
+  print("... 70B, the first token in 3 ms, refused", rounds, [&] { CHECK(!plan_placement(level).ok()); });
+  bench("1,024 x 8, unlike rates of NICs, 70B", bench::with_nic_rates(like), larger, Objective::kGoodput);
+  bench("... and little memory, so that it takes two nodes",
+        bench::with_nic_rates(bench::with_free_memory(like, 20'000, 20'000)), larger, Objective::kGoodput);
+  bench("1,024 x 1 to 8, 8B", bench::with_some_devices(like), model, Objective::kGoodput);
+  bench("... 70B", bench::with_some_devices(like), larger, Objective::kGoodput);
+  const Cluster types = bench::with_node_types(like, 64);
+  bench("1,024 x 8 of 64 types, 70B", types, larger, Objective::kGoodput);
+  bench("... and with unlike free memory", bench::with_free_memory(types, 40'000, 78'000), larger, Objective::kGoodput);
+}
+
 void bench_small(const Checkpoint& model, const Calibration& calibration, int rounds) {
   Cluster cluster = read("configs/clusters/h200-pair.yaml");
   for (Node& node : cluster.nodes) node.devices.resize(2);
@@ -146,6 +181,7 @@ int main(int argc, char** argv) {
   const skein::Calibration calibration = skein::shipped_calibration();
   skein::bench_large(**model, calibration, rounds);
   skein::bench_larger_model(**larger, **model, calibration, rounds);
+  skein::bench_unlike(**model, **larger, calibration, rounds);
   skein::bench_small(**model, calibration, rounds);
   return 0;
 }

@@ -108,5 +108,14 @@ TEST_F(PackerWork, FourNodesOfEightThatAreToldApartAreNotTriedTogetherButWhereNo
   EXPECT_EQ(packing.devices, 32);
 }
 
+TEST_F(PackerWork, NodesAreNotTriedTogetherWhereOnlyTheServiceLevelFails) {
+  set_nodes(4, 8);
+  request_.models[0].level.ttft_ms = 1e-6;
+  ShapeBook book(request_, 0, {});
+  Packer packer(cluster_, book, told_apart());
+  EXPECT_TRUE(packer.best({}).replicas.empty());
+  EXPECT_LT(packer.tried(), 4000);
+}
+
 }  // namespace
 }  // namespace skein

@@ -309,7 +309,7 @@ void scatter(Random& random, Node* node) {
   }
 }
 
-Cluster random_cluster(Random& random) {
+Cluster random_cluster(Random& random, int devices_min = 1) {
   Cluster cluster;
   cluster.name = "random";
   const int kinds = pick(random, 1, 2);
@@ -317,7 +317,7 @@ Cluster random_cluster(Random& random) {
     cluster.kinds.push_back(test::gpu_kind("kind " + std::to_string(kind), int64_t{pick(random, 120, 900)} << 20,
                                            pick(random, 5, 40) * 1e11));
   }
-  int left = pick(random, 1, 6);
+  int left = pick(random, devices_min, 6);
   for (int n = 0; left > 0; ++n) {
     const int devices = pick(random, 1, std::min(left, 4));
     left -= devices;
@@ -473,7 +473,7 @@ TEST(PlannerAgainstExhaustiveSearch, WithTwoModels) {
   Random unrated(20261128);
   Counts at_latency;
   for (int i = 0; i < kClusters / 2; ++i) {
-    Cluster cluster = random_cluster(random);
+    Cluster cluster = random_cluster(random, 4);
     // Groups over PCIe are for where nothing else fits, which depends on what the other model takes.
     for (Node& node : cluster.nodes) {
       for (Device& device : node.devices) device.nvlink_domain = std::max(device.nvlink_domain, 0);
