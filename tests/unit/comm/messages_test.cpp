@@ -62,13 +62,19 @@ class Connection {
   void* socket_;
 };
 
+// Of a port that nobody listens at.
+std::string free_endpoint() {
+  const auto port = listen_at("127.0.0.1", {});
+  EXPECT_TRUE(port.ok());
+  if (!port.ok()) return "";
+  close(port->fd);
+  return "tcp://127.0.0.1:" + std::to_string(port->port);
+}
+
 class RouterTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto port = listen_at("127.0.0.1", {});
-    ASSERT_TRUE(port.ok());
-    close(port->fd);
-    endpoint_ = "tcp://127.0.0.1:" + std::to_string(port->port);
+    endpoint_ = free_endpoint();
     auto router = MessageSocket::bind(endpoint_);
     ASSERT_TRUE(router.ok()) << router.status().message();
     router_ = std::move(*router);
@@ -152,10 +158,7 @@ TEST_F(RouterTest, OutlivesAPeerThatDiesWithMoreUnreadThanIsTaken) {
 class KeyTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto port = listen_at("127.0.0.1", {});
-    ASSERT_TRUE(port.ok());
-    close(port->fd);
-    endpoint_ = "tcp://127.0.0.1:" + std::to_string(port->port);
+    endpoint_ = free_endpoint();
     const AllowList allowed = {{a_.public_key, "node-a"}, {b_.public_key, "node-b"}};
     auto listener = MessageSocket::bind(endpoint_, ListenKeys{server_, allowed});
     ASSERT_TRUE(listener.ok()) << listener.status().message();
