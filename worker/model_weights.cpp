@@ -70,7 +70,7 @@ class Loader {
       weights.layers.push_back(std::move(loaded));
     }
     if (shard_.last_stage()) {
-      ASSIGN_OR_RETURN(weights.final_norm, vector({WeightRole::kFinalNorm}, -1));
+      ASSIGN_OR_RETURN(weights.final_norm, vector(WeightRole::kFinalNorm, -1));
       RETURN_IF_ERROR(load_output(vocabulary, &weights));
     }
     RETURN_IF_ERROR(ops_.synchronize(device_));
@@ -102,11 +102,11 @@ class Loader {
     const Slice gate{WeightRole::kGate, shard_.intermediate.begin, shard_.intermediate.end, 0, model_.hidden};
     const Slice up{WeightRole::kUp, gate.row_begin, gate.row_end, 0, model_.hidden};
     LayerWeights weights;
-    ASSIGN_OR_RETURN(weights.attention_norm, vector({WeightRole::kAttentionNorm}, layer));
-    ASSIGN_OR_RETURN(weights.mlp_norm, vector({WeightRole::kMlpNorm}, layer));
+    ASSIGN_OR_RETURN(weights.attention_norm, vector(WeightRole::kAttentionNorm, layer));
+    ASSIGN_OR_RETURN(weights.mlp_norm, vector(WeightRole::kMlpNorm, layer));
     if (spec.qk_norm) {
-      ASSIGN_OR_RETURN(weights.q_norm, vector({WeightRole::kQNorm}, layer));
-      ASSIGN_OR_RETURN(weights.k_norm, vector({WeightRole::kKNorm}, layer));
+      ASSIGN_OR_RETURN(weights.q_norm, vector(WeightRole::kQNorm, layer));
+      ASSIGN_OR_RETURN(weights.k_norm, vector(WeightRole::kKNorm, layer));
     }
     ASSIGN_OR_RETURN(weights.qkv, linear({q, k, v}, layer));
     ASSIGN_OR_RETURN(weights.o, linear({{WeightRole::kO, 0, model_.hidden, q.row_begin, q.row_end}}, layer));
@@ -123,10 +123,10 @@ class Loader {
     }
     // The group adds its partial sums up: one rank alone adds the bias.
     if (spec.o_bias && shard_.tp_rank == 0) {
-      ASSIGN_OR_RETURN(weights.o.bias, vector({WeightRole::kOBias}, layer));
+      ASSIGN_OR_RETURN(weights.o.bias, vector(WeightRole::kOBias, layer));
     }
     if (spec.mlp_bias && shard_.tp_rank == 0) {
-      ASSIGN_OR_RETURN(weights.down.bias, vector({WeightRole::kDownBias}, layer));
+      ASSIGN_OR_RETURN(weights.down.bias, vector(WeightRole::kDownBias, layer));
     }
     return weights;
   }
