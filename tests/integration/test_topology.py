@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from skein_server import READY_S, Skein, wait_for
+from skein_server import READY_S, SANITIZED, Skein, wait_for
 
 CLUSTERS = pathlib.Path(__file__).parents[2] / "configs" / "clusters"
 
@@ -98,6 +98,7 @@ def test_a_broken_file_names_itself_the_line_and_the_remedy(tmp_path):
     assert err.startswith(f"skein: {file}: line 2: the device kind \"NVIDIA H20\" is not known; did you mean")
 
 
+@pytest.mark.skipif(SANITIZED, reason="timings of instrumented kernels say nothing, and take a minute and more")
 def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
     _, err = run("--measure", "--output", "mine.yaml", cwd=tmp_path)
     assert "mine.yaml" in err
