@@ -138,7 +138,7 @@ class Core {
   void take(TokenFrame frame, Replica& replica, Actions* actions);
   void agent_registered(const std::string& peer, RegisterAgent registration, int64_t now_ms, Actions* actions);
   void adopt(const AgentJob& job, int64_t now_ms);
-  void start_daemon(StartDaemon start, const std::string& from, Actions* actions);
+  void start_daemon(StartDaemon start, const NodeTable::Node& from, Actions* actions);
   void launch_ended(const std::string& node, const LaunchEnded& ended, int64_t now_ms, Actions* actions);
   void check_nodes(int64_t now_ms, Actions* actions);
   void check_shares(Replica& replica, int64_t now_ms, Actions* actions);

@@ -51,7 +51,7 @@ void Core::agent_frame(const std::string& peer, Frame frame, int64_t now_ms, Act
       if (find_launch(launch) == nullptr) actions->push_back(SendToAgent{peer, EndLaunch{launch}});
     }
   } else if (auto* start = std::get_if<StartDaemon>(&frame)) {
-    start_daemon(std::move(*start), peer, actions);
+    start_daemon(std::move(*start), *node, actions);
   } else if (auto* started = std::get_if<DaemonStarted>(&frame)) {
     const Replica* replica = find_launch(started->launch);
     const NodeTable::Node* owner = replica == nullptr ? nullptr : nodes_.find(first_node(replica->spec));
@@ -97,13 +97,22 @@ void Core::adopt(const AgentJob& job, int64_t now_ms) {
   ++replica.launches;
 }
 
-// The first node's agent asks for another's share.
-void Core::start_daemon(StartDaemon start, const std::string& from, Actions* actions) {
+// The first node's agent asks for another's share. No other may: what is started is a command.
+void Core::start_daemon(StartDaemon start, const NodeTable::Node& from, Actions* actions) {
   NodeTable::Node* node = nodes_.find(start.node);
   const Replica* replica = find_launch(start.job.launch);
-  if (replica == nullptr || replica->state != ReplicaState::kLaunching || node == nullptr) {
-    const std::string why = node == nullptr ? "the agent of " + start.node + " is not connected" : "the launch has ended";
-    actions->push_back(SendToAgent{from, DaemonStarted{start.job.launch, start.node, why}});
+  std::string why;
+  if (node == nullptr) {
+    why = "the agent of " + start.node + " is not connected";
+  } else if (replica == nullptr || replica->state != ReplicaState::kLaunching) {
+    why = "the launch has ended";
+  } else if (from.registration.node != first_node(replica->spec)) {
+    why = "only the agent of " + first_node(replica->spec) + " starts this launch";
+  } else if (std::ranges::find(replica->spec.places, start.node, &RankPlace::node) == replica->spec.places.end()) {
+    why = "the launch has no ranks on " + start.node;
+  }
+  if (!why.empty()) {
+    actions->push_back(SendToAgent{from.peer, DaemonStarted{start.job.launch, start.node, why}});
     return;
   }
   node->launches.insert(start.job.launch);

@@ -255,6 +255,24 @@ TEST_F(CoreNodesTest, OrtedsCommandGoesToItsNodeAndTheAnswerBack) {
   EXPECT_NE(refused[0].second.error.find("c is not connected"), std::string::npos);
 }
 
+TEST_F(CoreNodesTest, OnlyTheFirstNodeStartsAndOnlyOnNodesOfItsLaunch) {
+  Core core = make();
+  StartDaemon start;
+  start.job.launch = launch(core).launch;
+  start.node = "a";
+  const Actions other = agent_says(core, "b", start, 10);
+  EXPECT_TRUE(to_agents<StartDaemon>(other).empty());
+  const auto told = to_agents<DaemonStarted>(other);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].first, "b");
+  EXPECT_EQ(told[0].second.error, "only the agent of a starts this launch");
+  agent_says(core, "c", agent("c"), 20);
+  start.node = "c";
+  const Actions elsewhere = agent_says(core, "a", start, 30);
+  EXPECT_TRUE(to_agents<StartDaemon>(elsewhere).empty());
+  EXPECT_EQ(to_agents<DaemonStarted>(elsewhere).at(0).second.error, "the launch has no ranks on c");
+}
+
 TEST_F(CoreNodesTest, ASilentNodeEndsItsReplicaOnTheOthers) {
   Core core = make();
   const uint64_t id = launch(core).launch;
