@@ -547,7 +547,7 @@ int most_that_stay(const std::vector<PlacedReplica>& there, double rate, const E
 TEST(PlannerAgainstExhaustiveSearch, AsFewAsPossibleMoveWhenANodeIsLost) {
   const std::unique_ptr<Checkpoint> models[] = {test::dummy_model(3), test::dummy_model(4, 12, 2)};
   const Calibration nothing_measured;
-  constexpr int clusters = test::kSanitized ? 100 : 250;
+  const int clusters = test::kSanitized ? 100 : 250;
   Random random(20261127);
   int held = 0;
   int moved = 0;
