@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr int kOwnPorts = 4;
+constexpr size_t kWordsMax = 300;  // of last words that are shown
 constexpr size_t kCommandBytesMax = 64 << 10;
 
 void append(std::vector<std::string>* to, std::initializer_list<std::string> words) { to->insert(to->end(), words); }
@@ -73,15 +74,35 @@ void Job::take_line(const std::string& line) {
     reason = "a rank cannot connect to one on another node: do firewalls between them let MPI's ports through?";
   } else if (line.find("unable to complete a TCP connection") != std::string::npos && reason.empty()) {
     reason = "the nodes cannot connect to each other: do firewalls between them let mpirun's ports through?";
-  } else if (line.find_first_not_of("- \t*") != std::string::npos) {
-    last_line = line;
+  } else {
+    take_words(line);
   }
+}
+
+void Job::take_words(const std::string& line) {
+  if (line.find("orte_base_help_aggregate") != std::string::npos ||
+      line.find("sent help message") != std::string::npos) {
+    return;  // how to see an essay more than once
+  }
+  if (line.find_first_not_of("- \t*") == std::string::npos) {
+    if (line.starts_with("---")) {
+      place_ = place_ == Place::kOutside ? Place::kFirstParagraph : Place::kOutside;
+      paragraph_.clear();
+    } else if (!paragraph_.empty()) {
+      place_ = Place::kBehind;
+    }
+    return;
+  }
+  if (place_ == Place::kOutside) last_words = line;
+  if (place_ != Place::kFirstParagraph) return;
+  if (paragraph_.size() < kWordsMax) paragraph_ += (paragraph_.empty() ? "" : " ") + line;
+  last_words = paragraph_;
 }
 
 std::string Job::end_reason(int exit_status) const {
   if (!reason.empty() || exit_status == 0) return reason;
   return (orted ? "orted" : "mpirun") + std::string(" ended with status ") + std::to_string(exit_status) +
-         (last_line.empty() ? "" : ": " + last_line.substr(0, 300));
+         (last_words.empty() ? "" : ": " + last_words.substr(0, kWordsMax));
 }
 
 std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOptions& options) {

@@ -27,7 +27,7 @@ struct Job {
   LineReader errors;
   std::string folder;  // what the job and its ranks write; goes with the job
   std::string reason;  // the first sentence of a rank that failed
-  std::string last_line;
+  std::string last_words;  // the last line, or how mpirun's last essay begins
   bool rank_failed = false;  // one has said why, and is gone
   bool orted = false;
   bool ready = false;  // its replica serves
@@ -40,7 +40,14 @@ struct Job {
   std::string end_reason(int exit_status) const;
 
  private:
+  // mpirun writes essays between lines of dashes, whose first paragraph says what they are about.
+  enum class Place { kOutside, kFirstParagraph, kBehind };
+
   void take_line(const std::string& line);
+  void take_words(const std::string& line);
+
+  Place place_ = Place::kOutside;
+  std::string paragraph_;
 };
 
 struct MpirunOptions {

@@ -55,6 +55,18 @@ TEST(JobReason, SaysWhatMpirunMeansByItsEssays) {
             std::string::npos);
 }
 
+TEST(JobReason, IsHowTheLastEssayBegins) {
+  const std::string dashes = std::string(74, '-') + "\n";
+  EXPECT_EQ(reason_of("starting\n" + dashes + "An old matter.\n" + dashes + dashes +
+                      "An ORTE daemon has unexpectedly failed after launch and before\n"
+                      "communicating back to mpirun.\n\n  Node: b\n\nPlease check the network.\n" + dashes +
+                      "[a:12] 1 more process has sent help message help-x.txt / y\n"
+                      "[a:12] Set MCA parameter \"orte_base_help_aggregate\" to 0 to see all help / error messages\n"),
+            "mpirun ended with status 1: An ORTE daemon has unexpectedly failed after launch and before "
+            "communicating back to mpirun.");
+  EXPECT_EQ(reason_of(dashes + "Essay.\n" + dashes + "killed\n"), "mpirun ended with status 1: killed");
+}
+
 TEST(JobErrors, ThatNeverEndKeepNobodyBusy) {
   Job job;
   job.errors.fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
