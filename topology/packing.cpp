@@ -20,35 +20,20 @@ int devices_in(const std::vector<int>& counts) { return std::accumulate(counts.b
 
 }  // namespace
 
-// What a replica takes from a domain, of each of its parts.
-struct Packer::Lot {
-  struct Part {
-    int domain;  // index into the cell
-    int devices;
-  };
-  std::vector<Part> parts;
-  int devices = 0;
-};
-
-// A replica in the making.
-struct Packer::Draft {
-  const Cell& cell;
-  int number;  // of what the cell is
-  int tp;
-  std::vector<Lot> lots;
-  std::vector<int> left;  // stages of each lot that have no place in the pipeline yet
-  std::vector<Packed>* offers;
-};
-
 Packer::Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains)
     : cluster_(cluster), book_(book), domains_(std::move(domains)) {
   auto parts = cut_into_alike(cluster, domains_, kAlikeStatesMax);
   alike_ = parts.has_value();
   if (alike_) domains_ = std::move(*parts);
-  std::map<std::string_view, int> numbers;
-  for (const Domain& domain : domains_) {
-    key_numbers_.push_back(numbers.try_emplace(domain.key, static_cast<int>(numbers.size())).first->second);
-  }
+  const auto number = [&](std::string Domain::*text, std::vector<int>* of_domains) {
+    std::map<std::string_view, int> numbers;
+    for (const Domain& domain : domains_) {
+      of_domains->push_back(numbers.try_emplace(domain.*text, static_cast<int>(numbers.size())).first->second);
+    }
+  };
+  number(&Domain::key, &key_numbers_);
+  number(&Domain::site, &site_numbers_);
+  number(&Domain::layout, &layout_numbers_);
 }
 
 const Domain& Packer::domain_of(const Cell& cell, int index) const {
@@ -103,7 +88,8 @@ std::vector<int> Packer::signature(const Cell& cell) {
 }
 
 const Packer::Front& Packer::solve(const Cell& cell, const PackingGoal& goal) {
-  const auto [at, fresh] = fronts_.try_emplace({goal.tp, goal.pp, goal.latency_max_ms, signature(cell)});
+  solved_.insert({goal.tp, goal.pp, goal.latency_max_ms, signature(cell)});
+  const auto [at, fresh] = fronts_.try_emplace({goal.tp, goal.pp, goal.latency_max_ms, cell_number(cell)});
   if (fresh) at->second = solve_anew(cell, goal);
   return at->second;
 }
@@ -117,11 +103,13 @@ int Packer::least_devices(const Cell& cell, const PackingGoal& goal) const {
 }
 
 int Packer::cell_number(const Cell& cell) {
-  return cells_.try_emplace(signature(cell), static_cast<int>(cells_.size())).first->second;
+  const auto [at, fresh] = cells_.try_emplace(signature(cell));
+  if (fresh) at->second = like_cells_.try_emplace(structure(cell), static_cast<int>(like_cells_.size())).first->second;
+  return at->second;
 }
 
 bool Packer::solved(const Cell& cell, const PackingGoal& goal) {
-  return fronts_.contains({goal.tp, goal.pp, goal.latency_max_ms, signature(cell)});
+  return solved_.contains({goal.tp, goal.pp, goal.latency_max_ms, signature(cell)});
 }
 
 Packer::Front Packer::solve_anew(const Cell& cell, const PackingGoal& goal) {
@@ -179,27 +167,40 @@ void Packer::try_replicas(const Cell& cell, const std::pair<int, int64_t>& what,
   if (memory < book_.least_bytes()) return;
   int common = 0;  // a degree divides what every domain gives
   for (const auto& [whole, lot] : lots) common = std::gcd(common, lot.devices);
-  Draft draft{.cell = cell, .number = what.first, .tp = 1, .lots = {}, .left = {}, .offers = nullptr};
+  Draft draft{.cell = cell, .tp = 1, .lots = {}, .domains = {}, .links = 0, .left = {}, .offers = nullptr};
   for (auto& [whole, lot] : lots) draft.lots.push_back(std::move(lot));
+  const std::vector<int> taken = what_is_taken(&draft, what);
   for (draft.tp = 1; draft.tp <= std::min(tp_max, common); ++draft.tp) {
     const int stages = devices / draft.tp;
     if (common % draft.tp != 0 || stages > std::min(kStagesMax, book_.layers())) continue;
     if ((goal.tp != 0 && goal.tp != draft.tp) || (goal.pp != 0 && goal.pp != stages)) continue;
-    const auto [at, fresh] = offers_.try_emplace({what.first, what.second, draft.tp});
-    if (fresh) {
-      draft.offers = &at->second;
-      draft.left.clear();
-      for (const Lot& lot : draft.lots) draft.left.push_back(lot.devices / draft.tp);
-      std::vector<StageRun> runs;
-      try_orders(&draft, &runs);
-    }
-    for (const Packed& offer : at->second) {
+    const Offers& offers = offers_of(&draft, taken);
+    if (offers.fit) fitting_.insert({what.first, draft.tp, stages});
+    const Packed* chosen = nullptr;
+    for (const Packed& offer : offers.replicas) {
       if (!better(offer.shape->best.request_rate, best->rate)) continue;
       if (goal.latency_max_ms > 0 && offer.shape->lone.latency_ms(book_.demand().load) > goal.latency_max_ms) continue;
       best->rate = offer.shape->best.request_rate;
-      best->replica = offer;
+      chosen = &offer;
     }
+    if (chosen == nullptr) continue;
+    best->replica = *chosen;
+    for (int& domain : best->replica.domains) domain = draft.domains[static_cast<size_t>(domain)];
   }
+}
+
+const Packer::Offers& Packer::offers_of(Draft* draft, std::vector<int> taken) {
+  taken.push_back(draft->tp);
+  const auto [at, fresh] = offers_.try_emplace(std::move(taken));
+  if (!fresh) return at->second;
+  draft->offers = &at->second;
+  draft->left.clear();
+  for (const Lot& lot : draft->lots) draft->left.push_back(lot.devices / draft->tp);
+  draft->begun.clear();
+  find_groups(draft);
+  std::vector<StageRun> runs;
+  try_orders(draft, &runs);
+  return at->second;
 }
 
 // The stages of a node are neighbours, as mpirun deals ranks out node by node, and those of a domain, as anything else
@@ -209,6 +210,8 @@ void Packer::try_replicas(const Cell& cell, const std::pair<int, int64_t>& what,
 void Packer::try_orders(Draft* draft, std::vector<StageRun>* runs) {
   std::vector<int>& left = draft->left;
   if (std::ranges::all_of(left, [](int stages) { return stages == 0; })) return try_runs(draft, *runs);
+  const bool grouped = !draft->groups.empty();
+  if (grouped && !draft->begun.insert(goes_on_as(*draft, *runs)).second) return;
   const bool any_order = any_order_counts(*draft);
   const auto node_of = [&](size_t lot) { return domain_of(draft->cell, draft->lots[lot].parts[0].domain).node; };
   const auto node_of_run = [&](const StageRun& run) { return node_of(static_cast<size_t>(run.domain)); };
@@ -219,7 +222,7 @@ void Packer::try_orders(Draft* draft, std::vector<StageRun>* runs) {
     const bool used = std::ranges::find(*runs, static_cast<int>(lot), &StageRun::domain) != runs->end();
     const bool stays = !runs->empty() && node_of_run(runs->back()) == node_of(lot);
     if (!stays && std::ranges::find(*runs, node_of(lot), node_of_run) != runs->end()) continue;
-    if (!used && left.size() > 1 && !tried.insert(likeness(*draft, *runs, lot)).second) continue;
+    if (!grouped && !used && left.size() > 1 && !tried.insert(likeness(*draft, *runs, lot)).second) continue;
     const int stages = any_order ? 1 : left[lot];
     left[lot] -= stages;
     const std::vector<StageRun> before = *runs;
@@ -278,6 +281,13 @@ bool Packer::any_order_counts(const Draft& draft) const {
 }
 
 void Packer::try_runs(Draft* draft, const std::vector<StageRun>& runs) {
+  if (!alike_) {
+    std::vector<int> of_rank;
+    for (const StageRun& run : runs) {
+      of_rank.insert(of_rank.end(), static_cast<size_t>(run.stages * draft->tp), run.domain);
+    }
+    return try_stages(draft, std::move(of_rank), ways_in(*draft, runs));
+  }
   std::vector<size_t> lots;  // by stage
   for (const StageRun& run : runs) {
     lots.insert(lots.end(), static_cast<size_t>(run.stages), static_cast<size_t>(run.domain));
@@ -292,8 +302,7 @@ void Packer::try_runs(Draft* draft, const std::vector<StageRun>& runs) {
     std::vector<DeviceId>& pool = pools.emplace_back();
     for (const Lot::Part& part : lot.parts) {
       const Domain& domain = domain_of(draft->cell, part.domain);
-      const int devices = alike_ ? part.devices : domain.size();
-      for (int i = 0; i < devices; ++i) pool.push_back({domain.node, domain.devices[static_cast<size_t>(i)]});
+      for (int i = 0; i < part.devices; ++i) pool.push_back({domain.node, domain.devices[static_cast<size_t>(i)]});
     }
     std::ranges::sort(pool);
   }
@@ -331,29 +340,34 @@ void Packer::try_parts(Draft* draft, const std::vector<size_t>& lots, std::vecto
 }
 
 void Packer::try_ranks(Draft* draft, const std::vector<DeviceId>& devices) {
-  std::vector<int> of_rank;  // index into the cell
-  std::vector<const Domain*> stages;
+  std::vector<int> of_rank;
   for (const DeviceId& id : devices) {
-    const auto at = std::ranges::find_if(draft->cell, [&](int index) {
-      const Domain& domain = domains_[static_cast<size_t>(index)];
+    const auto at = std::ranges::find_if(draft->domains, [&](int index) {
+      const Domain& domain = domain_of(draft->cell, index);
       return domain.node == id.node && std::ranges::find(domain.devices, id.device) != domain.devices.end();
     });
-    if (of_rank.size() % static_cast<size_t>(draft->tp) == 0) stages.push_back(&domains_[static_cast<size_t>(*at)]);
-    of_rank.push_back(static_cast<int>(at - draft->cell.begin()));
+    of_rank.push_back(static_cast<int>(at - draft->domains.begin()));
   }
-  const auto ways = ways_of(cluster_, draft->tp, devices);
+  try_stages(draft, std::move(of_rank), ways_of(cluster_, draft->tp, devices));
+}
+
+// `of_rank`: index into the draft's domains.
+void Packer::try_stages(Draft* draft, std::vector<int> of_rank, const Ways& ways) {
   if (!ways) return;
-  ++tried_;
-  const Shape* shape = book_.find(stages, draft->tp, *ways);
-  if (shape != nullptr || book_.fits(stages, draft->tp, *ways)) {
-    fitting_.insert({draft->number, draft->tp, static_cast<int>(stages.size())});
+  std::vector<const Domain*> stages;
+  for (size_t rank = 0; rank < of_rank.size(); rank += static_cast<size_t>(draft->tp)) {
+    stages.push_back(&domain_of(draft->cell, draft->domains[static_cast<size_t>(of_rank[rank])]));
   }
+  ++tried_;
+  Offers& offers = *draft->offers;
+  const Shape* shape = book_.find(stages, draft->tp, *ways);
+  offers.fit = offers.fit || shape != nullptr || book_.fits(stages, draft->tp, *ways);
   if (shape == nullptr) return;
   const auto latency = [&](const Shape* of) { return of->lone.latency_ms(book_.demand().load); };
-  const bool spare = std::ranges::any_of(*draft->offers, [&](const Packed& offer) {
+  const bool spare = std::ranges::any_of(offers.replicas, [&](const Packed& offer) {
     return !better(shape->best.request_rate, offer.shape->best.request_rate) && latency(offer.shape) <= latency(shape);
   });
-  if (!spare) draft->offers->push_back({.shape = shape, .domains = std::move(of_rank)});
+  if (!spare) offers.replicas.push_back({.shape = shape, .domains = std::move(of_rank)});
 }
 
 // Nodes that nothing tells apart, neither in themselves nor in their ways to the others.
@@ -418,13 +432,17 @@ bool Packer::any_fits(const PackingGoal& goal) const {
 
 Packing Packer::most(const PackingGoal& goal) {
   Packing packing = in_cells(goal);
-  pack_left_over(goal, &packing);
+  add_left_over(goal, &packing);
+  return packing;
+}
+
+void Packer::add_left_over(const PackingGoal& goal, Packing* packing) {
+  pack_left_over(goal, packing);
   Cell all(domains_.size());
   std::iota(all.begin(), all.end(), 0);
   // Where only a replica on more nodes than are put together holds the model.
-  const bool more_nodes = packing.replicas.empty() && !any_fits(goal);
-  if (more_nodes && states(all) <= kStatesMax) add(all, solve(all, goal).back(), &packing);
-  return packing;
+  const bool more_nodes = packing->replicas.empty() && !any_fits(goal);
+  if (more_nodes && states(all) <= kStatesMax) add(all, solve(all, goal).back(), packing);
 }
 
 // Of cells alike no more are needed than there are devices to take from them.
@@ -489,15 +507,23 @@ Packing Packer::lowest_latency(const PackingGoal& goal) {
   size_t low = 0;
   size_t high = latencies.size() - 1;
   PackingGoal bounded = goal;
+  bool in_cells_alone = false;
   while (low < high) {
     const size_t middle = (low + high) / 2;
     bounded.latency_max_ms = latencies[middle] * (1 + kNoise);
-    const Packing packing = most(bounded);
-    const bool enough = !packing.replicas.empty() && !better(goal.request_rate, packing.request_rate);
+    Packing packing = in_cells(bounded);
+    const auto reached = [&] { return !packing.replicas.empty() && !better(goal.request_rate, packing.request_rate); };
+    const bool without = reached();
+    if (!without) add_left_over(bounded, &packing);
+    const bool enough = reached();
+    if (enough) in_cells_alone = without;
     (enough ? high : low) = enough ? middle : middle + 1;
   }
   bounded.latency_max_ms = latencies[low] * (1 + kNoise);
-  return goal.sparing ? fewest(bounded) : most(bounded);
+  if (goal.sparing) return fewest(bounded);
+  // Of what is left over a second pass gets to more, as it finds worked out what the first one did.
+  if (in_cells_alone) most(bounded);
+  return most(bounded);
 }
 
 }  // namespace skein

@@ -74,8 +74,15 @@ class Packer {
   struct Table;
   struct Lot;
   struct Draft;
+  // What a replica on certain devices can be, and whether it fits with some layers at any service level.
+  struct Offers {
+    std::vector<Packed> replicas;  // by index into Draft::domains
+    bool fit = false;
+  };
+  using Ways = std::optional<std::vector<StageWays>>;
 
   Packing most(const PackingGoal& goal);
+  void add_left_over(const PackingGoal& goal, Packing* packing);
   Packing fewest(const PackingGoal& goal);
   Packing lowest_latency(const PackingGoal& goal);
 
@@ -91,18 +98,29 @@ class Packer {
   Front solve_anew(const Cell& cell, const PackingGoal& goal);
   // `what`: the number of what the cell is, and the state.
   void try_replicas(const Cell& cell, const std::pair<int, int64_t>& what, const PackingGoal& goal, Column* best);
+  const Offers& offers_of(Draft* draft, std::vector<int> taken);
   void try_orders(Draft* draft, std::vector<StageRun>* runs);
   std::vector<int> likeness(const Draft& draft, const std::vector<StageRun>& runs, size_t lot);
   int way_between(const Draft& draft, size_t lot, size_t other);
   void try_runs(Draft* draft, const std::vector<StageRun>& runs);
   void try_parts(Draft* draft, const std::vector<size_t>& lots, std::vector<int>* parts);
   void try_ranks(Draft* draft, const std::vector<DeviceId>& devices);
+  void try_stages(Draft* draft, std::vector<int> of_rank, const Ways& ways);
   bool any_order_counts(const Draft& draft) const;
   static void drop_spare_cells(int devices, std::vector<Cell>* cells, std::vector<const Front*>* fronts);
   void pack_left_over(const PackingGoal& goal, Packing* packing);
   void add(const Cell& cell, const Choice& choice, Packing* packing) const;
   void find_classes();
   std::vector<int> signature(const Cell& cell);
+  std::vector<int> structure(const Cell& cell);
+  std::vector<int> what_is_taken(Draft* draft, const std::pair<int, int64_t>& what);
+  int links_number(const Cell& cell);
+  int links_within(int domain);
+  int links_between(int from, int to);
+  int exact_number(DeviceId from, DeviceId to);
+  void find_groups(Draft* draft);
+  std::vector<int> goes_on_as(const Draft& draft, const std::vector<StageRun>& runs);
+  const Ways& ways_in(const Draft& draft, const std::vector<StageRun>& runs);
   const Domain& domain_of(const Cell& cell, int index) const;
   std::optional<Path> path_of(const Domain& from, const Domain& to) const;  // of their first devices
   int number_of(const std::optional<Path>& path);
@@ -118,11 +136,20 @@ class Packer {
   std::map<std::tuple<LinkKind, double, double>, int> paths_;       // numbers of paths
   std::map<std::vector<int>, int> ways_;                            // ... of the ways between two lots
   std::map<std::vector<int>, std::vector<Cell>> classes_;           // of nodes alike
-  std::map<std::tuple<int, int, double, std::vector<int>>, Front> fronts_;  // by degrees, latency and what the cell is
-  std::map<std::vector<int>, int> cells_;                           // numbers of what cells are
-  // Replicas that some limit of latency may choose, by what the cell is, state and tensor-parallel degree.
-  std::map<std::tuple<int, int64_t, int>, std::vector<Packed>> offers_;
+  std::map<std::tuple<int, int, double, int>, Front> fronts_;       // by degrees, latency and what the cell is
+  std::set<std::tuple<int, int, double, std::vector<int>>> solved_;  // the same by signature
+  std::map<std::vector<int>, int> cells_;                           // numbers of what cells are, by signature
+  std::map<std::vector<int>, int> like_cells_;                      // ... by structure
+  // Replicas that some limit of latency may choose, by what they take and tensor-parallel degree.
+  std::map<std::vector<int>, Offers> offers_;
   int64_t tried_ = 0;
+  std::vector<int> site_numbers_, layout_numbers_;                  // of each domain's site and layout
+  // Numbers of paths, with what ranks devices by them.
+  std::map<std::tuple<LinkKind, double, double, bool, int>, int> exact_paths_;
+  std::map<std::vector<int>, int> links_;                           // ... of all paths of devices with each other
+  std::map<std::array<int, 2>, int> links_within_;                  // ... of a domain's, by layout and size
+  std::map<std::array<int, 5>, int> links_between_;                 // ... of two domains'
+  std::map<std::vector<int>, Ways> stage_ways_;                     // by links, degree and runs
   std::set<std::array<int, 3>> fitting_;  // numbers of cells, and degrees of replicas that fit at any service level
 };
 

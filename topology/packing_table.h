@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "base/check.h"
 #include "topology/packing.h"
 
-// What the packer works a cell out with: for packing.cpp and packing_cells.cpp alone.
+// What the packer works a cell out with: for packing.cpp, packing_cells.cpp and packing_links.cpp alone.
 
 namespace skein {
 
@@ -14,6 +15,31 @@ inline constexpr int64_t kStatesMax = 7000;  // of a cell: four nodes of eight d
 inline constexpr double kNever = -1;
 
 inline bool better(double rate, double than) { return rate > than * (1 + kNoise); }
+
+// What a replica takes from a domain, of each of its parts.
+struct Packer::Lot {
+  struct Part {
+    int domain;  // index into the cell
+    int devices;
+  };
+  std::vector<Part> parts;
+  int devices = 0;
+};
+
+// A replica in the making.
+struct Packer::Draft {
+  const Cell& cell;
+  int tp;
+  std::vector<Lot> lots;
+  std::vector<int> domains;  // indices into the cell, that offers are told by: of each lot, or all
+  int links;                 // number of the paths of the lots' devices
+  std::vector<int> left;     // stages of each lot that have no place in the pipeline yet
+  Offers* offers;
+  // Of each lot, where nothing but what they are and whether they are of one group (a rack) counts of any two; else {}.
+  std::vector<int> kinds = {};
+  std::vector<int> groups = {};
+  std::set<std::vector<int>> begun = {};  // pipelines that can only go on as one before
+};
 
 // A replica in a cell, by what it takes.
 struct Packer::Column {

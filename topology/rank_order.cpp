@@ -54,9 +54,11 @@ std::vector<DeviceId> take_entry(const Cluster& cluster, const std::vector<Devic
 std::vector<DeviceId> take_exit(const Cluster& cluster, size_t tp, const std::vector<DeviceId>& others,
                                 std::vector<DeviceId>* pool) {
   CHECK_GE(pool->size(), tp);
-  std::vector<DeviceId> stage(pool->rbegin(), pool->rend());
-  std::ranges::stable_sort(stage, std::greater<>(), [&](const DeviceId& id) { return reach(cluster, id, others); });
-  stage.resize(tp);
+  std::vector<std::pair<std::pair<double, int>, DeviceId>> reaches;
+  for (auto id = pool->rbegin(); id != pool->rend(); ++id) reaches.emplace_back(reach(cluster, *id, others), *id);
+  std::ranges::stable_sort(reaches, std::greater<>(), [](const auto& of_device) { return of_device.first; });
+  std::vector<DeviceId> stage;
+  for (size_t rank = 0; rank < tp; ++rank) stage.push_back(reaches[rank].second);
   std::ranges::sort(stage);
   remove(stage, pool);
   return stage;

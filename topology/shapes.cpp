@@ -237,7 +237,8 @@ std::vector<Domain> domains_of(const PlanRequest& request, const std::vector<Dev
     domain.compute = std::to_string(domain.kind);
     if (!gpu) domain.compute += "," + std::to_string(cores) + "/" + std::to_string(domain.size());
     domain.site = domain.compute + "," + std::to_string(domain.memory);
-    domain.key = domain.site + "," + std::to_string(domain.group_max > 1) + "," + layout_of(cluster, domain);
+    domain.layout = std::to_string(domain.kind) + "," + layout_of(cluster, domain);
+    domain.key = domain.site + "," + std::to_string(domain.group_max > 1) + "," + domain.layout;
   }
   return domains;
 }
@@ -311,7 +312,7 @@ ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relax
       demand_(request.models[static_cast<size_t>(model)]),
       relaxed_(relaxed),
       formats_(formats_of(*demand_.checkpoint, demand_.memory)),
-      least_bytes_(relaxed.memory ? 0 : weight_bytes(demand_)),
+      weight_bytes_(weight_bytes(demand_)),
       shared_(std::make_shared<Shared>()) {}
 
 ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relaxed, const ShapeBook& other)
@@ -319,12 +320,10 @@ ShapeBook::ShapeBook(const PlanRequest& request, int model, const Relaxed& relax
       demand_(request.models[static_cast<size_t>(model)]),
       relaxed_(relaxed),
       formats_(other.formats_),
-      least_bytes_(relaxed.memory ? 0 : weight_bytes(demand_)),
+      weight_bytes_(other.weight_bytes_),
       shared_(other.shared_) {}
 
 int64_t ShapeBook::evaluations() const { return shared_->evaluations; }
-
-int ShapeBook::layers() const { return static_cast<int>(demand_.checkpoint->description().layers.size()); }
 
 std::vector<const Shape*> ShapeBook::shapes() const {
   std::vector<const Shape*> shapes;

@@ -27,6 +27,7 @@ struct Domain {
   int whole = 0;             // index of the domain that this is a part of: a stage's ranks may come from all its parts
   std::string compute = {};  // equal where a rank takes as long for the same
   std::string site = {};     // ... and may fill as much memory
+  std::string layout = {};   // equal where nothing but racks and other nodes tells the ways of their devices apart
   std::string key = {};      // equal for domains that nothing but their links to others tells apart
   int size() const { return static_cast<int>(devices.size()); }
 };
@@ -92,7 +93,7 @@ class ShapeBook {
   // Whether it fits with the best layers, whatever its service level.
   bool fits(const std::vector<const Domain*>& stages, int tp, const std::vector<StageWays>& ways);
   // Less never holds the model, on however many ranks; 0 where memory is no limit.
-  int64_t least_bytes() const { return least_bytes_; }
+  int64_t least_bytes() const { return relaxed_.memory ? 0 : weight_bytes_; }
 
   // The cost of a replica that was placed already. nullopt: nobody measured its devices, or nothing joins them.
   std::optional<ReplicaCost> cost_of(const PlacedReplica& replica);
@@ -100,7 +101,7 @@ class ShapeBook {
   const ModelDemand& demand() const { return demand_; }
   std::vector<const Shape*> shapes() const;  // all found so far
   std::vector<double> latencies() const;  // of a lone request on each, ascending, each once
-  int layers() const;
+  int layers() const { return static_cast<int>(demand_.checkpoint->description().layers.size()); }
   int64_t evaluations() const;  // steady states worked out, by all books that share
 
  private:
@@ -134,7 +135,7 @@ class ShapeBook {
   const ModelDemand& demand_;
   const Relaxed relaxed_;
   const ModelFormats formats_;
-  const int64_t least_bytes_;
+  const int64_t weight_bytes_;
   bool fitted_ = false;  // some deal of layers, of the shape that is worked out
   std::shared_ptr<Shared> shared_;
   // By degree and by what each stage's site and ways are; by layers that are given.

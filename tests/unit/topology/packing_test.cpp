@@ -34,7 +34,10 @@ class PackerWork : public ::testing::Test {
   // As if something told the nodes apart.
   std::vector<Domain> told_apart() const {
     std::vector<Domain> domains = domains_of(request_, {}, {});
-    for (Domain& domain : domains) domain.key += "," + std::to_string(domain.node);
+    for (Domain& domain : domains) {
+      domain.site += "," + std::to_string(domain.node);
+      domain.key += "," + std::to_string(domain.node);
+    }
     return domains;
   }
 
@@ -106,6 +109,47 @@ TEST_F(PackerWork, FourNodesOfEightThatAreToldApartAreNotTriedTogetherButWhereNo
   const Packing packing = packer.best(widest);
   ASSERT_EQ(packing.replicas.size(), 1u);
   EXPECT_EQ(packing.devices, 32);
+}
+
+TEST_F(PackerWork, OrdersOfRacksThatAreTheSameAreTriedOnce) {
+  const auto in_racks = [&](int nodes, int devices, const std::vector<int>& racks) {
+    set_nodes(nodes, devices);
+    for (size_t n = 0; n < racks.size(); ++n) cluster_.nodes[n].rack = std::to_string(racks[n]);
+  };
+  in_racks(7, 2, {0, 0, 0, 1, 1, 2, 2});
+  const PackingGoal all{.tp = 2, .pp = 7};
+  ShapeBook book(request_, 0, {});
+  Packer like(cluster_, book, domains_of(request_, {}, {}));
+  const Packing packing = like.best(all);
+  ASSERT_EQ(packing.replicas.size(), 1u);
+  ShapeBook other_book(request_, 0, {});
+  Packer apart(cluster_, other_book, told_apart());
+  const Packing other = apart.best(all);
+  ASSERT_EQ(other.replicas.size(), 1u);
+  EXPECT_NEAR(packing.request_rate, other.request_rate, 1e-9 * other.request_rate);
+  EXPECT_LE(like.tried(), 64) << "ways to stay in a rack or leave it, of seven nodes";
+  EXPECT_GT(apart.tried(), 5000) << "orders of seven nodes";
+
+  in_racks(12, 1, {0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3});
+  Packer twelve(cluster_, book, domains_of(request_, {}, {}));
+  EXPECT_EQ(twelve.best({.tp = 1, .pp = 12}).replicas.size(), 1u);
+  EXPECT_LE(twelve.tried(), 2048);
+}
+
+TEST_F(PackerWork, NodesBehindAnotherRailAreNotTriedAgain) {
+  int64_t tried = 0;
+  for (const int rails : {1, 3}) {
+    set_nodes(6, 8);
+    for (size_t n = 0; n < 6; ++n) {
+      cluster_.nodes[n].rack.clear();
+      for (Nic& nic : cluster_.nodes[n].nics) nic.rail = static_cast<int>(n) % rails;
+    }
+    ShapeBook book(request_, 0, {});
+    Packer packer(cluster_, book, domains_of(request_, {}, {}));
+    EXPECT_EQ(packer.best({.tp = 8, .pp = 2}).replicas.size(), 3u);
+    if (rails == 1) tried = packer.tried();
+    EXPECT_EQ(packer.tried(), tried);
+  }
 }
 
 TEST_F(PackerWork, NodesAreNotTriedTogetherWhereOnlyTheServiceLevelFails) {
