@@ -130,7 +130,7 @@ class Discoverer {
       device.memory_free = gpu.memory_free;
       if (gpu.nvlinks > 0) device.nvlinks_up = gpu.nvlinks_up;
       node_.devices.push_back(std::move(device));
-      note_gpu(gpu, i, gpus.size());
+      note_gpu(gpus, i);
     }
   }
 
@@ -150,12 +150,13 @@ class Discoverer {
     return static_cast<int>(kinds.size()) - 1;
   }
 
-  void note_gpu(const Gpu& gpu, size_t index, size_t count) {
-    const std::string what = "GPU " + std::to_string(index);
+  void note_gpu(const std::vector<Gpu>& gpus, size_t index) {
+    const Gpu& gpu = gpus[index];
+    const std::string what = gpu_name(gpus, index, nullptr);
     const double slot = lane_rate(gpu.pcie_generation) * gpu.pcie_lanes;
     const double card = kind_of(discovery_.cluster, node_.devices[index]).pcie_bytes_per_s;
     if (slot > 0 && slot < kSlotShare * card && card < kCoherentRate) {
-      discovery_.notes.push_back(what + "'s slot has " + std::to_string(gpu.pcie_lanes) + " lanes of PCIe " +
+      discovery_.notes.push_back("the slot of " + what + " has " + std::to_string(gpu.pcie_lanes) + " lanes of PCIe " +
                                  std::to_string(gpu.pcie_generation) +
                                  ", less than half of what the card takes: move it to a wider one if it should load fast");
     }
@@ -164,9 +165,9 @@ class Discoverer {
                                  (gpu.fabric == NvSwitchFabric::kStarting ? "not yet" : "failed") +
                                  "): start nvidia-fabricmanager, or CUDA will refuse to run on it");
     }
-    if (gpu.memory_peers.size() + 1 < count) {
+    if (gpu.memory_peers.size() + 1 < gpus.size()) {
       discovery_.notes.push_back(what + " can address the memory of " + std::to_string(gpu.memory_peers.size()) + " of " +
-                                 std::to_string(count - 1) + " other GPUs: sums with the rest go through the host's "
+                                 std::to_string(gpus.size() - 1) + " other GPUs: sums with the rest go through the host's "
                                  "memory; look at IOMMU and ACS settings");
     }
   }

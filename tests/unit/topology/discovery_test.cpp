@@ -212,10 +212,10 @@ TEST_F(HgxBoard, TellsOfAnNvswitchFabricThatIsNotReady) {
   gpus[2].fabric_state = 1;
   gpus[4].fabric_status = 999;
   machine_.gpus(gpus);
-  EXPECT_THAT(machine_.discover().notes, ElementsAre(HasSubstr("GPU 2 is not part of the NVSwitch fabric (Fabric Manager "
-                                                               "says not yet)"),
-                                                     HasSubstr("GPU 4 is not part of the NVSwitch fabric (Fabric Manager "
-                                                               "says failed)")));
+  EXPECT_THAT(machine_.discover().notes, ElementsAre(HasSubstr("GPU 2 (NVIDIA H200) is not part of the NVSwitch fabric "
+                                                               "(Fabric Manager says not yet)"),
+                                                     HasSubstr("GPU 4 (NVIDIA H200) is not part of the NVSwitch fabric "
+                                                               "(Fabric Manager says failed)")));
 }
 
 TEST_F(HgxBoard, TellsOfANarrowSlotAndOfMemoryThatPeersCannotReach) {
@@ -223,8 +223,9 @@ TEST_F(HgxBoard, TellsOfANarrowSlotAndOfMemoryThatPeersCannotReach) {
   gpus[0].pcie_lanes = 4;
   gpus[1].memory_peers = 0x01;
   machine_.gpus(gpus);
-  EXPECT_THAT(machine_.discover().notes, ElementsAre(HasSubstr("GPU 0's slot has 4 lanes of PCIe 5"),
-                                                     HasSubstr("GPU 1 can address the memory of 1 of 7 other GPUs")));
+  EXPECT_THAT(machine_.discover().notes, ElementsAre(HasSubstr("the slot of GPU 0 (NVIDIA H200) has 4 lanes of PCIe 5"),
+                                                     HasSubstr("GPU 1 (NVIDIA H200) can address the memory of 1 of 7 other "
+                                                               "GPUs")));
 }
 
 TEST_F(HgxBoard, TellsOfACardOnTheWrongSocket) {
