@@ -1,9 +1,8 @@
 // How long planning takes: planner_bench [ROUNDS], from the repository's root. Prints the median and the slowest of
-// ROUNDS (5) for the largest cluster with and without alternatives and costs of constraints, for planning again after a
-// lost node, for a larger model, two models and two kinds of GPUs, for clusters in which hardly a node is like another,
-// for clusters of the size that
-// planner_exhaustive_test tries everything on, for four like nodes, for a refusal, and for the lowest
-// latency on mixed nodes.
+// ROUNDS (5; 1 of what takes longest) for the largest cluster with and without alternatives and costs of constraints,
+// for planning again after a lost node, for a larger model, two models and two kinds of GPUs, for clusters in which
+// hardly a node is like another, for clusters of the size that planner_exhaustive_test tries everything on, for four
+// like nodes, for a refusal, and for the lowest latency on mixed nodes.
 
 #include <algorithm>
 #include <charconv>
@@ -135,6 +134,9 @@ void bench_unlike(const Checkpoint& model, const Checkpoint& larger, const Calib
   const Cluster types = bench::with_node_types(like, 64);
   bench("1,024 x 8 of 64 types, 70B", types, larger, Objective::kGoodput);
   bench("... and with unlike free memory", bench::with_free_memory(types, 40'000, 78'000), larger, Objective::kGoodput);
+  rounds = 1;  // what takes longest
+  bench("1,024 x 1 to 8, 8B, the lowest latency", bench::with_some_devices(like), model, Objective::kLatency);
+  bench("1,024 x 8 of 64 types, 70B, the lowest latency", types, larger, Objective::kLatency);
 }
 
 void bench_small(const Checkpoint& model, const Calibration& calibration, int rounds) {
