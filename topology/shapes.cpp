@@ -79,10 +79,13 @@ std::string layout_of(const Cluster& cluster, const Domain& domain) {
   const Node& node = cluster.nodes[static_cast<size_t>(domain.node)];
   std::string text;
   const auto add = [&](auto number) { text.append(reinterpret_cast<const char*>(&number), sizeof number); };
+  std::map<int, int> nvlink_domains;  // which was met when: their numbers mean nothing
   for (const int index : domain.devices) {
     const Device& device = node.devices[static_cast<size_t>(index)];
     add(index);
     add(device.numa);
+    const int met = static_cast<int>(nvlink_domains.size());
+    add(device.nvlink_domain < 0 ? -1 : nvlink_domains.try_emplace(device.nvlink_domain, met).first->second);
     add(device.nvlinks_up);
   }
   for (const Nic& nic : node.nics) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/unit/topology/planner_fixture.h"
 #include "topology/packing.h"
 
@@ -76,6 +78,32 @@ TEST_F(PackerWork, LikeNodesGetWhatNodesGetThatAreToldApartForAFractionOfTheWork
       EXPECT_LT(like.tried() * 3, apart.tried());
     }
   }
+}
+
+TEST_F(PackerWork, NodesOfOneKindOfGpuWithAndWithoutNvLinkAreNotAlike) {
+  set_nodes(3, 4);
+  for (size_t n = 0; n < 2; ++n) {
+    for (Device& device : cluster_.nodes[n].devices) device.nvlink_domain = -1;
+  }
+  for (Device& device : cluster_.nodes[2].devices) device.nvlink_domain = 5;
+  const std::vector<Domain> domains = domains_of(request_, {}, {.group_over_pcie = true});
+  ASSERT_EQ(domains.size(), 3u);
+  EXPECT_EQ(domains[0].key, domains[1].key);
+  EXPECT_NE(domains[0].key, domains[2].key);
+  EXPECT_NE(domains[0].layout, domains[2].layout);
+
+  // Four ranks of one group: over NVLink they are faster.
+  ShapeBook book(request_, 0, {.group_over_pcie = true});
+  const Packing packing = Packer(cluster_, book, domains).best({.tp = 4, .pp = 1});
+  ASSERT_EQ(packing.replicas.size(), 3u);
+  const auto rate_on = [&](int node) {
+    const auto there = std::ranges::find_if(packing.replicas, [&](const Packed& replica) {
+      return packing.domains[static_cast<size_t>(replica.domains[0])].node == node;
+    });
+    return there->shape->best.request_rate;
+  };
+  EXPECT_EQ(rate_on(0), rate_on(1));
+  EXPECT_GT(rate_on(2), rate_on(0));
 }
 
 TEST_F(PackerWork, ALimitOfLatencyAsksForNoOtherReplicas) {
