@@ -176,7 +176,7 @@ def test_an_orphaned_replica_ends_with_its_lease():
 def test_faults_at_any_moment_of_a_launch():
     with hosts.Cluster() as cluster:
         launch_trials.restore(cluster)
-        for seed in range(12 if SLOWER == 1 else 4):
+        for seed in range(8 if SLOWER == 1 else 3):
             trial = launch_trials.Trial(cluster, seed)
             try:
                 trial.run()

@@ -66,7 +66,9 @@ def test_a_client_that_never_reads(long_model):
     with Server(long_model, "--dtype", "float32") as server:
         with socket.create_connection((server.host, server.port)) as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.sendall(request_bytes("/v1/completions", GREEDY | {"prompt": [5], "stream": True, "max_tokens": 90_000}))
+            # With many words to a token, so that it does not take long.
+            body = GREEDY | {"prompt": [5], "stream": True, "max_tokens": 90_000, "logprobs": 20}
+            deaf.sendall(request_bytes("/v1/completions", body))
             wait_for(lambda: server.total("vllm:num_requests_running") == 1, "it runs")
             before = resident_kib(server)
             assert server.tokens(RECORD["tokens"]) == RECORD["greedy"]["tokens"]
