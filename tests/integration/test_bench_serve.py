@@ -91,9 +91,10 @@ def test_goodput(server):
 @pytest.mark.parametrize("flags", [("--endpoint", "/v1/chat/completions"), ("--count-by", "usage"),
                                    ("--endpoint", "/v1/chat/completions", "--count-by", "events")], ids=" ".join)
 def test_other_ways_to_ask(server, flags):
-    result, _ = bench(server.url, "--num-prompts", 5, "--input-len", 20, "--output-len", 12, *flags)
-    assert result["requests_completed"] == 5 and result["output_tokens"] == 60
-    assert 0 < result["itl_ms"]["count"] <= 55
+    # So many tokens do not all come in one event, however busy the machine is.
+    result, _ = bench(server.url, "--num-prompts", 5, "--input-len", 20, "--output-len", 200, *flags)
+    assert result["requests_completed"] == 5 and result["output_tokens"] == 1000
+    assert 0 < result["itl_ms"]["count"] <= 995
 
 
 def test_what_it_prints(server):
