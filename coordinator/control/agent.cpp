@@ -447,7 +447,7 @@ class Agent {
     std::filesystem::remove_all(job.folder, ignored);
     const int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     if (config_.node) {
-      log_info("agent: job ended", {{"launch", launch}, {"status", code}, {"last_words", job.last_words.substr(0, 300)}});
+      log_info("agent: job ended", {{"launch", launch}, {"status", code}, {"last_words", job.last_words}});
     }
     send(LaunchEnded{.launch = launch, .exit_status = code, .reason = job.end_reason(code)});
     jobs_.erase(entry);

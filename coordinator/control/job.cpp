@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr int kOwnPorts = 4;
-constexpr size_t kWordsMax = 300;  // of last words that are shown
+constexpr size_t kWordsMax = 300;
 constexpr size_t kCommandBytesMax = 64 << 10;
 
 void append(std::vector<std::string>* to, std::initializer_list<std::string> words) { to->insert(to->end(), words); }
@@ -86,23 +86,21 @@ void Job::take_words(const std::string& line) {
   }
   if (line.find_first_not_of("- \t*") == std::string::npos) {
     if (line.starts_with("---")) {
-      place_ = place_ == Place::kOutside ? Place::kFirstParagraph : Place::kOutside;
-      paragraph_.clear();
-    } else if (!paragraph_.empty()) {
+      place_ = place_ == Place::kOutside ? Place::kOpened : Place::kOutside;
+    } else if (place_ == Place::kFirstParagraph) {
       place_ = Place::kBehind;
     }
     return;
   }
-  if (place_ == Place::kOutside) last_words = line;
-  if (place_ != Place::kFirstParagraph) return;
-  if (paragraph_.size() < kWordsMax) paragraph_ += (paragraph_.empty() ? "" : " ") + line;
-  last_words = paragraph_;
+  if (place_ == Place::kBehind) return;
+  last_words = (place_ == Place::kFirstParagraph ? last_words + " " + line : line).substr(0, kWordsMax);
+  if (place_ == Place::kOpened) place_ = Place::kFirstParagraph;
 }
 
 std::string Job::end_reason(int exit_status) const {
   if (!reason.empty() || exit_status == 0) return reason;
   return (orted ? "orted" : "mpirun") + std::string(" ended with status ") + std::to_string(exit_status) +
-         (last_words.empty() ? "" : ": " + last_words.substr(0, kWordsMax));
+         (last_words.empty() ? "" : ": " + last_words);
 }
 
 std::vector<std::string> mpirun_arguments(const Launch& launch, const MpirunOptions& options) {

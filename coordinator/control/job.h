@@ -27,7 +27,7 @@ struct Job {
   LineReader errors;
   std::string folder;  // what the job and its ranks write; goes with the job
   std::string reason;  // the first sentence of a rank that failed
-  std::string last_words;  // the last line, or how mpirun's last essay begins
+  std::string last_words;  // the last line, or how mpirun's last essay begins: 300 bytes of it at most
   bool rank_failed = false;  // one has said why, and is gone
   bool orted = false;
   bool ready = false;  // its replica serves
@@ -41,13 +41,12 @@ struct Job {
 
  private:
   // mpirun writes essays between lines of dashes, whose first paragraph says what they are about.
-  enum class Place { kOutside, kFirstParagraph, kBehind };
+  enum class Place { kOutside, kOpened, kFirstParagraph, kBehind };
 
   void take_line(const std::string& line);
   void take_words(const std::string& line);
 
   Place place_ = Place::kOutside;
-  std::string paragraph_;
 };
 
 struct MpirunOptions {
