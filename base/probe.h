@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@ namespace skein {
 
 inline constexpr size_t kProbeBytesMax = 1 << 20;  // of samples as JSON
 inline constexpr size_t kProbeSamplesMax = 4096;
+inline constexpr int64_t kProbeBytes = int64_t{256} << 20;  // of weights and pages that take turns
 
 // What `skein-worker --probe FILE` is told, a JSON file on the node that all ranks share. One rank measures its device,
 // several what goes between them.
@@ -23,12 +25,12 @@ struct ProbeSpec {
 
 // One thing that was timed. Fields without a meaning for it are 0.
 struct ProbeSample {
-  std::string what;   // read, core_read (one thread), product, decode_attention, prefill_attention, norm, gate, rope,
-                      // sample; all_reduce, library_all_reduce, point_to_point, library_bytes
-  std::string format = {};  // product: of the weight (FormatInfo::name)
+  std::string what;   // read, product, core_product (one thread), decode_attention, decode_launch, prefill_attention,
+                      // norm, gate, rope, sample; all_reduce, library_all_reduce, point_to_point, library_bytes
+  std::string format = {};  // products: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
-  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part; sample: logits of a row;
-                      // decode_attention with a group: keys of a row
+  double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part, of a token that cores norm,
+                      // gate or rotate; sample: logits of a row; decode_attention with a group: keys of a row
   double group = 0;   // decode_attention of cores: query heads that share keys
   double bytes = 0;   // moved through memory
   double flops = 0;

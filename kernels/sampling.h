@@ -20,7 +20,7 @@ struct SlotSampling {
   float repetition_penalty = 1;  // over prompt and generated tokens
   int32_t prompt_tokens = 0;     // where generated tokens begin in SlotState::tokens
   int32_t min_tokens = 0;        // stop_tokens are forbidden before this many generated tokens
-  int32_t top_logprobs = 0;      // how many to report, at most kTopLogprobsMax
+  int32_t top_logprobs = 0;      // how many to report, at most kTopLogprobsMax; -1: nor the sampled token's
   uint64_t seed = 0;             // random numbers are Philox4x32-10 keyed by (seed, generated index)
   int32_t bias_count = 0;
   int32_t stop_count = 0;
@@ -39,8 +39,8 @@ struct SampleRow {
 // Log-probabilities are of the raw logits, before penalties, bias and temperature.
 struct SampledToken {
   int32_t token = -1;      // sampled, or the scored one; -2: the logits are broken
-  float logprob = 0;
-  int32_t rank = 0;        // 1 = the likeliest; how many raw logits are >= this token's
+  float logprob = 0;       // 0 where none was asked for
+  int32_t rank = 0;        // 1 = the likeliest; how many raw logits are >= this token's; 0 likewise
   int32_t top_count = 0;
   int32_t top_tokens[kTopLogprobsMax] = {};  // falling log-probability, ties by smaller id
   float top_logprobs[kTopLogprobsMax] = {};

@@ -51,13 +51,36 @@ class DeviceFit {
   // The best that anything reached.
   void fit_ceilings() {
     double read = 0;
-    for (const char* what : {"read", "product", "decode_attention"}) {
-      each(samples_, what, [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); });
-    }
+    const auto take_best = [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); };
+    each(samples_, "product", take_best);
+    each(samples_, "decode_attention", take_best);
+    fit_cached_reads(take_best);
     if (read > 0) fit_.read_bytes_per_s = read;
-    each(samples_, "core_read", [&](const ProbeSample& s) { fit_.core_read_bytes_per_s = s.bytes / s.us * kMicro; });
     const double flops = best_flops(Format::kBF16);
     if (flops > 0) fit_.flops = flops;
+  }
+
+  // Rates of reading, of that from as many bytes as products are timed with.
+  template <typename Visit>
+  void fit_cached_reads(Visit whole) {
+    std::map<double, double> rates;  // by bytes
+    each(samples_, "read", [&](const ProbeSample& s) {
+      rates[s.bytes] = s.bytes / s.us * kMicro;
+      if (s.bytes == kProbeBytes) whole(s);
+    });
+    const auto found = rates.find(kProbeBytes);
+    if (found == rates.end()) return;
+    const double of_all = found->second;
+    for (auto& [bytes, rate] : rates) rate /= of_all;
+    fit_.cached_read = curve_of(rates);
+  }
+
+  double core_rate(Format format) const {
+    double rate = 0;
+    each(samples_, "core_product", [&](const ProbeSample& s) {
+      if (s.format == info(format).name) rate = s.bytes / s.us * kMicro;
+    });
+    return rate;
   }
 
   // Of one core.
@@ -84,12 +107,16 @@ class DeviceFit {
 
   void fit_products() {
     const ShareTable plain = table_of_products(Format::kBF16, fit_.flops);
-    if (!plain.rows.empty()) fit_.products = plain;
+    if (!plain.rows.empty()) {
+      fit_.products = plain;
+      fit_.core_bytes_per_s = core_rate(Format::kBF16);
+    }
     for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
       const double flops = best_flops(format);
       if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
-      fit_.format_products.push_back({.format = format, .flops = flops, .table = table_of_products(format, flops)});
+      fit_.format_products.push_back({.format = format, .flops = flops, .core_bytes_per_s = core_rate(format),
+                                      .table = table_of_products(format, flops)});
     }
   }
 
@@ -121,7 +148,11 @@ class DeviceFit {
       if (decode.empty() || s.us < fit_.decode_attention_us) fit_.decode_attention_us = s.us;
       decode[s.size] = share_of(s);
     });
-    if (!groups.empty()) fit_.group_attention = table_of(groups);
+    if (!groups.empty()) {
+      fit_.group_attention = table_of(groups);
+      fit_.decode_attention_us = 0;
+      each(samples_, "decode_launch", [&](const ProbeSample& s) { fit_.decode_attention_us = s.us; });
+    }
     if (!decode.empty()) fit_.decode_attention_share = curve_of(decode);
     std::map<double, double> prefill;
     double least = 0;
@@ -134,9 +165,20 @@ class DeviceFit {
     fit_.prefill_attention_us = least;
   }
 
+  // Every width was worked on with every number of tokens.
+  bool fit_row_table(std::string_view what, ShareTable* table) {
+    std::map<double, std::map<double, double>> shares;  // by tokens and bytes of a token
+    each(samples_, what, [&](const ProbeSample& s) {
+      if (s.size > 0) shares[s.tokens][s.size] = share_of(s);
+    });
+    if (!shares.empty()) *table = table_of(shares);
+    return !shares.empty();
+  }
+
   void fit_rows() {
-    each(samples_, "gate", [&](const ProbeSample& s) { fit_.gate_bytes_share = share_of(s); });
-    each(samples_, "rope", [&](const ProbeSample& s) { fit_.rope_bytes_share = share_of(s); });
+    fit_row_table("gate", &fit_.gates);
+    fit_row_table("rope", &fit_.ropes);
+    if (fit_row_table("norm", &fit_.norms)) return;
     double fewest = 0;
     double most = 0;
     each(samples_, "norm", [&](const ProbeSample& s) {

@@ -19,23 +19,25 @@ struct TableKeys {
   const char* prefix;
   const char* rows;
   const char* columns;
+  const char* of;  // ... whose, behind a device's name
 };
-constexpr TableKeys kFormatKeys = {"", "tokens", "bytes"};
-constexpr TableKeys kProductKeys = {"product_", "tokens", "bytes"};
-constexpr TableKeys kAttentionKeys = {"group_attention_", "heads", "keys"};
+constexpr TableKeys kFormatKeys = {"", "tokens", "bytes", ""};
+constexpr TableKeys kProductKeys = {"product_", "tokens", "bytes", ""};
+constexpr TableKeys kAttentionKeys = {"group_attention_", "heads", "keys", "'s attention"};
+constexpr TableKeys kNormKeys = {"norm_", "tokens", "bytes", "'s norms"};
+constexpr TableKeys kGateKeys = {"gate_", "tokens", "bytes", "'s gates"};
+constexpr TableKeys kRopeKeys = {"rope_", "tokens", "bytes", "'s rotations"};
 
 // Every plain number of a device, by its key: reader and writer go by this list.
 template <typename Calibrated, typename Visit>
 void numbers_of(Calibrated& device, Visit visit) {
   visit("read_bytes_per_s", device.read_bytes_per_s);
-  visit("core_read_bytes_per_s", device.core_read_bytes_per_s);
+  visit("core_bytes_per_s", device.core_bytes_per_s);
   visit("flops", device.flops);
   visit("decode_attention_us", device.decode_attention_us);
   visit("prefill_attention_us", device.prefill_attention_us);
   visit("layer_us", device.layer_us);
   visit("row_bytes_share", device.row_bytes_share);
-  visit("gate_bytes_share", device.gate_bytes_share);
-  visit("rope_bytes_share", device.rope_bytes_share);
   visit("step_us", device.step_us);
   visit("sample_us", device.sample_us);
   visit("logits_per_s", device.logits_per_s);
@@ -47,7 +49,17 @@ void numbers_of(Calibrated& device, Visit visit) {
 }
 
 template <typename Calibrated, typename Visit>
+void tables_of(Calibrated& device, Visit visit) {
+  visit(kProductKeys, device.products);
+  visit(kAttentionKeys, device.group_attention);
+  visit(kNormKeys, device.norms);
+  visit(kGateKeys, device.gates);
+  visit(kRopeKeys, device.ropes);
+}
+
+template <typename Calibrated, typename Visit>
 void curves_of(Calibrated& device, Visit visit) {
+  visit("cached_read", device.cached_read);
   visit("decode_attention_share", device.decode_attention_share);
   visit("prefill_attention_share", device.prefill_attention_share);
 }
@@ -174,6 +186,8 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
     if (known) continue;
     if (member.key == "flops") {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
+    } else if (member.key == "core_bytes_per_s") {
+      ASSIGN_OR_RETURN(products.core_bytes_per_s, read_number(member.value, "core_bytes_per_s"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -236,9 +250,14 @@ Status read_device_member(const Yaml::Member& member, DeviceCalibration* device)
     return {};
   }
   if (member.key == "products") return read_all_format_products(member, device);
-  ASSIGN_OR_RETURN(known, read_table_member(member, kProductKeys, &device->products));
-  if (known) return {};
-  ASSIGN_OR_RETURN(known, read_table_member(member, kAttentionKeys, &device->group_attention));
+  Status status;
+  tables_of(*device, [&](const TableKeys& keys, ShareTable& table) {
+    if (known || !status.ok()) return;
+    const Result<bool> read = read_table_member(member, keys, &table);
+    status = read.status();
+    known = read.ok() && *read;
+  });
+  RETURN_IF_ERROR(status);
   if (known) return {};
   ASSIGN_OR_RETURN(known, read_field(member, *device, [](auto& d, auto visit) { numbers_of(d, visit); }));
   if (known) return {};
@@ -254,8 +273,14 @@ Result<DeviceCalibration> read_device(const Yaml& yaml) {
   if (device.read_bytes_per_s <= 0 || device.flops <= 0) {
     return at_line(yaml.line, "\"" + device.name + "\" needs read_bytes_per_s and flops above 0");
   }
-  RETURN_IF_ERROR(check_table(device.products, yaml.line, "\"" + device.name + "\"", kProductKeys));
-  RETURN_IF_ERROR(check_table(device.group_attention, yaml.line, "\"" + device.name + "\"'s attention", kAttentionKeys));
+  Status tables;
+  tables_of(device, [&](const TableKeys& keys, const ShareTable& table) {
+    if (tables.ok()) tables = check_table(table, yaml.line, "\"" + device.name + "\"" + keys.of, keys);
+  });
+  RETURN_IF_ERROR(tables);
+  if (std::ranges::any_of(device.cached_read.y, [](double share) { return share <= 0; })) {
+    return at_line(yaml.line, "what \"" + device.name + "\" reads from caches must be shares above 0");
+  }
   for (const Curve* shares : {&device.decode_attention_share, &device.prefill_attention_share}) {
     RETURN_IF_ERROR(check_shares(shares->y, yaml.line, "what attention of \"" + device.name + "\" reaches"));
   }
@@ -395,12 +420,14 @@ std::string to_yaml(const Calibration& calibration) {
   for (const DeviceCalibration& device : calibration.devices) {
     out += "  - name: " + quoted_text(device.name) + "\n" + source_text(device.source);
     numbers_of(device, FieldWriter{out});
-    if (!device.products.rows.empty()) out += table_text(device.products, kProductKeys, "    ");
-    if (!device.group_attention.rows.empty()) out += table_text(device.group_attention, kAttentionKeys, "    ");
+    tables_of(device, [&](const TableKeys& keys, const ShareTable& table) {
+      if (!table.rows.empty()) out += table_text(table, keys, "    ");
+    });
     if (!device.format_products.empty()) out += "    products:\n";
     for (const FormatProducts& products : device.format_products) {
       out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
-             number_text(products.flops) + "\n" + table_text(products.table, kFormatKeys, "        ");
+             number_text(products.flops) + "\n        core_bytes_per_s: " + number_text(products.core_bytes_per_s) +
+             "\n" + table_text(products.table, kFormatKeys, "        ");
     }
     curves_of(device, FieldWriter{out});
   }

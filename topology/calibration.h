@@ -29,6 +29,7 @@ struct Source {
 
 // Share of max(bytes / read, flops / ceiling) that a product reaches: rows by tokens, columns by the weight's bytes.
 // Decode attention of cores: of the read rate, rows by query heads that share a KV head, columns by keys of a query.
+// Work on rows of cores: of the read rate, rows by tokens, columns by the bytes of a token.
 struct ShareTable {
   std::vector<double> rows = {};
   std::vector<double> columns = {};
@@ -39,6 +40,7 @@ struct ShareTable {
 struct FormatProducts {
   Format format = Format::kF32;
   double flops = 0;  // of one core
+  double core_bytes_per_s = 0;  // of one core with one token, the others idle; 0: as much as all of them
   ShareTable table = {};
 };
 
@@ -47,22 +49,24 @@ struct DeviceCalibration {
   std::string name;
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
-  double core_read_bytes_per_s = 0;  // one core, the others idle; 0: as much as all of them
+  double core_bytes_per_s = 0;  // of one core with one token and bfloat16 weights, the others idle; 0: as all of them
+  Curve cached_read = {};  // of cores: of the read rate, by the bytes that are read again and again
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
   ShareTable products = {};   // bfloat16, and formats that format_products lacks
   std::vector<FormatProducts> format_products = {};  // where formats differ in speed: cores
 
   Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
-  double decode_attention_us = 0; // what a launch takes besides
+  double decode_attention_us = 0; // what a launch takes at least; of cores, besides
   ShareTable group_attention = {};  // of cores, in the place of both: decodes with rotation and append
   Curve prefill_attention_share = {};  // of flops, by keys that the last token sees
   double prefill_attention_us = 0;
 
   double layer_us = 0;            // norms, launches and gaps of a layer, one token
   double row_bytes_share = 0;     // of the read rate, what norms and activations of many tokens reach
-  double gate_bytes_share = 0;    // ... SwiGLU, where that is a launch of its own; 0: it goes with the product
-  double rope_bytes_share = 0;    // ... rotation and append of prompts, likewise; 0: they go with attention
+  ShareTable norms = {};          // of cores, in the place of both
+  ShareTable gates = {};          // SwiGLU, where that is a launch of its own; empty: it goes with the product
+  ShareTable ropes = {};          // rotation and append of prompts, likewise; empty: they go with attention
   double step_us = 0;             // a step's embedding, final norm, sampling of one row, gaps
   double sample_us = 0;           // each further row that is sampled
   double logits_per_s = 0;        // of sampled rows, one core; 0: step_us and sample_us hold for any vocabulary

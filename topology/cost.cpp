@@ -75,8 +75,8 @@ double send_us(const Exchange& exchange, double bytes) {
 // What a rank of a stage reaches.
 struct ReplicaCost::Pace {
   const StageSite& site;
-  double read;      // bytes/s, while others read as well
-  double read_max;  // ... at best: what its cores can ask for
+  double read;  // bytes/s, while others read as well
+  double all;   // ... of the whole device
   const DeviceCalibration& device() const { return *site.device; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
   // Work of cores that was measured by its bytes, with all of them.
@@ -110,7 +110,7 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
     reads_.push_back(weight_bytes(shard));
     weights += reads_.back();
   }
-  for (double& read : reads_) read *= stages() / weights;
+  mean_read_ = weights / stages();
   alike_until_.assign(formats_.layers.size(), static_cast<int>(formats_.layers.size()));
   for (size_t layer = formats_.layers.size(); layer-- > 1;) {
     alike_until_[layer - 1] = formats_.layers[layer - 1] == formats_.layers[layer] ? alike_until_[layer]
@@ -139,16 +139,16 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
 // The ranks of a stage read at once, and stages as many as lanes are in flight.
 ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
   const StageSite& site = sites_[stage];
-  const double all = site.device->read_bytes_per_s;
-  const double of_core = site.device->core_read_bytes_per_s;
+  const Curve& cached = site.device->cached_read;
+  // Weights that caches hold from one step to the next.
+  const double faster = cached.empty() ? 1 : share_at(cached, reads_[stage] / site.share);
+  const double all = site.device->read_bytes_per_s * faster;
   double part = 1;  // of the device's rate
   if (site.share < 1) {
     const double at_work = std::max(tp_ * site.share, static_cast<double>(lanes) / stages());
-    part = std::min(1.0, site.share * (lanes > 1 ? reads_[stage] : 1) / at_work);
+    part = std::min(1.0, site.share * (lanes > 1 ? reads_[stage] / mean_read_ : 1) / at_work);
   }
-  return {.site = site,
-          .read = all * part,
-          .read_max = of_core > 0 ? std::min(all, site.cores * of_core) : all};
+  return {.site = site, .read = all * part, .all = all};
 }
 
 // One that was worked out, for the load and lanes at hand.
@@ -171,7 +171,10 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
   const double floor = std::max(bytes / pace.read, compute) * kMicro;
   const double share = share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
-  return std::max(floor / share, bytes / pace.read_max * kMicro);
+  // However few others read: what its cores do alone.
+  const double of_core = measured ? own->core_bytes_per_s : device.core_bytes_per_s;
+  const double alone = of_core > 0 ? std::min(pace.all, pace.site.cores * of_core) : pace.all;
+  return std::max(floor / share, bytes / alone * kMicro);
 }
 
 // Of weights that read one input: neighbours of one format are one product.
@@ -196,7 +199,8 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
     if (!device.group_attention.rows.empty()) {
       const double group = static_cast<double>(shard.q_heads.size()) / shard.kv_heads.size();
       const double busy = std::min(load.decodes * double(shard.q_heads.size()) / pace.site.cores, 1.0);  // of the cores
-      us += pace.rows_us(bytes, share_at(device.group_attention, group, load.context) * busy);
+      us += pace.rows_us(bytes, share_at(device.group_attention, group, load.context) * busy) +
+            device.decode_attention_us;
     } else {
       const double read = bytes / pace.read / share_or(device.decode_attention_share, bytes) * kMicro;
       us += std::max(read, device.decode_attention_us);
@@ -215,15 +219,27 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
 double ReplicaCost::rows_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
   const DeviceCalibration& device = pace.device();
   const double tokens = load.decodes + load.prompt_tokens;
-  const double norm_bytes = 2.0 * model_.hidden * (8 + 2 * formats_.stream);
-  const double norm_share = device.row_bytes_share > 0 ? device.row_bytes_share : kUnmeasuredShare;
-  double us = device.layer_us + pace.rows_us((tokens - 1) * norm_bytes, norm_share);
-  if (device.rope_bytes_share > 0) {
-    const double heads = shard.q_heads.size() + 2.0 * shard.kv_heads.size();
-    us += pace.rows_us(load.prompt_tokens * 2 * heads * model_.head_dim * formats_.stream, device.rope_bytes_share);
+  // A rank with a part of a node's cores is as busy as all of them are with as many more tokens, unless one core does
+  // them all, one after the other.
+  const auto launch_us = [&](const ShareTable& table, double row_bytes, double rows) {
+    const double by_all = pace.rows_us(rows * row_bytes, share_at(table, rows / pace.site.share, row_bytes));
+    const double by_one = rows * row_bytes / (device.read_bytes_per_s * share_at(table, 1, row_bytes)) * kMicro;
+    return std::min(by_all, by_one);
+  };
+  const double norm_bytes = model_.hidden * (8 + 2 * formats_.stream);
+  double us = 0;
+  if (!device.norms.rows.empty()) {
+    us += 2 * launch_us(device.norms, norm_bytes, tokens);
+  } else {
+    const double share = device.row_bytes_share > 0 ? device.row_bytes_share : kUnmeasuredShare;
+    us += device.layer_us + pace.rows_us((tokens - 1) * 2 * norm_bytes, share);
   }
-  if (device.gate_bytes_share > 0) {
-    us += pace.rows_us(tokens * 3 * shard.intermediate.size() * formats_.stream, device.gate_bytes_share);
+  if (!device.ropes.rows.empty() && load.prompt_tokens > 0) {
+    const double heads = shard.q_heads.size() + 2.0 * shard.kv_heads.size();
+    us += launch_us(device.ropes, 2 * heads * model_.head_dim * formats_.stream, load.prompt_tokens);
+  }
+  if (!device.gates.rows.empty()) {
+    us += launch_us(device.gates, 3 * shard.intermediate.size() * formats_.stream, tokens);
   }
   return us;
 }

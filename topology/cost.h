@@ -96,7 +96,8 @@ class ReplicaCost {
   std::vector<int> alike_until_;   // by layer: the first one behind it with other formats
   std::vector<ShardPlan> shards_;  // by stage; ranks with equal parts once
   std::vector<StageSite> sites_;
-  std::vector<double> reads_;      // by stage: its weights, of the mean over stages
+  std::vector<double> reads_;      // by stage: bytes of a rank's weights
+  double mean_read_ = 0;
   int tp_;
 };
 

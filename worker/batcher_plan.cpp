@@ -36,7 +36,7 @@ SlotSampling slot_sampling(const Sequence& sequence) {
   to.repetition_penalty = from.repetition_penalty;
   to.prompt_tokens = sequence.prompt_tokens();
   to.min_tokens = from.min_tokens;
-  to.top_logprobs = std::max({from.top_logprobs, from.prompt_logprobs, 0});
+  to.top_logprobs = std::max({from.top_logprobs, from.prompt_logprobs, -1});
   to.seed = from.seed + static_cast<uint64_t>(sequence.choice);
   to.bias_count = static_cast<int32_t>(from.logit_bias.size());
   for (size_t i = 0; i < from.logit_bias.size(); ++i) {

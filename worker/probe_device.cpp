@@ -17,8 +17,7 @@
 namespace skein {
 namespace {
 
-constexpr int64_t kRotatedBytes = int64_t{256} << 20;  // weights take turns, so that no cache holds them
-constexpr int64_t kReadBytes = int64_t{64} << 20;      // of each thread
+constexpr int64_t kReadBytes[] = {16 << 20, 32 << 20, 64 << 20, 128 << 20, kProbeBytes, 4 * kProbeBytes};
 constexpr int kReadRounds = 5;
 constexpr int64_t kNumbers = 1 << 20;
 constexpr int kPasses = 3;  // over all of it on cores, whose memory others may keep busy for a second or two
@@ -40,7 +39,7 @@ struct Grid {
   std::span<const int> prompts;
   int q_heads, kv_heads, head_dim, block_tokens;
   int64_t hidden;
-  int row_tokens;                   // of norms, rotation and SwiGLU
+  int row_tokens;                   // of norms
   std::span<const Format> formats;  // of weights
   Format row_format;                // that norms and SwiGLU write
   bool own_launches;                // cores: rotation, SwiGLU and sampling count by themselves
@@ -54,6 +53,7 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
+constexpr Shape kCoreWeight = {2048, 2048};
 constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
 constexpr int kCpuContexts[] = {48, 160, 544, 2080};
@@ -61,6 +61,9 @@ constexpr int kCpuRowsPerThread = 8;
 constexpr int kCpuRowsMax = 64;
 constexpr int kCpuGroups[] = {1, 2, 3, 4, 8};
 constexpr int kCpuPrompts[] = {32, 128, 512};
+constexpr int kCpuRowTokens[] = {1, 4, 16, 64, 256};
+constexpr int64_t kCpuRowColumns[] = {512, 4096};
+constexpr int kCpuRopeHeads[] = {4, 32};  // of queries
 constexpr Format kCpuFormats[] = {Format::kBF16, Format::kF32,  Format::kF16,
                                   Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
 constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, {}, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
@@ -101,10 +104,13 @@ std::vector<uint8_t> blocks_of(Format format, int64_t bytes) {
   return blocks;
 }
 
-// Bytes a second that all threads together read, each from memory of its own, in streams as products have them.
-double host_read_rate(int threads) {
+// Bytes a second that all threads together read out of `bytes`, again and again, in streams as products have them.
+double host_read_rate(int threads, int64_t bytes) {
   constexpr size_t kStreams = 8;
-  constexpr size_t kWords = kReadBytes / sizeof(uint64_t);
+  constexpr size_t kLanes = 8;
+  constexpr size_t kGrain = kStreams * kLanes;
+  const size_t words = static_cast<size_t>(bytes) / sizeof(uint64_t) / static_cast<size_t>(threads) / kGrain * kGrain;
+  const int64_t times = std::max<int64_t>(kProbeBytes / bytes, 1);
   std::vector<std::vector<uint64_t>> parts(static_cast<size_t>(threads));
   std::atomic<uint64_t> kept = 0;  // so that nothing is optimised away
   double best = 0;
@@ -113,13 +119,15 @@ double host_read_rate(int threads) {
     {
       std::vector<std::jthread> team;
       for (std::vector<uint64_t>& part : parts) {
-        team.emplace_back([&part, &kept] {
-          if (part.empty()) part.assign(kWords, 1);
-          std::array<uint64_t, 8> sums{};
-          for (size_t i = 0; i < kWords / kStreams; i += sums.size()) {
-            for (size_t stream = 0; stream < kStreams; ++stream) {
-              const uint64_t* words = part.data() + stream * (kWords / kStreams) + i;
-              for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += words[lane];
+        team.emplace_back([&, words] {
+          if (part.empty()) part.assign(words, 1);
+          std::array<uint64_t, kLanes> sums{};
+          for (int64_t time = 0; time < times; ++time) {
+            for (size_t i = 0; i < words / kStreams; i += kLanes) {
+              for (size_t stream = 0; stream < kStreams; ++stream) {
+                const uint64_t* from = part.data() + stream * (words / kStreams) + i;
+                for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += from[lane];
+              }
             }
           }
           for (const uint64_t sum : sums) kept += sum;
@@ -127,8 +135,9 @@ double host_read_rate(int threads) {
       }
     }
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    const double read = static_cast<double>(words * sizeof(uint64_t)) * threads * static_cast<double>(times);
     // The first round fills the memory.
-    if (round > 0) best = std::max(best, static_cast<double>(threads * kReadBytes) / seconds.count());
+    if (round > 0) best = std::max(best, read / seconds.count());
   }
   return best;
 }
@@ -141,18 +150,31 @@ class DeviceProbe {
   }
 
   Result<std::vector<ProbeSample>> run() {
-    RETURN_IF_ERROR(measure_norm(1));
-    RETURN_IF_ERROR(measure_norm(grid_.row_tokens));
+    if (grid_.own_launches) {
+      RETURN_IF_ERROR(measure_rows());
+    } else {
+      RETURN_IF_ERROR(measure_norm(1, grid_.hidden));
+      RETURN_IF_ERROR(measure_norm(grid_.row_tokens, grid_.hidden));
+    }
     for (const Format format : grid_.formats) {
-      for (const Shape& shape : grid_.weights) RETURN_IF_ERROR(measure_products(ops_.weight_format(format), shape));
+      for (const Shape& shape : grid_.weights) {
+        RETURN_IF_ERROR(measure_products("product", ops_.weight_format(format), shape, grid_.tokens));
+      }
     }
     for (const DecodeShape& shape : grid_.decodes) RETURN_IF_ERROR(measure_decode(shape, grid_.q_heads));
     for (const int tokens : grid_.prompts) RETURN_IF_ERROR(measure_prefill(tokens));
     if (grid_.own_launches) {
       RETURN_IF_ERROR(measure_group_decodes());
-      RETURN_IF_ERROR(measure_gate());
-      RETURN_IF_ERROR(measure_rope());
       RETURN_IF_ERROR(measure_sampling());
+    }
+    return std::exchange(samples_, {});
+  }
+
+  // One token by whatever threads the device has.
+  Result<std::vector<ProbeSample>> run_core_products() {
+    constexpr int kOne[] = {1};
+    for (const Format format : grid_.formats) {
+      RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kOne));
     }
     return std::exchange(samples_, {});
   }
@@ -200,15 +222,15 @@ class DeviceProbe {
     return weight;
   }
 
-  Status measure_products(Format format, const Shape& shape) {
+  Status measure_products(const char* what, Format format, const Shape& shape, std::span<const int> all_tokens) {
     DeviceArena arena(ops_, device_);
     const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
     std::vector<Tensor> weights;
-    for (int64_t bytes = 0; bytes < kRotatedBytes || weights.empty(); bytes += weight_bytes) {
+    for (int64_t bytes = 0; bytes < kProbeBytes || weights.empty(); bytes += weight_bytes) {
       ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, shape));
       weights.push_back(weight);
     }
-    const int64_t most = grid_.tokens.back();
+    const int64_t most = all_tokens.back();
     ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), most, shape.inputs));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, most, shape.outputs));
     // What cores read was just written, by other cores, too: a launch before each that writes x is timed with it.
@@ -219,7 +241,7 @@ class DeviceProbe {
       ASSIGN_OR_RETURN(norm_weight, arena.upload(numbers(shape.inputs)));
     }
     size_t turn = 0;
-    for (const int tokens : grid_.tokens) {
+    for (const int tokens : all_tokens) {
       LinearArgs args{.out = out, .x = x, .weight = weights[0]};
       args.out.rows = args.x.rows = residual.rows = tokens;
       const auto write_x = [&] {
@@ -241,23 +263,41 @@ class DeviceProbe {
       const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(format).block_bytes /
                             info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
-      samples_.push_back({.what = "product", .format = std::string(info(format).name), .tokens = double(tokens),
+      samples_.push_back({.what = what, .format = std::string(info(format).name), .tokens = double(tokens),
                           .size = weight, .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
     }
     return {};
   }
 
-  Status measure_norm(int tokens) {
+  Status measure_norm(int tokens, int64_t columns) {
     DeviceArena arena(ops_, device_);
-    ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, tokens, grid_.hidden));
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.stream_format, tokens, grid_.hidden));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, grid_.hidden));
-    ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(grid_.hidden)));
+    ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, tokens, columns));
+    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.stream_format, tokens, columns));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
+    ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(columns)));
     const AddNormArgs args{.out = out, .residual = residual, .x = x, .weight = weight, .epsilon = 1e-5f};
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.add_norm(device_, args); }));
     samples_.push_back({.what = "norm", .tokens = double(tokens),
-                        .bytes = tokens * static_cast<double>(grid_.hidden) * (8 + 2 * stream_bytes()), .us = us});
+                        .bytes = tokens * static_cast<double>(columns) * (8 + 2 * stream_bytes()), .us = us});
+    return {};
+  }
+
+  // Few rows occupy few cores, and a launch takes time of its own.
+  Status measure_rows() {
+    const auto of_width = [&] { samples_.back().size = samples_.back().bytes / samples_.back().tokens; };
+    for (const int tokens : kCpuRowTokens) {
+      for (const int64_t columns : kCpuRowColumns) {
+        RETURN_IF_ERROR(measure_norm(tokens, columns));
+        of_width();
+        RETURN_IF_ERROR(measure_gate(tokens, columns));
+        of_width();
+      }
+      for (const int heads : kCpuRopeHeads) {
+        RETURN_IF_ERROR(measure_rope(tokens, heads));
+        of_width();
+      }
+    }
     return {};
   }
 
@@ -282,7 +322,7 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor q, activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, int64_t{rows} * queries, columns));
     const int64_t bytes = keys * row_bytes(ops_.kv_format, grid_.head_dim);
-    for (int64_t all = 0; all == 0 || (queries == 1 && all < kRotatedBytes); all += bytes) {
+    for (int64_t all = 0; all == 0 || (queries == 1 && all < kProbeBytes); all += bytes) {
       ASSIGN_OR_RETURN(void* pages, arena.allocate(bytes));
       fill(pages, keys * grid_.head_dim, halves_);  // as float16, too, these are numbers
       attention->pages.push_back(pages);
@@ -313,7 +353,9 @@ class DeviceProbe {
     const int64_t columns = int64_t{attention.q_heads + 2 * grid_.kv_heads} * grid_.head_dim;
     ASSIGN_OR_RETURN(const Tensor qkv, activation(arena, ops_.stream_format, attention.step.tokens, columns));
     const int64_t positions = int64_t{attention.pages.blocks_per_slot} * grid_.block_tokens;
-    ASSIGN_OR_RETURN(const float* cos_sin, arena.upload(numbers(positions * grid_.head_dim)));
+    std::vector<float> pairs;  // that turn and do not scale: rows are rotated again and again
+    for (int64_t i = 0; i < positions * grid_.head_dim / 2; ++i) pairs.insert(pairs.end(), {0.8f, 0.6f});
+    ASSIGN_OR_RETURN(const float* cos_sin, arena.upload(pairs));
     return RopeAppendArgs{.qkv = qkv, .step = attention.step, .pages = attention.pages, .q_heads = attention.q_heads,
                           .cos_sin = cos_sin, .rotary_dim = grid_.head_dim};
   }
@@ -338,16 +380,23 @@ class DeviceProbe {
     return {};
   }
 
-  // Every core has rows enough. Query heads that share keys take time of their own.
+  // Every core has rows enough. Query heads that share keys take time of their own. Then what a launch takes besides.
   Status measure_group_decodes() {
+    const int rows = std::min(kCpuRowsPerThread * threads_, kCpuRowsMax);
     for (const int context : kCpuContexts) {
       for (const int group : kCpuGroups) {
-        const int rows = std::min(kCpuRowsPerThread * threads_, kCpuRowsMax);
         RETURN_IF_ERROR(measure_decode({rows, context}, group * grid_.kv_heads));
         samples_.back().group = group;
         samples_.back().size = context;
       }
     }
+    const int heads = grid_.kv_heads;
+    RETURN_IF_ERROR(measure_decode({1, kCpuContexts[0]}, heads));
+    const double alone_us = samples_.back().us;
+    RETURN_IF_ERROR(measure_decode({rows, kCpuContexts[0]}, heads));
+    const double work_us = samples_.back().us / rows * threads_ / std::min(threads_, heads);
+    samples_.pop_back();
+    samples_.back() = {.what = "decode_launch", .us = std::max(alone_us - work_us, 0.0)};
     return {};
   }
 
@@ -362,23 +411,21 @@ class DeviceProbe {
     return {};
   }
 
-  Status measure_gate() {
+  Status measure_gate(int tokens, int64_t columns) {
     DeviceArena arena(ops_, device_);
-    const int tokens = grid_.row_tokens;
-    ASSIGN_OR_RETURN(const Tensor gate_up, activation(arena, ops_.stream_format, tokens, 2 * grid_.hidden));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, grid_.hidden));
+    ASSIGN_OR_RETURN(const Tensor gate_up, activation(arena, ops_.stream_format, tokens, 2 * columns));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
     const SiluMulArgs args{.out = out, .gate_up = gate_up};
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.silu_mul(device_, args); }));
     samples_.push_back({.what = "gate", .tokens = double(tokens),
-                        .bytes = 3.0 * tokens * static_cast<double>(grid_.hidden) * stream_bytes(), .us = us});
+                        .bytes = 3.0 * tokens * static_cast<double>(columns) * stream_bytes(), .us = us});
     return {};
   }
 
-  Status measure_rope() {
+  Status measure_rope(int tokens, int q_heads) {
     DeviceArena arena(ops_, device_);
-    const int tokens = grid_.row_tokens;
     Attention attention;
-    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, grid_.q_heads, &attention));
+    RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, q_heads, &attention));
     ASSIGN_OR_RETURN(const RopeAppendArgs args, append_of(arena, attention.args));
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.rope_append(device_, args); }));
     samples_.push_back({.what = "rope", .tokens = double(tokens),
@@ -452,12 +499,16 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
     ASSIGN_OR_RETURN(pass, probe.run());
   }
   std::vector<ProbeSample> samples = medians_of(passes);
-  const auto add_read = [&](const char* what, int threads) {
-    const double bytes = static_cast<double>(threads * kReadBytes);
-    samples.push_back({.what = what, .bytes = bytes, .us = bytes / host_read_rate(threads) * 1e6});
-  };
-  add_read("read", spec.threads);
-  add_read("core_read", 1);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> core, ops.open({.threads = 1}));
+  DeviceProbe core_probe(ops, *core, timer, kCpuGrid, 1);
+  for (std::vector<ProbeSample>& pass : passes) {
+    ASSIGN_OR_RETURN(pass, core_probe.run_core_products());
+  }
+  for (const ProbeSample& sample : medians_of(passes)) samples.push_back(sample);
+  for (const int64_t bytes : kReadBytes) {
+    const auto read = static_cast<double>(bytes);
+    samples.push_back({.what = "read", .bytes = read, .us = read / host_read_rate(spec.threads, bytes) * 1e6});
+  }
   return samples;
 }
 

@@ -58,7 +58,7 @@ void get_sampling(ByteReader& in, SlotSampling* to) {
   to->bias_count = get_front(in, to->bias_tokens);
   if (get_front(in, to->bias_values) != to->bias_count) in.fail();
   to->stop_count = get_front(in, to->stop_tokens);
-  if (to->top_logprobs < 0 || to->top_logprobs > kTopLogprobsMax) in.fail();
+  if (to->top_logprobs < -1 || to->top_logprobs > kTopLogprobsMax) in.fail();
 }
 
 // Records of three numbers.

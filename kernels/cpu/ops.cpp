@@ -25,6 +25,9 @@ CpuDevice& cpu(Device& device) { return static_cast<CpuDevice&>(device); }
 constexpr int64_t kSerialElements = 16 * 1024;
 constexpr int64_t kSerialProducts = 64 * 1024;
 
+constexpr int64_t kTokenBlock = 8;       // of products that are cut by tokens
+constexpr int64_t kBlocksPerThread = 4;  // or else they are cut by outputs, too
+
 // Runs body(Range) over [0, count) cut into shares, each a multiple of `grain`: one large one per thread, so
 // that memory is read in long runs, and some small ones for whoever is done first.
 template <typename Body>
@@ -241,9 +244,20 @@ void linear(Device& device, const LinearArgs& args) {
   CpuDevice& rank = cpu(device);
   const int64_t panels = panel_count(args.weight.rows);
   const bool serial = args.weight.rows * args.weight.columns * tokens < kSerialProducts;
+  const int64_t blocks = ceil_div(tokens, kTokenBlock);
   if (panels < 2 * rank.team().size() && tokens >= 16) {
-    run_shares(rank, tokens, 8, serial,
-               [&](Range share) { rank.kernels().linear(args, {0, panels}, share); });
+    if (serial || blocks >= kBlocksPerThread * rank.team().size()) {
+      run_shares(rank, tokens, kTokenBlock, serial,
+                 [&](Range share) { rank.kernels().linear(args, {0, panels}, share); });
+      return;
+    }
+    const int64_t parts = std::min(ceil_div(kBlocksPerThread * rank.team().size(), blocks), panels);
+    rank.team().run(blocks * parts, [&](int64_t piece, int) {
+      const int64_t block = piece / parts;
+      const int64_t part = piece % parts;
+      rank.kernels().linear(args, {panels * part / parts, panels * (part + 1) / parts},
+                            {block * kTokenBlock, std::min((block + 1) * kTokenBlock, tokens)});
+    });
   } else {
     run_shares(rank, panels, 1, serial,
                [&](Range share) { rank.kernels().linear(args, share, {0, tokens}); });

@@ -255,7 +255,6 @@ void sample_row(const SampleArgs& args, int r, const IsaKernels& kernels,
   out.token = kInvalidLogits;
   const RowStatistics raw = kernels.row_statistics(row.logits, n);
   if (!raw.valid) return;
-  const double log_normaliser = static_cast<double>(raw.max) + std::log(raw.exp_sum);
   const float* raw_logits = row.logits;
   int32_t token = kInvalidLogits;
   if (request.score != 0) {
@@ -276,6 +275,8 @@ void sample_row(const SampleArgs& args, int r, const IsaKernels& kernels,
     args.tokens[r] = token;
   }
   out.token = token;
+  if (request.score == 0 && row.sampling.top_logprobs < 0) return;
+  const double log_normaliser = static_cast<double>(raw.max) + std::log(raw.exp_sum);
   const float logit = raw_logits[token];
   out.logprob = static_cast<float>(static_cast<double>(logit) - log_normaliser);
   out.rank = static_cast<int32_t>(kernels.count_not_less(raw_logits, n, logit));

@@ -174,7 +174,7 @@ template <typename Slice>
 __device__ int32_t choose_token(const Slice& slice, const Row& row, ChooseShared& shared) {
   const SlotSampling& s = *row.sampling;
   const bool same = !row.changed && s.temperature == 1 && s.min_p <= 0;  // raw sum and mass
-  const float raw_sum = same ? 0 : sum_raw(slice, row.raw_max);
+  const float raw_sum = same || !row.told ? 0 : sum_raw(slice, row.raw_max);
   uint32_t highest = order_of(row.raw_max);
   if (row.changed) {
     highest = change_logits(slice, row, shared.bias);
@@ -261,6 +261,7 @@ __device__ void describe_row(const SampleJob& job, int r, Row& row) {
   row = {.index = r,
          .score = request.score != 0,
          .changed = request.score == 0 && changes_logits(*sampling, known, mask),
+         .told = request.score != 0 || reports(*sampling),
          .logits = logits,
          .aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0,
          .sampling = sampling,
@@ -322,7 +323,7 @@ __device__ void work_on_row(const Slice& slice, const SampleJob& job, const uint
     shared.result.token = token;
     job.tokens[row.index] = row.score ? -1 : token;
   }
-  if (token >= 0) report(slice, token, shared);
+  if (token >= 0 && row.told) report(slice, token, shared);
   if (cluster_rank() != 0) return;
   __syncthreads();
   if (thread_index() < kResultWords) {

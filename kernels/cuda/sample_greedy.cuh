@@ -135,7 +135,8 @@ __device__ __forceinline__ void finish_greedy(const SampleJob& job, int r, const
   row = {__shfl_sync(~0u, row.max, 0), __shfl_sync(~0u, row.sum, 0), __shfl_sync(~0u, row.token, 0),
          __shfl_sync(~0u, row.count, 0)};
   const bool valid = row.max < INFINITY && row.max > -INFINITY && row.sum == row.sum;
-  write_result(job, r, valid ? row.token : kInvalidLogits, valid ? -logf(row.sum) : 0, valid ? row.count : 0);
+  const bool told = valid && reports(job.state.sampling[job.row[r].slot]);
+  write_result(job, r, valid ? row.token : kInvalidLogits, told ? -logf(row.sum) : 0, told ? row.count : 0);
 }
 
 // The cluster's share of the greedy rows, every so-manieth of the list.

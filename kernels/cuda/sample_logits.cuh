@@ -17,6 +17,7 @@ struct Row {
   int index;
   bool score;           // report the token that follows, sample nothing
   bool changed;         // before the choice, by penalties and the like
+  bool told;            // something is said of the token
   const float* logits;  // raw
   bool aligned;         // to 16 bytes
   const SlotSampling* sampling;

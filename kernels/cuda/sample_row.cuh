@@ -47,6 +47,8 @@ __device__ __forceinline__ bool forbids_stops(const SlotSampling& s, int32_t kno
 __device__ __forceinline__ bool changes_logits(const SlotSampling& s, int32_t known, const uint32_t* mask) {
   return has_penalties(s) || s.bias_count > 0 || forbids_stops(s, known) || mask != nullptr;
 }
+// Whether anything is said of the token that is sampled.
+__device__ __forceinline__ bool reports(const SlotSampling& s) { return s.top_logprobs >= 0; }
 // Whether a row needs more than the first of its highest logits. Padding does not.
 __device__ __forceinline__ bool needs_choice(const SampleJob& job, const SampleRow& row) {
   if (row.slot < 0) return false;

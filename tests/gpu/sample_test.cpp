@@ -141,7 +141,8 @@ class Rows {
     if (one_in(4)) s.repetition_penalty = 0.8f + uniform();
     s.prompt_tokens = below(8);
     s.seed = random_() * uint64_t{0x9E3779B97F4A7C15};
-    if (one_in(4)) s.top_logprobs = below(21);
+    if (one_in(3)) s.top_logprobs = below(22) - 1;
+    if (one_in(4)) s.top_logprobs = -1;
     if (one_in(5)) {
       s.bias_count = 1 + below(one_in(4) ? kLogitBiasMax : 4);
       for (int i = 0; i < s.bias_count; ++i) {

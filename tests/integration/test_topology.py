@@ -109,9 +109,11 @@ def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
     formats = re.findall(r"^ +- format: (\S+)\n +flops: (\S+)$", calibration, re.MULTILINE)
     assert [name for name, _ in formats] == ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"], calibration
     assert all(float(flops) > 1e8 for _, flops in formats), calibration
-    groups = re.search(r"group_attention_heads: \[(.*)\]", calibration)[1].split(",")
-    assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == 6 * len(tokens) + len(groups), calibration
-    for figure in ("core_read_bytes_per_s", "gate_bytes_share", "rope_bytes_share", "logits_per_s"):
+    tables = re.findall(r"^ +(?:group_attention_heads|(?:norm|gate|rope)_tokens): \[(.*)\]", calibration, re.MULTILINE)
+    assert len(tables) == 4, calibration
+    rows = 6 * len(tokens) + sum(len(table.split(",")) for table in tables)
+    assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == rows, calibration
+    for figure in ("core_bytes_per_s", "logits_per_s"):
         assert float(re.search(rf"^ +{figure}: (\S+)$", calibration, re.MULTILINE)[1]) > 0, calibration
     ranks = re.search(r"^ +ranks: (\d+)$", calibration, re.MULTILINE)
     assert ranks is None or ranks[1] == "2"  # None: a single core

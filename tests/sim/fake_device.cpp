@@ -144,7 +144,7 @@ SampledToken FakeDevice::sample(const SampleRow& row) {
       memory_[0][static_cast<size_t>(slot.tables[0][at / width]) * width + at % width];
   SampledToken sampled;
   sampled.rank = 1;
-  sampled.top_count = sampling.top_logprobs;
+  sampled.top_count = std::max(sampling.top_logprobs, 0);
   for (int i = 0; i < sampled.top_count; ++i) {
     sampled.top_tokens[i] = i;
     sampled.top_logprobs[i] = score(prefix, i);

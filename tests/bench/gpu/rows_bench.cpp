@@ -214,11 +214,13 @@ void run() {
   for (const int count : {1, 256, 8192}) bench_scatter(count);
   for (const int count : {1, 64, 1024}) bench_copy_blocks(count);
   const SlotSampling greedy = {.temperature = 0}, plain = {}, nucleus = {.top_p = 0.9f};
+  const SlotSampling drawn_alone = {.top_logprobs = -1};
   SlotSampling mixed = {.temperature = 0.8f, .top_p = 0.95f, .top_k = 50, .repetition_penalty = 1.1f};
   mixed.top_logprobs = 5;
   for (const int rows : {1, 64, 256}) {
     bench_sample(rows, "greedy", greedy, 2, 16);
     bench_sample(rows, "plain", plain, 2, 16);
+    bench_sample(rows, "plain, token alone", drawn_alone, 2, 16);
     bench_sample(rows, "top-p 0.9", nucleus, 2, 16);
     bench_sample(rows, "top-p 0.9 flat", nucleus, 1, 4);
     bench_sample(rows, "penalty, top-k, top-p, logprobs", mixed, 2, 16);

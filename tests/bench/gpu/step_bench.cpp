@@ -55,6 +55,7 @@ struct Bench {
       SlotAdmission admission{.slot = slot, .tokens = {}, .sampling = {}};
       admission.tokens.assign(static_cast<size_t>(context), 1 + slot);
       admission.sampling.temperature = 0;
+      admission.sampling.top_logprobs = -1;
       admission.sampling.prompt_tokens = context;
       plan.admissions.push_back(admission);
       BlockAssignment assignment{.group = 0, .slot = slot, .first = 0, .blocks = {}};

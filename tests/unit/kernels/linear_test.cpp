@@ -109,16 +109,21 @@ TEST(Linear, IsBitwiseTheSameForEveryBatchThreadCountAndInstructionSet) {
   }
 }
 
-// Fewer panels than threads: the tokens are dealt out instead.
+// Fewer panels than threads: the tokens are dealt out instead; few tokens with parts of the outputs.
 TEST(Linear, SplitsTokensWhereThereAreFewOutputs) {
   Random random(3);
-  const Weight weight = random_weight(Format::kF32, 5, 400, &random);
-  Owned x = activation(Format::kF32, random.normals(100 * 400), 100, 400);
   Rank one("avx2", 1);
   Rank three("avx2", 3);
-  Packed packed = pack(&one, weight, Format::kF32, 5);
-  EXPECT_EQ(run_linear(&one, packed.tensor, x.tensor, nullptr),
-            run_linear(&three, packed.tensor, x.tensor, nullptr));
+  for (const int64_t rows : {5, 75}) {
+    const Weight weight = random_weight(Format::kF32, rows, 400, &random);
+    Packed packed = pack(&one, weight, Format::kF32, rows);
+    for (const int64_t tokens : {17, 40, 100}) {
+      Owned x = activation(Format::kF32, random.normals(tokens * 400), tokens, 400);
+      EXPECT_EQ(run_linear(&one, packed.tensor, x.tensor, nullptr),
+                run_linear(&three, packed.tensor, x.tensor, nullptr))
+          << rows << " outputs, " << tokens << " tokens";
+    }
+  }
 }
 
 // The largest integers: every weight and activation byte at its extreme, where narrow products would saturate.

@@ -89,6 +89,27 @@ TEST(Sample, GreedyTakesTheHighestAndReportsLogprobs) {
   }
 }
 
+TEST(Sample, SaysNothingOfATokenIfNothingIsWanted) {
+  Random random(12);
+  for (const std::string& isa : instruction_sets()) {
+    Rank rank(isa);
+    const auto logits = random.normals(1000, 3);
+    for (const float temperature : {0.0f, 0.8f}) {
+      for (const float penalty : {1.0f, 1.3f}) {
+        SlotSampling how = {.temperature = temperature, .repetition_penalty = penalty, .seed = 4};
+        Slots told({5, 6}, how);
+        how.top_logprobs = -1;
+        Slots quiet({5, 6}, how);
+        const SampledToken out = next(&rank, &quiet, logits);
+        EXPECT_EQ(out.token, next(&rank, &told, logits).token) << "the same token";
+        EXPECT_EQ(out.logprob, 0);
+        EXPECT_EQ(out.rank, 0);
+        EXPECT_EQ(out.top_count, 0);
+      }
+    }
+  }
+}
+
 TEST(Sample, TiesGoToTheSmallerId) {
   Rank rank("avx2");
   std::vector<float> logits(100, 1.0f);

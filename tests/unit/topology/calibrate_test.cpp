@@ -64,19 +64,37 @@ TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
 
 TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   std::vector<ProbeSample> samples = kSamples;
-  samples.push_back({.what = "core_read", .bytes = 6e6, .us = 10});
+  constexpr double kBytes = kProbeBytes;
+  samples.push_back({.what = "read", .bytes = kBytes / 8, .us = kBytes / 8 / 3e12 * 1e6});
+  samples.push_back({.what = "read", .bytes = kBytes, .us = kBytes / 1e12 * 1e6});
+  samples.push_back({.what = "core_product", .format = "BF16", .tokens = 1, .size = 6e6, .bytes = 6e6, .us = 10});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 1e8, .us = 200});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 500});
-  samples.push_back({.what = "gate", .tokens = 256, .bytes = 1e7, .us = 20});
-  samples.push_back({.what = "rope", .tokens = 256, .bytes = 1e7, .us = 50});
+  samples.push_back({.what = "decode_launch", .us = 3});
+  const auto work_on_rows = [&](const char* what, double tokens, double row_bytes, double us) {
+    samples.push_back({.what = what, .tokens = tokens, .size = row_bytes, .bytes = tokens * row_bytes, .us = us});
+  };
+  work_on_rows("gate", 1, 1e4, 0.1);
+  work_on_rows("gate", 100, 1e4, 2);
+  work_on_rows("rope", 100, 1e4, 5);
+  work_on_rows("norm", 1, 1e3, 0.01);
+  work_on_rows("norm", 1, 1e4, 0.04);
   samples.push_back({.what = "sample", .tokens = 8, .size = 1000, .us = 2});
   const DeviceCalibration fit = calibrate_device({}, samples, 4);
-  EXPECT_DOUBLE_EQ(fit.core_read_bytes_per_s, 6e11);
+  EXPECT_DOUBLE_EQ(fit.core_bytes_per_s, 6e11);
+  EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12) << "caches are faster";
+  EXPECT_DOUBLE_EQ(share_at(fit.cached_read, kBytes / 8), 3);
+  EXPECT_DOUBLE_EQ(share_at(fit.cached_read, kBytes), 1);
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 0.5);
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
-  EXPECT_DOUBLE_EQ(fit.gate_bytes_share, 0.5);
-  EXPECT_DOUBLE_EQ(fit.rope_bytes_share, 0.2);
+  EXPECT_DOUBLE_EQ(fit.decode_attention_us, 3);
+  EXPECT_DOUBLE_EQ(share_at(fit.gates, 1, 1e4), 0.1);
+  EXPECT_DOUBLE_EQ(share_at(fit.gates, 100, 1e4), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(fit.ropes, 100, 1e4), 0.2);
+  EXPECT_DOUBLE_EQ(share_at(fit.norms, 1, 1e3), 0.1);
+  EXPECT_DOUBLE_EQ(share_at(fit.norms, 1, 1e4), 0.25);
+  EXPECT_DOUBLE_EQ(fit.layer_us, 0) << "norms of all widths and rows are in the table";
   EXPECT_DOUBLE_EQ(fit.logits_per_s, 1e9) << "of one core";
 }
 

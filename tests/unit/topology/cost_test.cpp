@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/unit/topology/cost_fixture.h"
 
 namespace skein {
@@ -84,14 +86,20 @@ TEST_P(CostTerm, CountsOnce) {
 constexpr StepLoad kThree{.decodes = 3, .context = 100};
 constexpr StepLoad kPrompt{.prompt_tokens = 10, .prompt_keys = 5.5, .prompt_rows = 1};
 
+// Between one row and ten in the logarithm.
+const ShareTable kRows{.rows = {1, 10}, .columns = {1}, .share = {{0.25}, {0.5}}};
+const double kShareOfThree = 0.25 + 0.25 * std::log10(3);
+
 INSTANTIATE_TEST_SUITE_P(
     All, CostTerm,
     ::testing::Values(
         Term{"layer", [](DeviceCalibration& d) { d.layer_us = 3; }, kDecode, 2 * 3.0},
         // Norms of rows behind the first: 2 x 64 x 12 bytes.
         Term{"rows", [](DeviceCalibration& d) { d.row_bytes_share = 0.4; }, kThree, 2 * 2 * 1.536 * (1 / 0.4 - 1 / 0.8)},
-        Term{"rope", [](DeviceCalibration& d) { d.rope_bytes_share = 0.5; }, kPrompt, 2 * 10 * 0.512 / 0.5},
-        Term{"gate", [](DeviceCalibration& d) { d.gate_bytes_share = 0.25; }, kThree, 2 * 3 * 0.768 / 0.25},
+        Term{"rope", [](DeviceCalibration& d) { d.ropes = kRows; }, kPrompt, 2 * 10 * 0.512 / 0.5},
+        Term{"gate", [](DeviceCalibration& d) { d.gates = kRows; }, kThree, 2 * 3 * 0.768 / kShareOfThree},
+        Term{"norms", [](DeviceCalibration& d) { d.norms = kRows; }, kThree,
+             2 * 2 * (3 * 0.768 / kShareOfThree - 2 * 0.768 / 0.8)},
         Term{"decode_share", [](DeviceCalibration& d) { d.decode_attention_share = {.x = {1}, .y = {0.4}}; }, kDecode,
              2 * 16.0},
         Term{"decode_launch", [](DeviceCalibration& d) { d.decode_attention_us = 50; }, kDecode, 2 * 34.0},
@@ -123,6 +131,8 @@ TEST(Cost, OnCoresAttentionGoesByTheQueryHeadsOfAKvHead) {
   const ReplicaCost many = paper_cost({{.device = &device, .gpu = false, .cores = 8}});
   EXPECT_NEAR(many.stage_us(0, kDecode, 1), 2 * (kProducts + 12.8 / 0.6 * 2) + kLogits, kClose)
       << "four heads for eight cores";
+  device.decode_attention_us = 5;
+  EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 12.8 / 0.6 + 5) + kLogits, kClose) << "and a launch";
 }
 
 TEST(Cost, LaunchesOfAStepThatIsNotRecordedMayTakeLonger) {
@@ -319,13 +329,30 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_F(CostOfTwoStages, StagesOnOneNodesCoresShareItsReads) {
   constexpr double kPart = 73'728.0 / (73'728 + 106'496);
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
-  device_.core_read_bytes_per_s = 8e8;
+  device_.core_bytes_per_s = 8e8;
   const ReplicaCost both = paper_cost({half, half});
   EXPECT_NEAR(both.stage_us(0, kDecode, 2), kProducts / kPart + kAttention / kPart, kClose);
   EXPECT_NEAR(both.stage_us(1, kDecode, 2), (kProducts + kLogits + kAttention) / (1 - kPart), kClose);
   EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.8 + kAttention, kClose) << "alone, what one core can";
   device_.products = {.rows = {1}, .columns = {1}, .share = {{0.4}}};
   EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.4 + kAttention, kClose) << "which is more than products ask for";
+}
+
+// One core does a row as fast as all of them, and three after each other.
+TEST_F(CostOfTwoStages, RowsThatOneCoreWorksOnTakeNoLongerForARankOfOne) {
+  const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
+  const double without = paper_cost({half, half}).stage_us(0, kDecode, 1);
+  device_.gates = {.rows = {1, 100}, .columns = {1}, .share = {{0.25}, {0.25}}};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1) - without, 0.768 / 0.25, kClose);
+  device_.gates = {.rows = {1, 2}, .columns = {1}, .share = {{0.25}, {0.5}}};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1) - without, 0.768 / 0.25, kClose) << "two cores, two rows";
+}
+
+// 73,728 bytes for half of the cores: as from 147,456.
+TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
+  device_.cached_read = {.x = {147'456, 1e6}, .y = {4, 1}};
+  const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts / 4 + kAttention / 4, kClose);
 }
 
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {

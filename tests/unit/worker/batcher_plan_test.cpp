@@ -295,6 +295,12 @@ TEST_F(BatcherPlan, APrefixInFlightIsNotShared) {
   EXPECT_EQ(plan().rows[0].first_position, 0);
 }
 
+TEST_F(BatcherPlan, NothingIsSaidOfTokensWhereNobodyAsks) {
+  make();
+  submit(request(1, 3));
+  EXPECT_EQ(plan().admissions.at(0).sampling.top_logprobs, -1);
+}
+
 TEST_F(BatcherPlan, SamplingParametersReachTheSlot) {
   make();
   GenerationRequest asked = request(1, 3);

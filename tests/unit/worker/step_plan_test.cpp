@@ -176,6 +176,8 @@ TEST(StepPlan, RefusesWhatContradictsItself) {
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.admissions[0].slot = -1; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.admissions[0].tokens[1] = -5; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.admissions[0].sampling.top_logprobs = 21; }));
+  EXPECT_FALSE(refused([](StepPlan& plan) { plan.admissions[0].sampling.top_logprobs = -1; }));
+  EXPECT_TRUE(refused([](StepPlan& plan) { plan.admissions[0].sampling.top_logprobs = -2; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.assignments[0].first = -1; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.assignments[0].blocks[1] = -1; }));
   EXPECT_TRUE(refused([](StepPlan& plan) { plan.copies[0].source = -1; }));
