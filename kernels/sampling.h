@@ -21,7 +21,9 @@ struct SlotSampling {
   int32_t prompt_tokens = 0;     // where generated tokens begin in SlotState::tokens
   int32_t min_tokens = 0;        // stop_tokens are forbidden before this many generated tokens
   int32_t top_logprobs = 0;      // how many to report, at most kTopLogprobsMax; -1: nor the sampled token's
-  uint64_t seed = 0;             // random numbers are Philox4x32-10 keyed by (seed, generated index)
+  // Random numbers are Philox4x32-10 keyed by the seed, with counter (generated index, 0, 0, 0) for the one of a row,
+  // and (generated index, t / 4, 0, 1) for token t, which takes word t % 4.
+  uint64_t seed = 0;
   int32_t bias_count = 0;
   int32_t stop_count = 0;
   int32_t bias_tokens[kLogitBiasMax] = {};
@@ -50,7 +52,8 @@ struct SlotState;
 
 // Order per row: log-softmax of the raw logits for the report; repetition, frequency and presence
 // penalties; bias; stop tokens below min_tokens forbidden; token mask; then arg-max (ties: smaller id)
-// if temperature is below 1e-5, else temperature, min-p, top-k, top-p over what these leave (as vLLM; top-k keeps
+// if temperature is below 1e-5; without min-p, top-k and top-p the largest of logit / temperature + Gumbel noise, which
+// every token has of its own; else temperature, min-p, top-k, top-p over what these leave (as vLLM; top-k keeps
 // exactly k, ties by smaller id) and one uniform number. Logits of -infinity are allowed. A NaN or +infinity among
 // them, or nothing left to choose from, gives token -2 in `out` (and in `tokens`, unless scored) and no more: the
 // request is to end with an error.

@@ -448,7 +448,7 @@ class DeviceProbe {
     for (int row = 0; row < rows; ++row) asked.push_back({.slot = row});
     ASSIGN_OR_RETURN(SampleRow* row_data, arena.allocate_array<SampleRow>(rows));
     copy_to_device(row_data, asked);
-    copy_to_device(state.sampling, std::vector<SlotSampling>(asked.size(), {.temperature = 0}));
+    copy_to_device(state.sampling, std::vector<SlotSampling>(asked.size(), {.temperature = 0, .top_logprobs = -1}));
     copy_to_device(state.tokens, std::vector<int32_t>(asked.size() * 2, 0));
     copy_to_device(state.lengths, std::vector<int32_t>(asked.size(), 1));
     ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {

@@ -2,6 +2,7 @@
 #include "kernels/cpu/embed.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/noise.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/row_scan.h"
 
@@ -10,7 +11,7 @@ namespace skein {
 const IsaKernels& avx512_kernels() {
   static constexpr IsaKernels kKernels = {
       "avx512", linear, embed, add_norm, rope_append, attention, silu_mul,
-      row_statistics, sum, count_not_less, find_not_less, exp_row,
+      row_statistics, sum, count_not_less, find_not_less, exp_row, draw,
   };
   return kKernels;
 }

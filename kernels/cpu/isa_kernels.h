@@ -44,6 +44,9 @@ struct IsaKernels {
   int64_t (*count_not_less)(const float* x, int64_t n, float bound);
   int64_t (*find_not_less)(const float* x, int64_t begin, int64_t n, float bound);
   void (*exp_row)(float* out, const float* x, int64_t n, float max, float factor);
+  // A token by the distribution softmax(x factor), the same for the same seed and index. Some x are above -infinity,
+  // none is NaN or +infinity.
+  int32_t (*draw)(const float* x, int64_t n, float factor, uint64_t seed, uint32_t index);
 };
 
 const IsaKernels& avx2_kernels();

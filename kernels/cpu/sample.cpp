@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/philox.h"
 
 namespace skein {
 namespace {
@@ -12,7 +13,6 @@ namespace {
 constexpr float kGreedyBelow = 1e-5f;  // temperatures that would overflow are greedy, as in vLLM
 constexpr int32_t kInvalidLogits = -2;
 constexpr float kForbidden = -INFINITY;
-constexpr int64_t kSpan = 1024;  // weights that the inverse distribution function skips at a time
 
 struct Row {
   float* logits;
@@ -87,27 +87,6 @@ void change_logits(const Row& row, int32_t* counts) {
   if (row.mask != nullptr) apply_mask(row);
 }
 
-// From all tokens in the order of their ids.
-int32_t draw_from_all(const float* weights, int64_t n, double uniform, const IsaKernels& kernels) {
-  double left = uniform * kernels.sum(weights, n);
-  int32_t last = 0;
-  for (int64_t begin = 0; begin < n; begin += kSpan) {
-    const int64_t size = std::min(kSpan, n - begin);
-    const double span = kernels.sum(weights + begin, size);
-    if (left >= span && begin + size < n) {
-      left -= span;
-      continue;
-    }
-    for (int64_t i = begin; i < begin + size; ++i) {
-      if (weights[i] <= 0) continue;
-      last = static_cast<int32_t>(i);
-      left -= static_cast<double>(weights[i]);
-      if (left < 0) return last;
-    }
-  }
-  return last;  // rounding used the sum up early: the last possible token
-}
-
 bool likelier(const Candidate& a, const Candidate& b) {
   return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
 }
@@ -179,11 +158,12 @@ int32_t choose(const Row& row, float highest, const IsaKernels& kernels,
   if (s.temperature < kGreedyBelow) {
     return static_cast<int32_t>(kernels.find_not_less(row.logits, 0, n, highest));
   }
-  kernels.exp_row(scratch.weights, row.logits, n, highest, 1 / s.temperature);
-  const double uniform = philox_uniform(s.seed, static_cast<uint32_t>(row.generated()));
+  const auto index = static_cast<uint32_t>(row.generated());
   if (s.top_p >= 1 && s.min_p <= 0 && (s.top_k <= 0 || s.top_k >= n)) {
-    return draw_from_all(scratch.weights, n, uniform, kernels);
+    return kernels.draw(row.logits, n, 1 / s.temperature, s.seed, index);
   }
+  kernels.exp_row(scratch.weights, row.logits, n, highest, 1 / s.temperature);
+  const double uniform = philox_uniform(s.seed, index);
   const int64_t count = keep_likeliest(row, scratch.weights, kernels, scratch.candidates);
   return draw_from(scratch.candidates, count, uniform);
 }
@@ -224,16 +204,16 @@ void multiply(uint32_t a, uint32_t b, uint32_t* high, uint32_t* low) {
 double philox_uniform(uint64_t seed, uint32_t index) {
   uint32_t counter[4] = {index, 0, 0, 0};
   uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kPhiloxRounds; ++round) {
     uint32_t high0, low0, high1, low1;
-    multiply(0xD2511F53, counter[0], &high0, &low0);
-    multiply(0xCD9E8D57, counter[2], &high1, &low1);
+    multiply(kPhiloxM0, counter[0], &high0, &low0);
+    multiply(kPhiloxM1, counter[2], &high1, &low1);
     counter[0] = high1 ^ counter[1] ^ key[0];
     counter[1] = low1;
     counter[2] = high0 ^ counter[3] ^ key[1];
     counter[3] = low0;
-    key[0] += 0x9E3779B9;
-    key[1] += 0xBB67AE85;
+    key[0] += kPhiloxW0;
+    key[1] += kPhiloxW1;
   }
   return (static_cast<double>(counter[0]) + 0.5) * 0x1p-32;
 }

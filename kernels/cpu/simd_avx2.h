@@ -113,6 +113,21 @@ inline IntVec int_and(IntVec a, IntVec b) {
 inline IntVec int_sub(IntVec a, IntVec b) {
   return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)};
 }
+inline IntVec int_xor(IntVec a, IntVec b) {
+  return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)};
+}
+inline void multiply_wide(__m256i a, __m256i b, __m256i* high, __m256i* low) {
+  const __m256i even = _mm256_mul_epu32(a, b);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), b);
+  *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+// Both halves of the unsigned products of each lane and b.
+inline void multiply_wide(IntVec a, uint32_t b, IntVec* high, IntVec* low) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(b));
+  multiply_wide(a.lo, all, &high->lo, &low->lo);
+  multiply_wide(a.hi, all, &high->hi, &low->hi);
+}
 inline IntVec shift_right_signed(IntVec a, int n) {
   return {_mm256_srai_epi32(a.lo, n), _mm256_srai_epi32(a.hi, n)};
 }

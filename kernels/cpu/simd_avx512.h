@@ -60,6 +60,15 @@ inline IntVec int_add(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
 inline IntVec int_max(IntVec a, IntVec b) { return _mm512_max_epi32(a, b); }
 inline IntVec int_and(IntVec a, IntVec b) { return _mm512_and_si512(a, b); }
 inline IntVec int_sub(IntVec a, IntVec b) { return _mm512_sub_epi32(a, b); }
+inline IntVec int_xor(IntVec a, IntVec b) { return _mm512_xor_si512(a, b); }
+// Both halves of the unsigned products of each lane and b.
+inline void multiply_wide(IntVec a, uint32_t b, IntVec* high, IntVec* low) {
+  const __m512i all = _mm512_set1_epi32(static_cast<int32_t>(b));
+  const __m512i even = _mm512_mul_epu32(a, all);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), all);
+  *low = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+  *high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+}
 inline IntVec shift_right_signed(IntVec a, int n) { return _mm512_srai_epi32(a, n); }
 inline IntVec shift_right(IntVec a, int n) { return _mm512_srli_epi32(a, n); }
 inline IntVec shift_left(IntVec a, int n) { return _mm512_slli_epi32(a, n); }

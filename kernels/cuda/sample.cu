@@ -26,6 +26,7 @@ struct SampleShared {
   ChooseShared choose;
   GreedyShared greedy;
   RowList greedy_rows;
+  RowList drawn_rows;  // by noise, and nothing reported
   RowList other_rows;
 };
 static_assert(sizeof(SampleShared) <= kStateBytes);
@@ -62,7 +63,9 @@ __global__ void __launch_bounds__(kSampleThreads, kSharedKeys ? 2 : 1)
   const int r = static_cast<int>(threadIdx.x);
   const bool real = r < job.rows && job.row[r].slot >= 0;
   const bool other = real && needs_choice(job, job.row[r]);
-  list_rows(shared.greedy_rows, real && !other);
+  const bool drawn = real && !other && job.state.sampling[job.row[r].slot].temperature >= kGreedyBelow;
+  list_rows(shared.greedy_rows, real && !other && !drawn);
+  list_rows(shared.drawn_rows, drawn);
   list_rows(shared.other_rows, other);
   if (r == 0) {
     shared.search.listed = 0;
@@ -81,7 +84,9 @@ __global__ void __launch_bounds__(kSampleThreads, kSharedKeys ? 2 : 1)
   let_next_launch_start();
   if (blockIdx.x == 0 && r < job.rows && !real) write_padding(job, r);
 
-  work_on_greedy_rows(job, shared.greedy_rows.rows, shared.greedy_rows.count, shared.greedy);
+  int turn = 0;
+  work_in_one_pass<false>(job, shared.greedy_rows.rows, shared.greedy_rows.count, shared.greedy, turn);
+  work_in_one_pass<true>(job, shared.drawn_rows.rows, shared.drawn_rows.count, shared.greedy, turn);
   while (shared.choose.next < shared.other_rows.count) work_on_row(slice, job, shared.other_rows.rows, shared.choose);
 }
 

@@ -163,6 +163,19 @@ __device__ __forceinline__ void order_keys(const Slice& slice) {
   });
 }
 
+// The same with noise. Returns the highest of the whole row.
+template <typename Slice>
+__device__ __forceinline__ uint32_t order_noisy_keys(const Slice& slice, const Draw& draw) {
+  uint32_t highest = 0;
+  each_four<1>(slice, [&](int i) {
+    const float4 x = with_noise(draw, slice.first + i, *reinterpret_cast<const float4*>(slice.keys() + i));
+    const uint4 orders = make_uint4(order_of(x.x), order_of(x.y), order_of(x.z), order_of(x.w));
+    highest = max(max(highest, max(orders.x, orders.y)), max(orders.z, orders.w));
+    store_four(slice, i, orders);
+  });
+  return cluster_max(highest);
+}
+
 // Into shared.log_sum, from the sum over the raw logits.
 template <typename Slice>
 __device__ __forceinline__ void keep_log(const Slice& slice, uint64_t mass, ChooseShared& shared) {
@@ -173,27 +186,27 @@ __device__ __forceinline__ void keep_log(const Slice& slice, uint64_t mass, Choo
 template <typename Slice>
 __device__ int32_t choose_token(const Slice& slice, const Row& row, ChooseShared& shared) {
   const SlotSampling& s = *row.sampling;
-  const bool same = !row.changed && s.temperature == 1 && s.min_p <= 0;  // raw sum and mass
+  const bool likeliest = s.temperature >= kGreedyBelow && truncates(s, slice.n);
+  const bool same = likeliest && !row.changed && s.temperature == 1 && s.min_p <= 0;  // raw sum and mass
   const float raw_sum = same || !row.told ? 0 : sum_raw(slice, row.raw_max);
   uint32_t highest = order_of(row.raw_max);
   if (row.changed) {
     highest = change_logits(slice, row, shared.bias);
     if (highest == kBroken) return kInvalidLogits;
   }
-  if (s.temperature < kGreedyBelow) {
-    order_keys(slice);
+  if (!likeliest) {
+    if (s.temperature >= kGreedyBelow) {
+      highest = order_noisy_keys(slice, draw_of(s, row.known));
+    } else {
+      order_keys(slice);
+    }
     keep_log(slice, cluster_sum(mass_of(raw_sum, slice.mass_scale)), shared);
     return locate_nth(slice, highest, highest + 1, 1).token;
   }
   make_weights(slice, s, value_of(highest), raw_sum, shared);
   keep_log(slice, shared.first.sums.mass[same ? 0 : kCountsMax], shared);
   const double uniform = philox_uniform(s.seed, static_cast<uint32_t>(row.known - s.prompt_tokens));
-  if (s.top_p < 1 || s.min_p > 0 || (s.top_k > 0 && s.top_k < slice.n)) {
-    return draw_from_likeliest(slice, s, uniform, shared);
-  }
-  // From all, in the order of tokens.
-  const auto worth = [&](uint32_t key) { return mass_of(key, slice.mass_scale); };
-  return locate(slice, draw_target(uniform, shared.first.sums.mass[0]), worth).token;
+  return draw_from_likeliest(slice, s, uniform, shared);
 }
 
 // The likeliest `wanted` raw logits, into block 0's result.
@@ -286,7 +299,7 @@ __device__ void report(const Slice& slice, int32_t token, ChooseShared& shared) 
   const Row& row = shared.row;
   const float logit = row.logits[token];
   const float temperature = row.sampling->temperature;
-  const bool drawn = !row.score && !row.changed && temperature >= kGreedyBelow;
+  const bool drawn = !row.score && !row.changed && temperature >= kGreedyBelow && truncates(*row.sampling, slice.n);
   const Keys keys = row.score ? Keys::kRaw : drawn ? Keys::kWeights : Keys::kOther;
   const float weight = exp_as_cpu(__fmul_rn(__fsub_rn(logit, row.raw_max), __fdiv_rn(1.0f, temperature)));
   const int32_t rank = rank_of(slice, row, logit, keys, __float_as_uint(weight));

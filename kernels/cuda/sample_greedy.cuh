@@ -1,10 +1,11 @@
 #pragma once
 
 #include "kernels/cuda/cluster.cuh"
-#include "kernels/cuda/sample_row.cuh"
+#include "kernels/cuda/sample_noise.cuh"
 
-// Greedy rows: one pass over the logits. Warps read tiles of 1,024; their results come together in the cluster's first
-// block, always in the same order. The next row's logits are on their way meanwhile.
+// Greedy rows, and draws by noise of which nothing is reported: one pass over the logits. Warps read tiles of 1,024;
+// their results come together in the cluster's first block, always in the same order. A greedy row's logits are on
+// their way while the row before is finished.
 
 namespace skein::cuda {
 
@@ -46,6 +47,13 @@ __device__ __forceinline__ RowPart merge_lanes(RowPart v) {
 
 __device__ __forceinline__ RowPart nothing() { return {-INFINITY, 0, INT32_MAX, 0}; }
 
+// From the i-th on; -infinity behind the last.
+__device__ __forceinline__ float4 four_logits(const float* row, int n, int i, bool aligned) {
+  if (aligned && i + 4 <= n) return __ldcg(reinterpret_cast<const float4*>(row + i));
+  return {i < n ? __ldcg(row + i) : -INFINITY, i + 1 < n ? __ldcg(row + i + 1) : -INFINITY,
+          i + 2 < n ? __ldcg(row + i + 2) : -INFINITY, i + 3 < n ? __ldcg(row + i + 3) : -INFINITY};
+}
+
 // A warp's 1,024 logits in registers: lane's four at 4 * lane, and again every 128.
 struct Tile {
   float at[kVectors][4];
@@ -55,14 +63,8 @@ __device__ __forceinline__ void load_tile(Tile& tile, const float* row, int n, i
   const int first = begin + static_cast<int>(threadIdx.x % 32 * 4);
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
-    const int i = first + j * 128;
-    if (aligned && i + 4 <= n) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(row + i));
-      tile.at[j][0] = v.x, tile.at[j][1] = v.y, tile.at[j][2] = v.z, tile.at[j][3] = v.w;
-    } else {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) tile.at[j][c] = i + c < n ? __ldcg(row + i + c) : -INFINITY;
-    }
+    const float4 v = four_logits(row, n, first + j * 128, aligned);
+    tile.at[j][0] = v.x, tile.at[j][1] = v.y, tile.at[j][2] = v.z, tile.at[j][3] = v.w;
   }
 }
 
@@ -103,6 +105,27 @@ __device__ __forceinline__ RowPart read_tile(const Tile& tile, int begin) {
   return part;
 }
 
+// A lane's part of a row that is drawn: the largest with its noise, whose token, and a sum that is NaN if a logit is a
+// NaN or +infinity. Straight from memory: the noise leaves no registers for what is to come.
+__device__ __forceinline__ RowPart read_noisy_row(const float* row, int n, int begin, bool aligned, const Draw& draw) {
+  constexpr int kStride = kClusterBlocks * kSampleWarps * kTileElements;
+  RowPart part = nothing();
+#pragma unroll 1
+  for (int tile = begin; tile < n; tile += kStride) {
+#pragma unroll 1
+    for (int at = tile + static_cast<int>(threadIdx.x % 32 * 4); at < min(tile + kTileElements, n); at += 128) {
+      const float4 x = four_logits(row, n, at, aligned);
+      if (!(x.x < INFINITY && x.y < INFINITY && x.z < INFINITY && x.w < INFINITY)) part.sum = NAN;
+      const float4 keys = with_noise(draw, at, x);
+      const float most = fmaxf(fmaxf(keys.x, keys.y), fmaxf(keys.z, keys.w));
+      if (!(most > part.max)) continue;
+      part.max = most;
+      part.token = at + (keys.x == most ? 0 : keys.y == most ? 1 : keys.z == most ? 2 : 3);
+    }
+  }
+  return part;
+}
+
 // By a warp.
 __device__ __forceinline__ void write_result(const SampleJob& job, int r, int32_t token, float logprob, int32_t rank) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -139,9 +162,11 @@ __device__ __forceinline__ void finish_greedy(const SampleJob& job, int r, const
   write_result(job, r, valid ? row.token : kInvalidLogits, told ? -logf(row.sum) : 0, told ? row.count : 0);
 }
 
-// The cluster's share of the greedy rows, every so-manieth of the list.
-__device__ __forceinline__ void work_on_greedy_rows(const SampleJob& job, const uint16_t* rows, int count,
-                                                    GreedyShared& shared) {
+// The cluster's share of greedy rows, or of drawn ones: every so-manieth of the list. `turn`: of `shared`, from call to
+// call.
+template <bool kDrawn>
+__device__ __forceinline__ void work_in_one_pass(const SampleJob& job, const uint16_t* rows, int count,
+                                                 GreedyShared& shared, int& turn) {
   const uint32_t rank = cluster_rank();
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -152,10 +177,22 @@ __device__ __forceinline__ void work_on_greedy_rows(const SampleJob& job, const 
   Tile tile;
   const auto logits_of = [&](int item) { return job.logits + rows[item] * job.vocabulary; };
   const auto aligned = [](const float* row) { return reinterpret_cast<uintptr_t>(row) % 16 == 0; };
-  if (item < count) load_tile(tile, logits_of(item), n, begin, aligned(logits_of(item)));
-  for (int turn = 0; item < count; turn ^= 1) {
+  const auto load_ahead = [&] {
+    if constexpr (!kDrawn) {
+      if (item < count) load_tile(tile, logits_of(item), n, begin, aligned(logits_of(item)));
+    }
+  };
+  load_ahead();
+  for (; item < count; turn ^= 1) {
     const float* row = logits_of(item);
-    RowPart part = read_row(tile, row, n, begin, aligned(row));
+    RowPart part;
+    if constexpr (kDrawn) {
+      const SampleRow& request = job.row[rows[item]];
+      const Draw draw = draw_of(job.state.sampling[request.slot], known_tokens(request));
+      part = merge_lanes<32>(read_noisy_row(row, n, begin, aligned(row), draw));
+    } else {
+      part = read_row(tile, row, n, begin, aligned(row));
+    }
     if (lane == 0) shared.warps[turn][warp] = part;
     __syncthreads();
     if (warp == 0) {
@@ -171,7 +208,7 @@ __device__ __forceinline__ void work_on_greedy_rows(const SampleJob& job, const 
     cluster_arrive();
     const int done = rows[item];
     item += clusters;
-    if (item < count) load_tile(tile, logits_of(item), n, begin, aligned(logits_of(item)));
+    load_ahead();
     cluster_wait();
     if (rank == 0 && warp == 0) finish_greedy(job, done, shared.blocks[turn]);
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/sample_noise.cuh"
 #include "kernels/cuda/sample_search.cuh"
 
 // A row's logits in the cluster: reading the raw ones, what penalties, bias, bans and masks make of them, and the
@@ -59,21 +60,9 @@ __device__ __forceinline__ float exp_as_cpu(float x) {
   return x < -87.33f ? 0.0f : __fmul_rn(p, power);
 }
 
-// A number in (0, 1) from Philox4x32-10 (Salmon et al., SC 2011) with counter (index, 0, 0, 0).
+// A number in (0, 1), one of a row.
 __device__ inline double philox_uniform(uint64_t seed, uint32_t index) {
-  uint32_t counter[4] = {index, 0, 0, 0};
-  uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = __umulhi(0xD2511F53u, counter[0]), low0 = 0xD2511F53u * counter[0];
-    const uint32_t high1 = __umulhi(0xCD9E8D57u, counter[2]), low1 = 0xCD9E8D57u * counter[2];
-    counter[0] = high1 ^ counter[1] ^ key[0];
-    counter[1] = low1;
-    counter[2] = high0 ^ counter[3] ^ key[1];
-    counter[3] = low0;
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
-  }
-  return (static_cast<double>(counter[0]) + 0.5) * 0x1p-32;
+  return (static_cast<double>(philox(seed, make_uint4(index, 0, 0, 0)).x) + 0.5) * 0x1p-32;
 }
 
 // Raw logits of the four tokens from the slice's index i; `beyond` past the vocabulary's end.

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cfloat>
 #include <cstdint>
 
 #include "kernels/cuda/device.h"
@@ -49,12 +50,17 @@ __device__ __forceinline__ bool changes_logits(const SlotSampling& s, int32_t kn
 }
 // Whether anything is said of the token that is sampled.
 __device__ __forceinline__ bool reports(const SlotSampling& s) { return s.top_logprobs >= 0; }
-// Whether a row needs more than the first of its highest logits. Padding does not.
+// Whether tokens are drawn from the likeliest alone.
+__device__ __forceinline__ bool truncates(const SlotSampling& s, int64_t vocabulary) {
+  return s.top_p < 1 || s.min_p > 0 || (s.top_k > 0 && s.top_k < vocabulary);
+}
+// Whether a row needs more than the first of its highest logits, with noise or without. Padding does not.
 __device__ __forceinline__ bool needs_choice(const SampleJob& job, const SampleRow& row) {
   if (row.slot < 0) return false;
   const SlotSampling& s = job.state.sampling[row.slot];
-  return row.score != 0 || s.temperature >= kGreedyBelow || s.top_logprobs > 0 ||
-         changes_logits(s, known_tokens(row), job.token_mask);
+  return row.score != 0 || s.top_logprobs > 0 ||
+         changes_logits(s, known_tokens(row), job.token_mask) ||
+         (s.temperature >= kGreedyBelow && (reports(s) || truncates(s, job.vocabulary)));
 }
 
 // Read anew at each use: all that follows from it would otherwise stay in registers, of which there are too few.

@@ -263,6 +263,36 @@ TEST(Sample, DrawsFromALargeVocabulary) {
   expect_distribution(logits, {.top_p = 0.9999f, .top_k = 100}, normalised(p), "filtered");
 }
 
+// Every token, whichever lane its noise comes from.
+TEST(Sample, DrawsEvenlyFromAFlatVocabulary) {
+  constexpr int kVocabulary = 6400, kDraws = 20000;
+  const std::vector<float> logits(kVocabulary + 3, 1.5f);
+  for (const std::string& isa : instruction_sets()) {
+    Rank rank(isa);
+    std::vector<int> of_lane(64), of_block(100);
+    int behind = 0;
+    for (int i = 0; i < kDraws; ++i) {
+      Slots slots({0, 1}, {.temperature = 0.7f, .top_logprobs = -1, .seed = static_cast<uint64_t>(i)});
+      const int32_t token = next(&rank, &slots, logits).token;
+      ASSERT_TRUE(token >= 0 && token < kVocabulary + 3);
+      if (token >= kVocabulary) {
+        ++behind;
+        continue;
+      }
+      ++of_lane[static_cast<size_t>(token % 64)];
+      ++of_block[static_cast<size_t>(token / 64)];
+    }
+    for (const std::vector<int>& counts : {of_lane, of_block}) {
+      const double expected = static_cast<double>(kDraws) / static_cast<double>(counts.size());
+      double chi2 = 0;
+      for (const int count : counts) chi2 += (count - expected) * (count - expected) / expected;
+      const auto freedom = static_cast<double>(counts.size() - 1);
+      EXPECT_LT(chi2, freedom + 6 * std::sqrt(2 * freedom)) << isa << ", " << counts.size() << " parts";
+    }
+    EXPECT_LT(behind, 40) << "of 9 expected";
+  }
+}
+
 // Flat enough that the nucleus is thousands of tokens: the search for it must go all the way down.
 TEST(Sample, FindsALargeNucleus) {
   std::vector<float> logits(20000);
