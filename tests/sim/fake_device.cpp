@@ -112,7 +112,7 @@ void FakeDevice::check_reuse(const StepPlan& plan) {
   }
 }
 
-void FakeDevice::plan(StepPlan plan) {
+void FakeDevice::plan(const StepPlan& plan) {
   expect(plan.step == last_step_ + 1, "step numbers do not count up");
   last_step_ = plan.step;
   expect(!plan.rows.empty(), "a step without rows");

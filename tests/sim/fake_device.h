@@ -34,7 +34,7 @@ class FakeDevice {
  public:
   FakeDevice(std::vector<KvGroupConfig> groups, int slots, int step_tokens_max, int lane_steps_max);
 
-  void plan(StepPlan plan);
+  void plan(const StepPlan& plan);
   // Runs the oldest plan. Requires: in_flight() > 0.
   StepResult run();
   size_t in_flight() const { return plans_.size(); }
