@@ -75,12 +75,17 @@ class DeviceFit {
     fit_.cached_read = curve_of(rates);
   }
 
-  double core_rate(Format format) const {
-    double rate = 0;
-    each(samples_, "core_product", [&](const ProbeSample& s) {
-      if (s.format == info(format).name) rate = s.bytes / s.us * kMicro;
+  // One core alone against each of all: the same products by one thread.
+  Curve core_gain(Format format) const {
+    std::map<double, double> gains;  // by tokens
+    each(samples_, "core_product", [&](const ProbeSample& alone) {
+      if (alone.format != info(format).name) return;
+      each_product(format, [&](const ProbeSample& by_all) {
+        if (by_all.tokens != alone.tokens || by_all.size != alone.size) return;
+        gains[alone.tokens] = std::clamp(by_all.us * cores_ / alone.us, 1.0, static_cast<double>(cores_));
+      });
     });
-    return rate;
+    return curve_of(gains);
   }
 
   // Of one core.
@@ -109,13 +114,13 @@ class DeviceFit {
     const ShareTable plain = table_of_products(Format::kBF16, fit_.flops);
     if (!plain.rows.empty()) {
       fit_.products = plain;
-      fit_.core_bytes_per_s = core_rate(Format::kBF16);
+      fit_.core_gain = core_gain(Format::kBF16);
     }
     for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
       const double flops = best_flops(format);
       if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
-      fit_.format_products.push_back({.format = format, .flops = flops, .core_bytes_per_s = core_rate(format),
+      fit_.format_products.push_back({.format = format, .flops = flops, .core_gain = core_gain(format),
                                       .table = table_of_products(format, flops)});
     }
   }

@@ -32,7 +32,6 @@ constexpr TableKeys kRopeKeys = {"rope_", "tokens", "bytes", "'s rotations"};
 template <typename Calibrated, typename Visit>
 void numbers_of(Calibrated& device, Visit visit) {
   visit("read_bytes_per_s", device.read_bytes_per_s);
-  visit("core_bytes_per_s", device.core_bytes_per_s);
   visit("flops", device.flops);
   visit("decode_attention_us", device.decode_attention_us);
   visit("prefill_attention_us", device.prefill_attention_us);
@@ -59,6 +58,7 @@ void tables_of(Calibrated& device, Visit visit) {
 
 template <typename Calibrated, typename Visit>
 void curves_of(Calibrated& device, Visit visit) {
+  visit("core_gain", device.core_gain);
   visit("cached_read", device.cached_read);
   visit("decode_attention_share", device.decode_attention_share);
   visit("prefill_attention_share", device.prefill_attention_share);
@@ -186,8 +186,8 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
     if (known) continue;
     if (member.key == "flops") {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
-    } else if (member.key == "core_bytes_per_s") {
-      ASSIGN_OR_RETURN(products.core_bytes_per_s, read_number(member.value, "core_bytes_per_s"));
+    } else if (member.key == "core_gain") {
+      ASSIGN_OR_RETURN(products.core_gain, read_curve(member.value, "core_gain"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -349,12 +349,14 @@ std::string source_text(const Source& source) {
 // Appends curves and numbers that say something.
 struct FieldWriter {
   std::string& out;
+  std::string indent = "    ";
   void operator()(const char* key, double value) const {
-    if (value > 0) out += "    " + std::string(key) + ": " + number_text(value) + "\n";
+    if (value > 0) out += indent + key + ": " + number_text(value) + "\n";
   }
   void operator()(const char* key, const Curve& curve) const {
     if (curve.empty()) return;
-    out += "    " + std::string(key) + ":\n      x: " + list_text(curve.x) + "\n      y: " + list_text(curve.y) + "\n";
+    out += indent + key + ":\n" + indent + "  x: " + list_text(curve.x) + "\n" + indent + "  y: " +
+           list_text(curve.y) + "\n";
   }
 };
 
@@ -426,8 +428,8 @@ std::string to_yaml(const Calibration& calibration) {
     if (!device.format_products.empty()) out += "    products:\n";
     for (const FormatProducts& products : device.format_products) {
       out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
-             number_text(products.flops) + "\n        core_bytes_per_s: " + number_text(products.core_bytes_per_s) +
-             "\n" + table_text(products.table, kFormatKeys, "        ");
+             number_text(products.flops) + "\n" + table_text(products.table, kFormatKeys, "        ");
+      FieldWriter{out, "        "}("core_gain", products.core_gain);
     }
     curves_of(device, FieldWriter{out});
   }

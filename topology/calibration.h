@@ -40,7 +40,7 @@ struct ShareTable {
 struct FormatProducts {
   Format format = Format::kF32;
   double flops = 0;  // of one core
-  double core_bytes_per_s = 0;  // of one core with one token, the others idle; 0: as much as all of them
+  Curve core_gain = {};  // by tokens: how many times faster a core is while the others wait
   ShareTable table = {};
 };
 
@@ -49,7 +49,7 @@ struct DeviceCalibration {
   std::string name;
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
-  double core_bytes_per_s = 0;  // of one core with one token and bfloat16 weights, the others idle; 0: as all of them
+  Curve core_gain = {};  // of cores: FormatProducts::core_gain of bfloat16; of the most tokens: all other work's
   Curve cached_read = {};  // of cores: of the read rate, by the bytes that are read again and again
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 

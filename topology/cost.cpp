@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <tuple>
 
 #include "base/check.h"
@@ -75,13 +76,17 @@ double send_us(const Exchange& exchange, double bytes) {
 // What a rank of a stage reaches.
 struct ReplicaCost::Pace {
   const StageSite& site;
-  double read;  // bytes/s, while others read as well
-  double all;   // ... of the whole device
+  double read;  // bytes/s, of its cores while all of them read
+  double idle;  // 0: all cores are at work; 1: one of them
   const DeviceCalibration& device() const { return *site.device; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
+  double gain(const Curve& of_core, double tokens) const {
+    return idle <= 0 || of_core.empty() ? 1 : std::pow(share_at(of_core, tokens), idle);
+  }
+  double gain() const { return gain(device().core_gain, std::numeric_limits<double>::max()); }
   // Work of cores that was measured by its bytes, with all of them.
   double rows_us(double bytes, double share) const {
-    return bytes / (device().read_bytes_per_s * site.share) / share * kMicro;
+    return bytes / (device().read_bytes_per_s * site.share) / share / gain() * kMicro;
   }
 };
 
@@ -136,19 +141,22 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
   return bytes;
 }
 
-// The ranks of a stage read at once, and stages as many as lanes are in flight.
+// The ranks of a stage are at work at once, and stages as many as lanes are in flight.
 ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
   const StageSite& site = sites_[stage];
   const Curve& cached = site.device->cached_read;
   // Weights that caches hold from one step to the next.
   const double faster = cached.empty() ? 1 : share_at(cached, reads_[stage] / site.share);
   const double all = site.device->read_bytes_per_s * faster;
-  double part = 1;  // of the device's rate
-  if (site.share < 1) {
-    const double at_work = std::max(tp_ * site.share, static_cast<double>(lanes) / stages());
-    part = std::min(1.0, site.share * (lanes > 1 ? reads_[stage] / mean_read_ : 1) / at_work);
+  double idle = 0;
+  const double cores = site.cores / site.share;
+  if (site.share < 1 && cores > 1) {
+    // Stages wait for the one with the most to read.
+    const double even = lanes > 1 ? mean_read_ / std::ranges::max(reads_) : 1;
+    const double at_work = even * std::clamp(static_cast<double>(lanes) / stages(), tp_ * site.share, 1.0);
+    idle = std::min((1 - at_work) / (1 - 1 / cores), 1.0);
   }
-  return {.site = site, .read = all * part, .all = all};
+  return {.site = site, .read = all * site.share, .idle = idle};
 }
 
 // One that was worked out, for the load and lanes at hand.
@@ -171,10 +179,7 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
   const double floor = std::max(bytes / pace.read, compute) * kMicro;
   const double share = share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
-  // However few others read: what its cores do alone.
-  const double of_core = measured ? own->core_bytes_per_s : device.core_bytes_per_s;
-  const double alone = of_core > 0 ? std::min(pace.all, pace.site.cores * of_core) : pace.all;
-  return std::max(floor / share, bytes / alone * kMicro);
+  return floor / share / pace.gain(measured ? own->core_gain : device.core_gain, tokens);
 }
 
 // Of weights that read one input: neighbours of one format are one product.
@@ -209,7 +214,7 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
   if (load.prompt_tokens > 0) {
     const double flops = 4.0 * shard.q_heads.size() * model_.head_dim * load.prompt_tokens * load.prompt_keys;
     const double share = share_or(device.prefill_attention_share, load.prompt_keys);
-    us += std::max(flops / pace.flop_rate(device.flops) / share * kMicro, device.prefill_attention_us);
+    us += std::max(flops / pace.flop_rate(device.flops) / share / pace.gain() * kMicro, device.prefill_attention_us);
   }
   return us;
 }
@@ -294,7 +299,7 @@ double ReplicaCost::ends_us(const ShardPlan& shard, const Pace& pace, const Step
   us += device.step_us + (samples - 1) * device.sample_us;
   // Each row by one core.
   if (device.logits_per_s > 0) {
-    us += std::ceil(samples / pace.site.cores) * model_.vocabulary / device.logits_per_s * kMicro;
+    us += std::ceil(samples / pace.site.cores) * model_.vocabulary / device.logits_per_s / pace.gain() * kMicro;
   }
   if (tp_ > 1) us += send_us(pace.site.group, samples * (model_.vocabulary - vocabulary) * 4.0);
   return us;
@@ -327,7 +332,8 @@ double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std:
 }
 
 bool ReplicaCost::lanes_matter() const {
-  return std::ranges::any_of(sites_, [](const StageSite& site) { return site.share < 1; });
+  return std::ranges::any_of(sites_,
+                             [](const StageSite& site) { return site.share < 1 && !site.device->core_gain.empty(); });
 }
 
 // The residual in float32, and what the last layer adds to it.

@@ -100,13 +100,8 @@ std::optional<DeviceCalibration> calibration_of(const DeviceKind& kind, const Ca
   like.name = kind.name;
   if (nearest != nullptr) {
     const double faster = kind.bf16_flops / nearest->flops;
-    const double reads_faster = kind.read_bytes_per_s / nearest->read_bytes_per_s;
-    for (FormatProducts& products : like.format_products) {
-      products.flops *= faster;
-      products.core_bytes_per_s *= reads_faster;
-    }
+    for (FormatProducts& products : like.format_products) products.flops *= faster;
     like.logits_per_s *= faster;
-    like.core_bytes_per_s *= reads_faster;
   }
   like.read_bytes_per_s = kind.read_bytes_per_s;
   like.flops = kind.bf16_flops;

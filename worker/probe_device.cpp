@@ -53,7 +53,8 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
-constexpr Shape kCoreWeight = {2048, 2048};
+constexpr Shape kCoreWeight = {2048, 2048};  // and tokens: of the grid
+constexpr int kCoreTokens[] = {1, 4, 64};
 constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
 constexpr int kCpuContexts[] = {48, 160, 544, 2080};
@@ -170,11 +171,10 @@ class DeviceProbe {
     return std::exchange(samples_, {});
   }
 
-  // One token by whatever threads the device has.
+  // On a device of one thread.
   Result<std::vector<ProbeSample>> run_core_products() {
-    constexpr int kOne[] = {1};
     for (const Format format : grid_.formats) {
-      RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kOne));
+      RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kCoreTokens));
     }
     return std::exchange(samples_, {});
   }

@@ -67,7 +67,7 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   constexpr double kBytes = kProbeBytes;
   samples.push_back({.what = "read", .bytes = kBytes / 8, .us = kBytes / 8 / 3e12 * 1e6});
   samples.push_back({.what = "read", .bytes = kBytes, .us = kBytes / 1e12 * 1e6});
-  samples.push_back({.what = "core_product", .format = "BF16", .tokens = 1, .size = 6e6, .bytes = 6e6, .us = 10});
+  samples.push_back({.what = "core_product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .us = 32});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 1e8, .us = 200});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 500});
   samples.push_back({.what = "decode_launch", .us = 3});
@@ -81,7 +81,8 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   work_on_rows("norm", 1, 1e4, 0.04);
   samples.push_back({.what = "sample", .tokens = 8, .size = 1000, .us = 2});
   const DeviceCalibration fit = calibrate_device({}, samples, 4);
-  EXPECT_DOUBLE_EQ(fit.core_bytes_per_s, 6e11);
+  EXPECT_EQ(fit.core_gain.x, (std::vector<double>{1}));
+  EXPECT_DOUBLE_EQ(fit.core_gain.y.at(0), 2.5) << "20 us of four cores are 80 of one, which took 32";
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12) << "caches are faster";
   EXPECT_DOUBLE_EQ(share_at(fit.cached_read, kBytes / 8), 3);
   EXPECT_DOUBLE_EQ(share_at(fit.cached_read, kBytes), 1);

@@ -126,8 +126,8 @@ TEST(Cost, OnCoresAttentionGoesByTheQueryHeadsOfAKvHead) {
   device.group_attention = {.rows = {1, 4}, .columns = {100, 200}, .share = {{0.8, 0.9}, {0.4, 0.5}}};
   EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 12.8 / 0.6) + kLogits, kClose);
   const StageSite half{.device = &device, .gpu = false, .cores = 1, .share = 0.5};
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts + 12.8 / 0.6 / 0.5, kClose)
-      << "half the cores, whether others work or not";
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts + 12.8 / 0.6), kClose)
+      << "half the cores";
   const ReplicaCost many = paper_cost({{.device = &device, .gpu = false, .cores = 8}});
   EXPECT_NEAR(many.stage_us(0, kDecode, 1), 2 * (kProducts + 12.8 / 0.6 * 2) + kLogits, kClose)
       << "four heads for eight cores";
@@ -272,7 +272,8 @@ struct OtherStage {
 class CostOfUnlikeStages : public ::testing::TestWithParam<OtherStage> {};
 
 TEST_P(CostOfUnlikeStages, TogetherAreThoseOfEachAlone) {
-  const DeviceCalibration device = paper_device();
+  DeviceCalibration device = paper_device();
+  device.core_gain = {.x = {1}, .y = {1.5}};
   ModelFormats formats{.layers = std::vector<LayerFormats>(2)};
   StageSite first{.device = &device, .group = {.path = {.bytes_per_s = 1e9, .latency_us = 1}}};
   StageSite second = first;
@@ -325,17 +326,18 @@ INSTANTIATE_TEST_SUITE_P(
         OtherStage{"formats", [](StageSite*, ModelFormats* formats) { formats->layers[1].gate = Format::kF32; }}),
     [](const auto& info) { return info.param.what; });
 
-// Weights of 73,728 and 106,496 bytes.
-TEST_F(CostOfTwoStages, StagesOnOneNodesCoresShareItsReads) {
-  constexpr double kPart = 73'728.0 / (73'728 + 106'496);
+// Weights of 73,728 and 106,496 bytes: while the second works the first has 0.846 of its work.
+TEST_F(CostOfTwoStages, ACoreIsFasterWhileTheOtherWaits) {
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
-  device_.core_bytes_per_s = 8e8;
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts + kAttention), kClose);
+  device_.core_gain = {.x = {1}, .y = {1.6}};
   const ReplicaCost both = paper_cost({half, half});
-  EXPECT_NEAR(both.stage_us(0, kDecode, 2), kProducts / kPart + kAttention / kPart, kClose);
-  EXPECT_NEAR(both.stage_us(1, kDecode, 2), (kProducts + kLogits + kAttention) / (1 - kPart), kClose);
-  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.8 + kAttention, kClose) << "alone, what one core can";
-  device_.products = {.rows = {1}, .columns = {1}, .share = {{0.4}}};
-  EXPECT_NEAR(both.stage_us(0, kDecode, 1), kProducts / 0.4 + kAttention, kClose) << "which is more than products ask for";
+  EXPECT_NEAR(both.stage_us(0, kDecode, 1), 2 * (kProducts / 1.6 + kAttention), kClose);
+  const double gain = std::pow(1.6, (1 - (73'728 + 106'496) / 2.0 / 106'496) / 0.5);
+  EXPECT_NEAR(both.stage_us(1, kDecode, 2), 2 * ((kProducts + kLogits) / gain + kAttention), kClose);
+  device_.gates = {.rows = {1}, .columns = {1}, .share = {{0.25}}};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1),
+              2 * (kProducts / 1.6 + kAttention) + 0.768 / 0.25, kClose) << "a row that one core does has it already";
 }
 
 // One core does a row as fast as all of them, and three after each other.
@@ -352,14 +354,14 @@ TEST_F(CostOfTwoStages, RowsThatOneCoreWorksOnTakeNoLongerForARankOfOne) {
 TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
   device_.cached_read = {.x = {147'456, 1e6}, .y = {4, 1}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), kProducts / 4 + kAttention / 4, kClose);
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts / 4 + kAttention / 4), kClose);
 }
 
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
   device_.products = {.rows = {1}, .columns = {16384, 32768}, .share = {{0.5, 1}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 16.768 + 8.448 / 0.5 + 33.408 + 16.768 + kAttention,
-              kClose);
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1),
+              2 * (16.768 + 8.448 / 0.5 + 33.408 + 16.768 + kAttention), kClose);
 }
 
 }  // namespace
