@@ -1,6 +1,7 @@
 #include "topology/packing.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <string_view>
@@ -420,7 +421,27 @@ void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const
 
 Packing Packer::in_cells(const PackingGoal& goal, size_t classes_max) {
   Packing packing{.domains = domains_, .replicas = {}, .alike = alike_};
-  for (const Cell& cell : cells_of(goal, classes_max)) add(cell, solve(cell, goal).back(), &packing);
+  std::vector<bool> in_cell(domains_.size(), false);
+  too_slow_ = in_cell;
+  PackingGoal any_latency = goal;
+  any_latency.latency_max_ms = 0;
+  const bool wider_elsewhere = goal.pp > 0 && goal.tp == 0;  // on more nodes as many stages are
+  for (const Cell& cell : cells_of(goal, classes_max)) {
+    const Choice& most = solve(cell, goal).back();
+    add(cell, most, &packing);
+    if (most.replicas.empty() && solve(cell, any_latency).size() == 1) continue;
+    for (const int domain : cell) {
+      in_cell[static_cast<size_t>(domain)] = true;
+      too_slow_[static_cast<size_t>(domain)] = most.replicas.empty() && !wider_elsewhere;
+    }
+  }
+  // Nodes that hold none by themselves may be faster than those, and too few to hold one together: memory that is no
+  // more than twice the weights.
+  int64_t memory = 0;
+  for (size_t i = 0; i < domains_.size(); ++i) {
+    if (!in_cell[i]) memory += domains_[i].size() * std::max<int64_t>(domains_[i].memory, 0);
+  }
+  if (memory > 0 && memory < 2 * book_.least_bytes()) too_slow_.assign(domains_.size(), false);
   return packing;
 }
 
@@ -502,11 +523,13 @@ Packing Packer::fewest(const PackingGoal& goal) {
 Packing Packer::lowest_latency(const PackingGoal& goal) {
   Packing unbounded = most(goal);
   if (unbounded.replicas.empty() || better(goal.request_rate, unbounded.request_rate)) return unbounded;
-  std::vector<double> latencies = book_.latencies();
+  PackingGoal bounded = goal;
+  bounded.latency_max_ms = std::numeric_limits<double>::min();
+  most(bounded);  // works out what no cell holds
+  const std::vector<double> latencies = book_.latencies();
   // The lowest bound under which enough fits: what fits under one bound fits under all higher ones.
   size_t low = 0;
   size_t high = latencies.size() - 1;
-  PackingGoal bounded = goal;
   bool in_cells_alone = false;
   while (low < high) {
     const size_t middle = (low + high) / 2;

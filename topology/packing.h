@@ -150,6 +150,7 @@ class Packer {
   std::map<std::array<int, 2>, int> links_within_;                  // ... of a domain's, by layout and size
   std::map<std::array<int, 5>, int> links_between_;                 // ... of two domains'
   std::map<std::vector<int>, Ways> stage_ways_;                     // by links, degree and runs
+  std::vector<bool> too_slow_;  // by domain: whether its cell holds replicas, but none as fast as the last goal asks
   std::set<std::array<int, 3>> fitting_;  // numbers of cells, and degrees of replicas that fit at any service level
 };
 

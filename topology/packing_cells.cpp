@@ -102,6 +102,8 @@ int64_t Packer::orders_of(const Cell& cell) const {
   return std::accumulate(ways.begin() + 1, ways.end(), int64_t{0});
 }
 
+// Without nodes that hold a replica by themselves, but none as fast as the goal asks: with others none would be, as
+// stages take turns.
 void Packer::pack_left_over(const PackingGoal& goal, Packing* packing) {
   std::vector<int> free;
   for (const Domain& domain : domains_) free.push_back(domain.size());
@@ -113,7 +115,7 @@ void Packer::pack_left_over(const PackingGoal& goal, Packing* packing) {
   for (size_t i = 0; i < domains_.size(); ++i) {
     domains_[i].devices.resize(static_cast<size_t>(free[i]));
     if (domains_[i].group_max > 1) domains_[i].group_max = free[i];
-    if (free[i] > 0) left.push_back(static_cast<int>(i));
+    if (free[i] > 0 && !too_slow_[i]) left.push_back(static_cast<int>(i));
   }
   Cell cell;
   int64_t orders = 0;

@@ -116,6 +116,37 @@ TEST_F(PackerWork, ALimitOfLatencyAsksForNoOtherReplicas) {
   EXPECT_EQ(packer.tried(), tried);
 }
 
+TEST_F(PackerWork, NodesThatAreTooSlowByThemselvesAreNotPutTogether) {
+  set_nodes(12, 4);
+  for (size_t n = 1; n < cluster_.nodes.size(); ++n) {
+    const double rate = 3e12 - 1e11 * static_cast<double>(n);
+    cluster_.kinds.push_back(test::gpu_kind("kind " + std::to_string(n), 1000 * kMiB, rate));
+    for (Device& device : cluster_.nodes[n].devices) device.kind = static_cast<int>(n);
+  }
+  ShapeBook book(request_, 0, {});
+  Packer packer(cluster_, book, domains_of(request_, {}, {}));
+  packer.best({});
+  const int64_t tried = packer.tried();
+  const Packing packing = packer.best({.objective = Objective::kLatency});
+  ASSERT_FALSE(packing.replicas.empty());
+  for (const Packed& replica : packing.replicas) {
+    for (const int domain : replica.domains) EXPECT_EQ(packing.domains[static_cast<size_t>(domain)].node, 0);
+  }
+  EXPECT_EQ(packer.tried(), tried);
+}
+
+TEST_F(PackerWork, AFastNodeThatIsTooSmallByItselfGetsASlowOneBesideIt) {
+  set_nodes(15, 1);
+  cluster_.kinds.push_back(test::gpu_kind("slow", 1000 * kMiB, 1e12));
+  for (size_t n = 1; n < cluster_.nodes.size(); ++n) cluster_.nodes[n].devices[0].kind = 1;
+  ShapeBook book(request_, 0, {});
+  const Packing packing =
+      Packer(cluster_, book, domains_of(request_, {}, {})).best({.objective = Objective::kLatency});
+  ASSERT_EQ(packing.replicas.size(), 1u);
+  const auto on_fast = [&](int domain) { return packing.domains[static_cast<size_t>(domain)].node == 0; };
+  EXPECT_TRUE(std::ranges::any_of(packing.replicas[0].domains, on_fast));
+}
+
 TEST_F(PackerWork, FourNodesOfEight) {
   set_nodes(4, 8);
   for (const PackingGoal& goal : {PackingGoal{}, PackingGoal{.objective = Objective::kLatency, .request_rate = 1}}) {
