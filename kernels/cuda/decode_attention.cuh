@@ -132,6 +132,7 @@ struct Shared {
   int last_block[Stages::kStages];  // the page of the tile's last token
   Shares shares;
   int arrived;
+  bool others_arrived;
 
   __device__ float4* received_at(int chunk, int group) {
     return reinterpret_cast<float4*>(ring + Stages::kStagesBesidesReceived * Stages::kStageBytes) +

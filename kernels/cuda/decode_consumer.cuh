@@ -204,12 +204,31 @@ struct Consumer {
     }
   }
 
+  __device__ uint32_t* counter_of(const Work& work) const {
+    return p.counters + work.row * p.plan.kv_heads + work.kv_head;
+  }
+  __device__ static uint32_t run_chunks(const Work& work) {
+    return static_cast<uint32_t>(work.chunk + 1 - work.run_begin);
+  }
+
+  // Whether the run has the first chunks, and others the rest, which they mostly have stored before it ends: a share
+  // begins with what the one before left.
+  __device__ bool ends_last(const Work& work) const {
+    return !p.clusters && work.run_begin == 0 && work.chunk + 1 < work.chunks;
+  }
+  // While the last tile of such a run comes. merge_warps() has the barriers that tell all.
+  __device__ void look_for_others(const Work& work) {
+    if (thread != 0) return;
+    const auto others = static_cast<uint32_t>(work.chunks) - run_chunks(work);
+    shared.others_arrived = load_acquire(counter_of(work)) == others;
+  }
+
   // Whether this block is the last of those with chunks of the row and KV head.
   __device__ bool arrive(const Work& work) {
     named_barrier_sync(kConsumerBarrier, kConsumers);
     if (thread == 0) {
-      uint32_t* counter = p.counters + work.row * p.plan.kv_heads + work.kv_head;
-      const uint32_t mine = static_cast<uint32_t>(work.chunk + 1 - work.run_begin);
+      uint32_t* counter = counter_of(work);
+      const uint32_t mine = run_chunks(work);
       __threadfence();
       const uint32_t arrived = atomicAdd(counter, mine) + mine;
       __threadfence();
@@ -220,8 +239,9 @@ struct Consumer {
     return shared.arrived == work.chunks;
   }
 
-  // Folds what the blocks with chunks of the row and KV head have stored. The first of them has folded its own already.
-  __device__ void combine(const Work& work) {
+  // Folds what the blocks with chunks of the row and KV head have stored, of which the first one has folded its own
+  // already: into one part, which is left out where `folded` is that (`begin` 1).
+  __device__ void combine(const Work& work, int begin) {
     constexpr int kAtOnce = 8 / kGroups;
     const Shares shares = shared.shares;
     int opened = work.run_chunks;  // chunks of the first block
@@ -230,12 +250,11 @@ struct Consumer {
       opened = ceil_div(shares.begin(opener + 1) - work.head_begin, work.chunk_cost);
     }
     const int parts = 1 + max(work.chunks - opened, 0);
-    folded.clear();
     const int lane_pair = thread / 4 * 4 + min(lane % 4, p.pairs - 1);  // without the pairs that are not stored
     const float4* from_vectors = p.partials + Result::vector_at(0, lane_pair, p.pairs);
     const float4* from_sums = p.partials + Result::sums_at(lane_pair, p.pairs);
 #pragma unroll 1
-    for (int first = 0; first < parts; first += kAtOnce) {
+    for (int first = begin; first < parts; first += kAtOnce) {
       // Each lane finds one part, the last one again behind the last, then everyone loads all.
       const int part = min(first + lane % kAtOnce, parts - 1);
       const int chunk = part == 0 ? 0 : opened + part - 1;
@@ -290,10 +309,14 @@ struct Consumer {
         return;
       }
       receive(work);
+    } else if (ends_last(work) && shared.others_arrived) {
+      if (thread == 0) *counter_of(work) = 0;
+      combine(work, 1);
     } else if (!whole) {
       if (work.run_begin == 0) store_partial(partial(work, 0, work.share));
       if (!arrive(work)) return;
-      combine(work);
+      folded.clear();
+      combine(work, 0);
     }
     write_out(work);
   }
@@ -329,6 +352,7 @@ struct Consumer {
       if (work.in_cluster(p)) ring.stages = Stages::kStagesBesidesReceived;
       start_run(work);
       while (true) {
+        if ((work.flags & Work::kRunEnd) != 0 && ends_last(work)) look_for_others(work);
         barrier_wait(&shared.filled[ring.stage], ring.parity);
         attend_tile(work, ring.stage);
         __syncwarp();
