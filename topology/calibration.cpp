@@ -168,6 +168,11 @@ Result<bool> read_table_member(const Yaml::Member& member, const TableKeys& keys
   return true;
 }
 
+Status check_gain(const Curve& gain, int line, const std::string& of) {
+  if (std::ranges::all_of(gain.y, [](double faster) { return faster >= 1; })) return {};
+  return at_line(line, "how many times faster a core is alone (core_gain of " + of + ") must be 1 or more");
+}
+
 Status check_table(const ShareTable& table, int line, const std::string& of, const TableKeys& keys) {
   const bool whole = table.share.size() == table.rows.size() &&
                      std::ranges::all_of(table.share, [&](const std::vector<double>& row) {
@@ -188,6 +193,7 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
     } else if (member.key == "core_gain") {
       ASSIGN_OR_RETURN(products.core_gain, read_curve(member.value, "core_gain"));
+      RETURN_IF_ERROR(check_gain(products.core_gain, member.line, "a format"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -278,6 +284,7 @@ Result<DeviceCalibration> read_device(const Yaml& yaml) {
     if (tables.ok()) tables = check_table(table, yaml.line, "\"" + device.name + "\"" + keys.of, keys);
   });
   RETURN_IF_ERROR(tables);
+  RETURN_IF_ERROR(check_gain(device.core_gain, yaml.line, "\"" + device.name + "\""));
   if (std::ranges::any_of(device.cached_read.y, [](double share) { return share <= 0; })) {
     return at_line(yaml.line, "what \"" + device.name + "\" reads from caches must be shares above 0");
   }

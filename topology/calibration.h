@@ -49,7 +49,7 @@ struct DeviceCalibration {
   std::string name;
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
-  Curve core_gain = {};  // of cores: FormatProducts::core_gain of bfloat16; of the most tokens: all other work's
+  Curve core_gain = {};  // of cores: FormatProducts::core_gain of bfloat16; the most tokens': other work's
   Curve cached_read = {};  // of cores: of the read rate, by the bytes that are read again and again
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 

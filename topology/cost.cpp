@@ -77,11 +77,12 @@ double send_us(const Exchange& exchange, double bytes) {
 struct ReplicaCost::Pace {
   const StageSite& site;
   double read;  // bytes/s, of its cores while all of them read
-  double idle;  // 0: all cores are at work; 1: one of them
+  double idle;      // 0: all cores are at work; 1: one of them
+  double gain_max;  // those at work do no more than all of them
   const DeviceCalibration& device() const { return *site.device; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
   double gain(const Curve& of_core, double tokens) const {
-    return idle <= 0 || of_core.empty() ? 1 : std::pow(share_at(of_core, tokens), idle);
+    return idle <= 0 || of_core.empty() ? 1 : std::min(std::pow(share_at(of_core, tokens), idle), gain_max);
   }
   double gain() const { return gain(device().core_gain, std::numeric_limits<double>::max()); }
   // Work of cores that was measured by its bytes, with all of them.
@@ -149,14 +150,15 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
   const double faster = cached.empty() ? 1 : share_at(cached, reads_[stage] / site.share);
   const double all = site.device->read_bytes_per_s * faster;
   double idle = 0;
+  double at_work = 1;  // of the node's cores
   const double cores = site.cores / site.share;
   if (site.share < 1 && cores > 1) {
     // Stages wait for the one with the most to read.
     const double even = lanes > 1 ? mean_read_ / std::ranges::max(reads_) : 1;
-    const double at_work = even * std::clamp(static_cast<double>(lanes) / stages(), tp_ * site.share, 1.0);
+    at_work = even * std::min(std::max(static_cast<double>(lanes) / stages(), tp_ * site.share), 1.0);
     idle = std::min((1 - at_work) / (1 - 1 / cores), 1.0);
   }
-  return {.site = site, .read = all * site.share, .idle = idle};
+  return {.site = site, .read = all * site.share, .idle = idle, .gain_max = 1 / at_work};
 }
 
 // One that was worked out, for the load and lanes at hand.
@@ -179,7 +181,9 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
   const double floor = std::max(bytes / pace.read, compute) * kMicro;
   const double share = share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
-  return floor / share / pace.gain(measured ? own->core_gain : device.core_gain, tokens);
+  const double us = floor / share / pace.gain(measured ? own->core_gain : device.core_gain, tokens);
+  // What was timed may have found its weights in a GPU's cache; those of a step are not there.
+  return pace.site.gpu ? std::max(us, bytes / pace.read * kMicro) : us;
 }
 
 // Of weights that read one input: neighbours of one format are one product.
@@ -332,8 +336,7 @@ double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std:
 }
 
 bool ReplicaCost::lanes_matter() const {
-  return std::ranges::any_of(sites_,
-                             [](const StageSite& site) { return site.share < 1 && !site.device->core_gain.empty(); });
+  return std::ranges::any_of(sites_, [](const StageSite& site) { return site.share < 1; });
 }
 
 // The residual in float32, and what the last layer adds to it.

@@ -18,8 +18,8 @@ namespace skein {
 //
 //   step = max(sum of stages and hops, lanes x slowest stage)
 //
-// Ranks on one node's cores share its read rate: those at work do, each by what it has to read, so a stage that has the
-// node to itself is faster.
+// A rank on a part of a node's cores has that part of what they reach together; while other cores wait, each is faster
+// (core_gain of the calibration).
 
 // How a group of ranks, or two stages, reach each other.
 struct Exchange {

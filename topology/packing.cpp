@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kAlikeStatesMax = 2000;   // with domains cut into parts
 constexpr int kStagesMax = 64;
+constexpr double kNoLatency = std::numeric_limits<double>::min();  // ms, that no replica reaches
 constexpr int kAnyOrderStagesMax = 6;
 
 int devices_in(const std::vector<int>& counts) { return std::accumulate(counts.begin(), counts.end(), 0); }
@@ -35,6 +36,7 @@ Packer::Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> doma
   number(&Domain::key, &key_numbers_);
   number(&Domain::site, &site_numbers_);
   number(&Domain::layout, &layout_numbers_);
+  too_slow_.assign(domains_.size(), false);
 }
 
 const Domain& Packer::domain_of(const Cell& cell, int index) const {
@@ -422,7 +424,7 @@ void Packer::add(const Cell& cell, const Choice& choice, Packing* packing) const
 Packing Packer::in_cells(const PackingGoal& goal, size_t classes_max) {
   Packing packing{.domains = domains_, .replicas = {}, .alike = alike_};
   std::vector<bool> in_cell(domains_.size(), false);
-  too_slow_ = in_cell;
+  too_slow_.assign(domains_.size(), false);
   PackingGoal any_latency = goal;
   any_latency.latency_max_ms = 0;
   const bool wider_elsewhere = goal.pp > 0 && goal.tp == 0;  // on more nodes as many stages are
@@ -430,13 +432,18 @@ Packing Packer::in_cells(const PackingGoal& goal, size_t classes_max) {
     const Choice& most = solve(cell, goal).back();
     add(cell, most, &packing);
     if (most.replicas.empty() && solve(cell, any_latency).size() == 1) continue;
+    const Domain& first = domain_of(cell, 0);
+    const bool alike = std::ranges::all_of(cell, [&](int index) {
+      const Domain& domain = domains_[static_cast<size_t>(index)];
+      return domain.kind == first.kind && domain.size() == first.size();
+    });
     for (const int domain : cell) {
       in_cell[static_cast<size_t>(domain)] = true;
-      too_slow_[static_cast<size_t>(domain)] = most.replicas.empty() && !wider_elsewhere;
+      too_slow_[static_cast<size_t>(domain)] = most.replicas.empty() && alike && !wider_elsewhere;
     }
   }
-  // Nodes that hold none by themselves may be faster than those, and too few to hold one together: memory that is no
-  // more than twice the weights.
+  // Nodes that hold none by themselves may be faster than those, and too few to hold one together: those with less
+  // memory than twice the weights are taken to be, for a runtime takes some.
   int64_t memory = 0;
   for (size_t i = 0; i < domains_.size(); ++i) {
     if (!in_cell[i]) memory += domains_[i].size() * std::max<int64_t>(domains_[i].memory, 0);
@@ -524,8 +531,8 @@ Packing Packer::lowest_latency(const PackingGoal& goal) {
   Packing unbounded = most(goal);
   if (unbounded.replicas.empty() || better(goal.request_rate, unbounded.request_rate)) return unbounded;
   PackingGoal bounded = goal;
-  bounded.latency_max_ms = std::numeric_limits<double>::min();
-  most(bounded);  // works out what no cell holds
+  bounded.latency_max_ms = kNoLatency;
+  most(bounded);  // works out, for the latencies, what nodes hold together of which no cell holds a replica
   const std::vector<double> latencies = book_.latencies();
   // The lowest bound under which enough fits: what fits under one bound fits under all higher ones.
   size_t low = 0;

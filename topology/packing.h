@@ -44,13 +44,13 @@ struct PackingGoal {
 //
 // Exact where all domains together have few enough states: value(s) is the best sum for replicas that take exactly the
 // devices s, and states are visited in an order in which all parts of a state come before it; of those that differ by
-// an exchange of like nodes the first stands for all. A replica enters only if
-// smaller ones do not do better with the same devices, so few ever do. Larger clusters are cut into cells of like
-// nodes, each as small as holds a replica and solved exactly, once for all cells alike; cells are joined by dynamic
-// programming over devices used; what the cells leave over is put together into cells of its own, as many as can be
-// worked out soon where they are not alike. Where there are few
-// states even so, domains are cut into parts whose devices are all alike, and stages take any of each; else a replica's
-// figures are those of the devices that it would get if it came first.
+// an exchange of like nodes the first stands for all. A replica enters only if smaller ones do not do better with the
+// same devices, so few ever do. Larger clusters are cut into cells of like nodes, each as small as holds a replica and
+// solved exactly, once for all cells alike; cells are joined by dynamic programming over devices used. What the cells
+// leave over, but for nodes whose own cells are slower than is asked for, is put together into cells of its own, as
+// many as can be worked out soon where they are not alike. Where there are few states even so, domains are cut into
+// parts whose devices are all alike, and stages take any of each; else a replica's figures are those of the devices
+// that it would get if it came first.
 class Packer {
  public:
   Packer(const Cluster& cluster, ShapeBook& book, std::vector<Domain> domains);
@@ -150,7 +150,7 @@ class Packer {
   std::map<std::array<int, 2>, int> links_within_;                  // ... of a domain's, by layout and size
   std::map<std::array<int, 5>, int> links_between_;                 // ... of two domains'
   std::map<std::vector<int>, Ways> stage_ways_;                     // by links, degree and runs
-  std::vector<bool> too_slow_;  // by domain: whether its cell holds replicas, but none as fast as the last goal asks
+  std::vector<bool> too_slow_;  // by domain: its cell holds replicas, but none as fast as the goal of in_cells() asks
   std::set<std::array<int, 3>> fitting_;  // numbers of cells, and degrees of replicas that fit at any service level
 };
 

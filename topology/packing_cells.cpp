@@ -102,8 +102,8 @@ int64_t Packer::orders_of(const Cell& cell) const {
   return std::accumulate(ways.begin() + 1, ways.end(), int64_t{0});
 }
 
-// Without nodes that hold a replica by themselves, but none as fast as the goal asks: with others none would be, as
-// stages take turns.
+// Without nodes that hold a replica by themselves, but none as fast as the goal asks: among themselves none would be,
+// as stages take turns; with what faster nodes leave over one might, which is not looked for.
 void Packer::pack_left_over(const PackingGoal& goal, Packing* packing) {
   std::vector<int> free;
   for (const Domain& domain : domains_) free.push_back(domain.size());

@@ -132,7 +132,7 @@ struct Shared {
   int last_block[Stages::kStages];  // the page of the tile's last token
   Shares shares;
   int arrived;
-  bool others_arrived;
+  bool others_arrived;  // all of them, when the run's last tile was waited for
 
   __device__ float4* received_at(int chunk, int group) {
     return reinterpret_cast<float4*>(ring + Stages::kStagesBesidesReceived * Stages::kStageBytes) +

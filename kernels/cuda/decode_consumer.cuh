@@ -207,19 +207,19 @@ struct Consumer {
   __device__ uint32_t* counter_of(const Work& work) const {
     return p.counters + work.row * p.plan.kv_heads + work.kv_head;
   }
-  __device__ static uint32_t run_chunks(const Work& work) {
+  __device__ static uint32_t chunks_in_run(const Work& work) {
     return static_cast<uint32_t>(work.chunk + 1 - work.run_begin);
   }
 
   // Whether the run has the first chunks, and others the rest, which they mostly have stored before it ends: a share
   // begins with what the one before left.
-  __device__ bool ends_last(const Work& work) const {
+  __device__ bool is_opener(const Work& work) const {
     return !p.clusters && work.run_begin == 0 && work.chunk + 1 < work.chunks;
   }
   // While the last tile of such a run comes. merge_warps() has the barriers that tell all.
   __device__ void look_for_others(const Work& work) {
     if (thread != 0) return;
-    const auto others = static_cast<uint32_t>(work.chunks) - run_chunks(work);
+    const auto others = static_cast<uint32_t>(work.chunks) - chunks_in_run(work);
     shared.others_arrived = load_acquire(counter_of(work)) == others;
   }
 
@@ -228,7 +228,7 @@ struct Consumer {
     named_barrier_sync(kConsumerBarrier, kConsumers);
     if (thread == 0) {
       uint32_t* counter = counter_of(work);
-      const uint32_t mine = run_chunks(work);
+      const uint32_t mine = chunks_in_run(work);
       __threadfence();
       const uint32_t arrived = atomicAdd(counter, mine) + mine;
       __threadfence();
@@ -239,8 +239,8 @@ struct Consumer {
     return shared.arrived == work.chunks;
   }
 
-  // Folds what the blocks with chunks of the row and KV head have stored, of which the first one has folded its own
-  // already: into one part, which is left out where `folded` is that (`begin` 1).
+  // Folds the parts that blocks have stored of the row and KV head, from part `begin` on. Part 0 is what the opener has
+  // folded of its own.
   __device__ void combine(const Work& work, int begin) {
     constexpr int kAtOnce = 8 / kGroups;
     const Shares shares = shared.shares;
@@ -309,14 +309,16 @@ struct Consumer {
         return;
       }
       receive(work);
-    } else if (ends_last(work) && shared.others_arrived) {
-      if (thread == 0) *counter_of(work) = 0;
-      combine(work, 1);
     } else if (!whole) {
-      if (work.run_begin == 0) store_partial(partial(work, 0, work.share));
-      if (!arrive(work)) return;
-      folded.clear();
-      combine(work, 0);
+      const bool holds_first = is_opener(work) && shared.others_arrived;
+      if (holds_first) {
+        if (thread == 0) *counter_of(work) = 0;  // all others have counted
+      } else {
+        if (work.run_begin == 0) store_partial(partial(work, 0, work.share));
+        if (!arrive(work)) return;
+        folded.clear();
+      }
+      combine(work, holds_first ? 1 : 0);
     }
     write_out(work);
   }
@@ -352,7 +354,7 @@ struct Consumer {
       if (work.in_cluster(p)) ring.stages = Stages::kStagesBesidesReceived;
       start_run(work);
       while (true) {
-        if ((work.flags & Work::kRunEnd) != 0 && ends_last(work)) look_for_others(work);
+        if ((work.flags & Work::kRunEnd) != 0 && is_opener(work)) look_for_others(work);
         barrier_wait(&shared.filled[ring.stage], ring.parity);
         attend_tile(work, ring.stage);
         __syncwarp();

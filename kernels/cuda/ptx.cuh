@@ -152,7 +152,7 @@ __device__ __forceinline__ int load_kept(const int32_t* from) {
   asm volatile("ld.global.cg.L2::cache_hint.b32 %0, [%1], %2;" : "=r"(value) : "l"(from), "l"(evict_last_policy()));
   return value;
 }
-// What was written before the value that is read, by whoever wrote it, is there for the loads that follow.
+// What its writer wrote before a fence and this value is there for the loads that follow.
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");

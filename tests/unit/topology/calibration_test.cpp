@@ -25,12 +25,14 @@ constexpr const char* kText = R"(devices:
     group_attention_keys: [100]
     group_attention_share: [[0.6], [0.2]]
     logits_per_s: 4e9
+    core_gain: {x: [1, 64], y: [1.8, 1.2]}
     products:
       - format: Q4_1
         flops: 2e14
         tokens: [1]
         bytes: [1e6, 1e8]
         share: [[0.25, 0.75]]
+        core_gain: {x: [1], y: [1.5]}
 links:
   - link: NVLink
     ranks: 2
@@ -53,6 +55,22 @@ TEST(Calibration, SharesAreInterpolatedInLogarithms) {
   EXPECT_DOUBLE_EQ(share_at(gpu.products, 1, 1e7), 0.7);
   EXPECT_DOUBLE_EQ(share_at(gpu.products, 8, 1e7), 0.65) << "halfway between 1 and 64 tokens";
   EXPECT_DOUBLE_EQ(share_at(gpu.products, 1e4, 1e9), 0.8);
+}
+
+TEST(Calibration, WhatACoreGainsAloneIsReadAndWritten) {
+  const auto calibration = parse_calibration(kText);
+  ASSERT_TRUE(calibration.ok()) << calibration.status().message();
+  const auto again = parse_calibration(to_yaml(*calibration));
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  for (const DeviceCalibration* device : {&calibration->devices[0], &again->devices[0]}) {
+    EXPECT_EQ(device->core_gain.y, (std::vector<double>{1.8, 1.2}));
+    EXPECT_EQ(device->format_products.at(0).core_gain.y, std::vector<double>{1.5});
+  }
+  for (const char* gain : {"1.8", "1.5"}) {
+    std::string text = kText;
+    text.replace(text.find(gain), 3, "0.9");
+    EXPECT_THAT(parse_calibration(text).status().message(), HasSubstr("must be 1 or more")) << gain;
+  }
 }
 
 TEST(Calibration, TimesGrowInProportionBeyondTheLastPoint) {

@@ -318,7 +318,11 @@ INSTANTIATE_TEST_SUITE_P(
         OtherStage{"nothing", [](StageSite*, ModelFormats*) {}},
         OtherStage{"device", [](StageSite* site, ModelFormats*) { site->device = &slow_device(); }},
         OtherStage{"cores", [](StageSite* site, ModelFormats*) { site->cores = 2; }},
-        OtherStage{"share", [](StageSite* site, ModelFormats*) { site->share = 0.25; }},
+        OtherStage{"share",
+                   [](StageSite* site, ModelFormats*) {
+                     site->gpu = false;
+                     site->share = 0.25;
+                   }},
         OtherStage{"measured", [](StageSite* site, ModelFormats*) { site->group.measured = &slow_link(); }},
         OtherStage{"rate", [](StageSite* site, ModelFormats*) { site->group.path.bytes_per_s = 1e8; }},
         OtherStage{"latency", [](StageSite* site, ModelFormats*) { site->group.path.latency_us = 7; }},
@@ -338,6 +342,15 @@ TEST_F(CostOfTwoStages, ACoreIsFasterWhileTheOtherWaits) {
   device_.gates = {.rows = {1}, .columns = {1}, .share = {{0.25}}};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1),
               2 * (kProducts / 1.6 + kAttention) + 0.768 / 0.25, kClose) << "a row that one core does has it already";
+}
+
+TEST_F(CostOfTwoStages, ACoreGainsByTheTokensOfAProductAndNeverMoreThanAllCoresReach) {
+  device_.core_gain = {.x = {1, 8}, .y = {1.6, 1.2}};
+  const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts / 1.6 + kAttention), kClose);
+  device_.core_gain = {.x = {1}, .y = {8}};
+  const StageSite of_many{.device = &device_, .gpu = false, .cores = 8, .share = 0.5};
+  EXPECT_NEAR(paper_cost({of_many, of_many}).stage_us(0, kDecode, 1), kProducts + 2 * kAttention, kClose);
 }
 
 // One core does a row as fast as all of them, and three after each other.

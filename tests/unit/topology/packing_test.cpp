@@ -135,6 +135,19 @@ TEST_F(PackerWork, NodesThatAreTooSlowByThemselvesAreNotPutTogether) {
   EXPECT_EQ(packer.tried(), tried);
 }
 
+TEST_F(PackerWork, FastHalvesOfNodesAreJoinedWhereTheirNodesAreTooSlow) {
+  set_nodes(8, 2);
+  cluster_.kinds.push_back(test::gpu_kind("slow", 1000 * kMiB, 1e12));
+  for (Node& node : cluster_.nodes) node.devices[1].kind = 1;
+  ShapeBook book(request_, 0, {});
+  const Packing packing =
+      Packer(cluster_, book, domains_of(request_, {}, {})).best({.objective = Objective::kLatency});
+  ASSERT_FALSE(packing.replicas.empty());
+  for (const Packed& replica : packing.replicas) {
+    for (const int domain : replica.domains) EXPECT_EQ(packing.domains[static_cast<size_t>(domain)].kind, 0);
+  }
+}
+
 TEST_F(PackerWork, AFastNodeThatIsTooSmallByItselfGetsASlowOneBesideIt) {
   set_nodes(15, 1);
   cluster_.kinds.push_back(test::gpu_kind("slow", 1000 * kMiB, 1e12));
