@@ -137,6 +137,8 @@ void bench_unlike(const Checkpoint& model, const Checkpoint& larger, const Calib
   rounds = 1;  // what takes longest
   bench("1,024 x 1 to 8, 8B, the lowest latency", bench::with_some_devices(like), model, Objective::kLatency);
   bench("1,024 x 8 of 64 types, 70B, the lowest latency", types, larger, Objective::kLatency);
+  bench("1,024 x 1 to 8, unlike free memory, 70B, the lowest latency",
+        bench::with_free_memory(bench::with_some_devices(like), 30'000, 78'000), larger, Objective::kLatency);
 }
 
 void bench_small(const Checkpoint& model, const Calibration& calibration, int rounds) {
