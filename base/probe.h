@@ -11,7 +11,6 @@ namespace skein {
 
 inline constexpr size_t kProbeBytesMax = 1 << 20;  // of samples as JSON
 inline constexpr size_t kProbeSamplesMax = 4096;
-inline constexpr int64_t kProbeBytes = int64_t{256} << 20;  // of weights and pages that take turns
 
 // What `skein-worker --probe FILE` is told, a JSON file on the node that all ranks share. One rank measures its device,
 // several what goes between them.
@@ -25,12 +24,14 @@ struct ProbeSpec {
 
 // One thing that was timed. Fields without a meaning for it are 0.
 struct ProbeSample {
-  std::string what;   // read, product, core_product (one thread), decode_attention, decode_launch, prefill_attention,
-                      // norm, gate, rope, sample; all_reduce, library_all_reduce, point_to_point, library_bytes
+  std::string what;   // read, product, core_product (one thread), cached_product, turns, decode_attention,
+                      // decode_launch, prefill_attention, norm, gate, rope, sample; all_reduce, library_all_reduce,
+                      // point_to_point, library_bytes
   std::string format = {};  // products: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
   double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part, of a token that cores norm,
-                      // gate or rotate; sample: logits of a row; decode_attention with a group: keys of a row
+                      // gate or rotate; turns: of all weights that take turns; sample: logits of a row;
+                      // decode_attention with a group: keys of a row
   double group = 0;   // decode_attention of cores: query heads that share keys
   double bytes = 0;   // moved through memory
   double flops = 0;

@@ -40,6 +40,7 @@ class DeviceFit {
 
   DeviceCalibration run() {
     fit_ceilings();
+    fit_turns();
     fit_products();
     fit_attention();
     fit_rows();
@@ -54,25 +55,36 @@ class DeviceFit {
     const auto take_best = [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); };
     each(samples_, "product", take_best);
     each(samples_, "decode_attention", take_best);
-    fit_cached_reads(take_best);
+    each(samples_, "read", take_best);
     if (read > 0) fit_.read_bytes_per_s = read;
     const double flops = best_flops(Format::kBF16);
     if (flops > 0) fit_.flops = flops;
   }
 
-  // Rates of reading, of that from as many bytes as products are timed with.
-  template <typename Visit>
-  void fit_cached_reads(Visit whole) {
-    std::map<double, double> rates;  // by bytes
-    each(samples_, "read", [&](const ProbeSample& s) {
-      rates[s.bytes] = s.bytes / s.us * kMicro;
-      if (s.bytes == kProbeBytes) whole(s);
+  // The time of a product by how many bytes of weights take turns: from that of the fewest to that of the most.
+  void fit_turns() {
+    std::map<double, double> shares;
+    each(samples_, "turns", [&](const ProbeSample& s) { shares[s.size] = s.us; });
+    if (shares.empty()) return;
+    const double cached_us = shares.begin()->second;
+    const double memory_us = shares.rbegin()->second;
+    for (auto& [bytes, value] : shares) {
+      value = memory_us <= cached_us ? 1 : std::clamp((value - cached_us) / (memory_us - cached_us), 0.0, 1.0);
+    }
+    fit_.from_memory = curve_of(shares);
+  }
+
+  // How many times faster products are whose weights caches hold.
+  ShareTable cached_gains(Format format) const {
+    std::map<double, std::map<double, double>> gains;  // by tokens and weight bytes
+    each(samples_, "cached_product", [&](const ProbeSample& cached) {
+      if (cached.format != info(format).name) return;
+      each_product(format, [&](const ProbeSample& from_memory) {
+        if (from_memory.tokens != cached.tokens || from_memory.size != cached.size) return;
+        gains[cached.tokens][cached.size] = std::max(from_memory.us / cached.us, 1.0);
+      });
     });
-    const auto found = rates.find(kProbeBytes);
-    if (found == rates.end()) return;
-    const double of_all = found->second;
-    for (auto& [bytes, rate] : rates) rate /= of_all;
-    fit_.cached_read = curve_of(rates);
+    return table_of(gains);
   }
 
   // One core alone against each of all: the same products by one thread.
@@ -114,6 +126,7 @@ class DeviceFit {
     const ShareTable plain = table_of_products(Format::kBF16, fit_.flops);
     if (!plain.rows.empty()) {
       fit_.products = plain;
+      fit_.cached_products = cached_gains(Format::kBF16);
       fit_.core_gain = core_gain(Format::kBF16);
     }
     for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
@@ -121,7 +134,7 @@ class DeviceFit {
       if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
       fit_.format_products.push_back({.format = format, .flops = flops, .core_gain = core_gain(format),
-                                      .table = table_of_products(format, flops)});
+                                      .table = table_of_products(format, flops), .cached = cached_gains(format)});
     }
   }
 

@@ -20,9 +20,13 @@ struct TableKeys {
   const char* rows;
   const char* columns;
   const char* of;  // ... whose, behind a device's name
+  const char* values = "share";
 };
+constexpr const char* kGain = "gain";
 constexpr TableKeys kFormatKeys = {"", "tokens", "bytes", ""};
+constexpr TableKeys kCachedKeys = {"cached_", "tokens", "bytes", "'s weights in caches", kGain};
 constexpr TableKeys kProductKeys = {"product_", "tokens", "bytes", ""};
+constexpr TableKeys kCachedProductKeys = {"cached_product_", "tokens", "bytes", "'s weights in caches", kGain};
 constexpr TableKeys kAttentionKeys = {"group_attention_", "heads", "keys", "'s attention"};
 constexpr TableKeys kNormKeys = {"norm_", "tokens", "bytes", "'s norms"};
 constexpr TableKeys kGateKeys = {"gate_", "tokens", "bytes", "'s gates"};
@@ -50,6 +54,7 @@ void numbers_of(Calibrated& device, Visit visit) {
 template <typename Calibrated, typename Visit>
 void tables_of(Calibrated& device, Visit visit) {
   visit(kProductKeys, device.products);
+  visit(kCachedProductKeys, device.cached_products);
   visit(kAttentionKeys, device.group_attention);
   visit(kNormKeys, device.norms);
   visit(kGateKeys, device.gates);
@@ -59,7 +64,7 @@ void tables_of(Calibrated& device, Visit visit) {
 template <typename Calibrated, typename Visit>
 void curves_of(Calibrated& device, Visit visit) {
   visit("core_gain", device.core_gain);
-  visit("cached_read", device.cached_read);
+  visit("from_memory", device.from_memory);
   visit("decode_attention_share", device.decode_attention_share);
   visit("prefill_attention_share", device.prefill_attention_share);
 }
@@ -111,6 +116,11 @@ Status check_ascending(const std::vector<double>& values, int line, const std::s
   return at_line(line, key + " must ascend");
 }
 
+Status check_gains(const std::vector<double>& values, int line, const std::string& key) {
+  if (std::ranges::all_of(values, [](double faster) { return faster >= 1; })) return {};
+  return at_line(line, key + ": how many times faster something is must be 1 or more");
+}
+
 Status check_shares(const std::vector<double>& values, int line, const std::string& key) {
   if (std::ranges::all_of(values, [](double share) { return share > 0 && share <= kShareMax; })) return {};
   return at_line(line, key + " must be shares above 0, at most 2");
@@ -158,19 +168,15 @@ Result<bool> read_table_member(const Yaml::Member& member, const TableKeys& keys
     RETURN_IF_ERROR(check_ascending(target, member.line, member.key));
     return true;
   }
-  if (member.key != prefix + "share") return false;
+  if (member.key != prefix + keys.values) return false;
   if (yaml.kind != Yaml::Kind::kList) return at_line(yaml.line, member.key + " must be a list of lists");
   for (const Yaml& row : yaml.list) {
     ASSIGN_OR_RETURN(std::vector<double> shares, read_numbers(row, member.key));
-    RETURN_IF_ERROR(check_shares(shares, row.line, member.key));
+    RETURN_IF_ERROR(keys.values == kGain ? check_gains(shares, row.line, member.key)
+                                         : check_shares(shares, row.line, member.key));
     table->share.push_back(std::move(shares));
   }
   return true;
-}
-
-Status check_gain(const Curve& gain, int line, const std::string& of) {
-  if (std::ranges::all_of(gain.y, [](double faster) { return faster >= 1; })) return {};
-  return at_line(line, "how many times faster a core is alone (core_gain of " + of + ") must be 1 or more");
 }
 
 Status check_table(const ShareTable& table, int line, const std::string& of, const TableKeys& keys) {
@@ -179,7 +185,8 @@ Status check_table(const ShareTable& table, int line, const std::string& of, con
                        return row.size() == table.columns.size() && !row.empty();
                      });
   if (whole) return {};
-  return at_line(line, "the shares of " + of + " need a row for each number of " + keys.rows + " and a column for each number of " + keys.columns);
+  return at_line(line, std::string("the ") + keys.values + "s of " + of + " need a row for each number of " +
+                           keys.rows + " and a column for each number of " + keys.columns);
 }
 
 Result<FormatProducts> read_format_products(const Yaml& yaml) {
@@ -187,13 +194,15 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
   FormatProducts products;
   bool named = false;
   for (const Yaml::Member& member : yaml.map) {
-    ASSIGN_OR_RETURN(const bool known, read_table_member(member, kFormatKeys, &products.table));
+    ASSIGN_OR_RETURN(bool known, read_table_member(member, kFormatKeys, &products.table));
+    if (known) continue;
+    ASSIGN_OR_RETURN(known, read_table_member(member, kCachedKeys, &products.cached));
     if (known) continue;
     if (member.key == "flops") {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
     } else if (member.key == "core_gain") {
       ASSIGN_OR_RETURN(products.core_gain, read_curve(member.value, "core_gain"));
-      RETURN_IF_ERROR(check_gain(products.core_gain, member.line, "a format"));
+      RETURN_IF_ERROR(check_gains(products.core_gain.y, member.line, "core_gain"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -209,7 +218,9 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
   if (!named || products.flops <= 0 || products.table.rows.empty()) {
     return at_line(yaml.line, "products of a format need format, flops above 0, tokens, bytes and share");
   }
-  RETURN_IF_ERROR(check_table(products.table, yaml.line, std::string(info(products.format).name), kFormatKeys));
+  const std::string of(info(products.format).name);
+  RETURN_IF_ERROR(check_table(products.table, yaml.line, of, kFormatKeys));
+  RETURN_IF_ERROR(check_table(products.cached, yaml.line, of + kCachedKeys.of, kCachedKeys));
   return products;
 }
 
@@ -284,9 +295,9 @@ Result<DeviceCalibration> read_device(const Yaml& yaml) {
     if (tables.ok()) tables = check_table(table, yaml.line, "\"" + device.name + "\"" + keys.of, keys);
   });
   RETURN_IF_ERROR(tables);
-  RETURN_IF_ERROR(check_gain(device.core_gain, yaml.line, "\"" + device.name + "\""));
-  if (std::ranges::any_of(device.cached_read.y, [](double share) { return share <= 0; })) {
-    return at_line(yaml.line, "what \"" + device.name + "\" reads from caches must be shares above 0");
+  RETURN_IF_ERROR(check_gains(device.core_gain.y, yaml.line, "core_gain of \"" + device.name + "\""));
+  if (std::ranges::any_of(device.from_memory.y, [](double share) { return share > 1; })) {
+    return at_line(yaml.line, "what \"" + device.name + "\" reads from memory must be shares, at most 1");
   }
   for (const Curve* shares : {&device.decode_attention_share, &device.prefill_attention_share}) {
     RETURN_IF_ERROR(check_shares(shares->y, yaml.line, "what attention of \"" + device.name + "\" reaches"));
@@ -331,7 +342,7 @@ std::string list_text(const std::vector<double>& values) {
 std::string table_text(const ShareTable& table, const TableKeys& keys, const std::string& indent) {
   const std::string begin = indent + keys.prefix;
   std::string text = begin + keys.rows + ": " + list_text(table.rows) + "\n" + begin + keys.columns + ": " +
-                     list_text(table.columns) + "\n" + begin + "share:\n";
+                     list_text(table.columns) + "\n" + begin + keys.values + ":\n";
   for (const std::vector<double>& row : table.share) text += indent + "  - " + list_text(row) + "\n";
   return text;
 }
@@ -436,6 +447,7 @@ std::string to_yaml(const Calibration& calibration) {
     for (const FormatProducts& products : device.format_products) {
       out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
              number_text(products.flops) + "\n" + table_text(products.table, kFormatKeys, "        ");
+      if (!products.cached.rows.empty()) out += table_text(products.cached, kCachedKeys, "        ");
       FieldWriter{out, "        "}("core_gain", products.core_gain);
     }
     curves_of(device, FieldWriter{out});

@@ -30,6 +30,7 @@ struct Source {
 // Share of max(bytes / read, flops / ceiling) that a product reaches: rows by tokens, columns by the weight's bytes.
 // Decode attention of cores: of the read rate, rows by query heads that share a KV head, columns by keys of a query.
 // Work on rows of cores: of the read rate, rows by tokens, columns by the bytes of a token.
+// Or how many times faster something is, by the same.
 struct ShareTable {
   std::vector<double> rows = {};
   std::vector<double> columns = {};
@@ -42,6 +43,7 @@ struct FormatProducts {
   double flops = 0;  // of one core
   Curve core_gain = {};  // by tokens: how many times faster a core is while the others wait
   ShareTable table = {};
+  ShareTable cached = {};  // how many times faster, where caches hold the weights
 };
 
 // One kind of device. The name is DeviceKind::name. Ceilings are those of the run that measured the shares.
@@ -50,10 +52,11 @@ struct DeviceCalibration {
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
   Curve core_gain = {};  // of cores: FormatProducts::core_gain of bfloat16; the most tokens': other work's
-  Curve cached_read = {};  // of cores: of the read rate, by the bytes that are read again and again
+  Curve from_memory = {};  // of cores: which share of its weights a step finds in no cache, by the weights' bytes
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
   ShareTable products = {};   // bfloat16, and formats that format_products lacks
+  ShareTable cached_products = {};  // FormatProducts::cached of the same
   std::vector<FormatProducts> format_products = {};  // where formats differ in speed: cores
 
   Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
@@ -111,7 +114,7 @@ double time_at(const Curve& curve, double x);
 double share_at(const ShareTable& table, double row, double column);
 
 // The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
-// length or do not ascend, shares outside (0, 2], negative times.
+// length or do not ascend, shares outside (0, 2], gains below 1, negative times.
 std::string to_yaml(const Calibration& calibration);
 Result<Calibration> parse_calibration(std::string_view yaml);
 

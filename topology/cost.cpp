@@ -79,6 +79,7 @@ struct ReplicaCost::Pace {
   double read;  // bytes/s, of its cores while all of them read
   double idle;      // 0: all cores are at work; 1: one of them
   double gain_max;  // those at work do no more than all of them
+  double from_memory;  // of its weights; caches hold the others from one step to the next
   const DeviceCalibration& device() const { return *site.device; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
   double gain(const Curve& of_core, double tokens) const {
@@ -145,10 +146,7 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
 // The ranks of a stage are at work at once, and stages as many as lanes are in flight.
 ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
   const StageSite& site = sites_[stage];
-  const Curve& cached = site.device->cached_read;
-  // Weights that caches hold from one step to the next.
-  const double faster = cached.empty() ? 1 : share_at(cached, reads_[stage] / site.share);
-  const double all = site.device->read_bytes_per_s * faster;
+  const Curve& from_memory = site.device->from_memory;
   double idle = 0;
   double at_work = 1;  // of the node's cores
   const double cores = site.cores / site.share;
@@ -158,7 +156,11 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
     at_work = even * std::min(std::max(static_cast<double>(lanes) / stages(), tp_ * site.share), 1.0);
     idle = std::min((1 - at_work) / (1 - 1 / cores), 1.0);
   }
-  return {.site = site, .read = all * site.share, .idle = idle, .gain_max = 1 / at_work};
+  return {.site = site,
+          .read = site.device->read_bytes_per_s * site.share,
+          .idle = idle,
+          .gain_max = 1 / at_work,
+          .from_memory = from_memory.empty() ? 1 : share_at(from_memory, reads_[stage] / site.share)};
 }
 
 // One that was worked out, for the load and lanes at hand.
@@ -180,8 +182,11 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double flops = 2 * product.outputs * product.inputs * tokens;
   const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
   const double floor = std::max(bytes / pace.read, compute) * kMicro;
-  const double share = share_at(measured ? own->table : device.products, tokens, weights / pace.site.share);
-  const double us = floor / share / pace.gain(measured ? own->core_gain : device.core_gain, tokens);
+  const double all_weights = weights / pace.site.share;
+  const double share = share_at(measured ? own->table : device.products, tokens, all_weights);
+  const double cached = 1 / share_at(measured ? own->cached : device.cached_products, tokens, all_weights);
+  const double us = floor / share * (pace.from_memory + (1 - pace.from_memory) * cached) /
+                    pace.gain(measured ? own->core_gain : device.core_gain, tokens);
   // What was timed may have found its weights in a GPU's cache; those of a step are not there.
   return pace.site.gpu ? std::max(us, bytes / pace.read * kMicro) : us;
 }
@@ -199,6 +204,22 @@ double ReplicaCost::joined_us(const Pace& pace, std::initializer_list<Product> p
   return us;
 }
 
+// Units of work for one core each: the query heads that share a row's keys, or a part of them where more units occupy
+// more cores (kernels/cpu/attention_launch.cpp).
+double ReplicaCost::group_attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
+  const double cores = pace.site.cores;
+  const double bytes = load.context * 2 * model_.head_dim * formats_.kv;
+  const double group = static_cast<double>(shard.q_heads.size()) / shard.kv_heads.size();
+  const double units = load.decodes * shard.kv_heads.size();
+  double best = std::numeric_limits<double>::max();
+  for (int splits = 1; splits <= std::ceil(group); ++splits) {
+    const double rounds = std::ceil(units * splits / cores);
+    const double share = share_at(pace.device().group_attention, std::ceil(group / splits), load.context);
+    best = std::min(best, pace.rows_us(bytes * cores, share) * rounds);
+  }
+  return best;
+}
+
 double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const {
   const DeviceCalibration& device = pace.device();
   double us = 0;
@@ -206,10 +227,7 @@ double ReplicaCost::attention_us(const ShardPlan& shard, const Pace& pace, const
     const double head_bytes = load.decodes * load.context * 2 * model_.head_dim * formats_.kv;
     const double bytes = head_bytes * shard.kv_heads.size();
     if (!device.group_attention.rows.empty()) {
-      const double group = static_cast<double>(shard.q_heads.size()) / shard.kv_heads.size();
-      const double busy = std::min(load.decodes * double(shard.q_heads.size()) / pace.site.cores, 1.0);  // of the cores
-      us += pace.rows_us(bytes, share_at(device.group_attention, group, load.context) * busy) +
-            device.decode_attention_us;
+      us += group_attention_us(shard, pace, load) + device.decode_attention_us;
     } else {
       const double read = bytes / pace.read / share_or(device.decode_attention_share, bytes) * kMicro;
       us += std::max(read, device.decode_attention_us);

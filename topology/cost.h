@@ -85,6 +85,7 @@ class ReplicaCost {
   double stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const;
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
+  double group_attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double rows_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double ends_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/replica_spec.h"
+#include "base/time_slice.h"
 #include "comm/communicator.h"
 #include "comm/mpi.h"
 #include "comm/socket_communicator.h"
@@ -292,6 +293,7 @@ Status run(const char* spec_path, Rank& rank) {
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
   const auto serve = [&] {
+    if (spec.device == "cpu") set_time_slice(TimeSlice::kSystem);  // what wakes goes before this thread's computations
     if (const Status served = serve_plans(*executor, communicator, answers); !served.ok()) end(served);
   };
   if (const Status warm = warm_up(*executor, communicator, spec, kv_groups, mpi.rank(), answers); !warm.ok()) end(warm);
@@ -329,6 +331,7 @@ Status run(const char* spec_path, Rank& rank) {
 int main(int argc, char** argv) {
   // Whoever started this rank owns it: mpirun's end is its end.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  skein::set_time_slice(skein::TimeSlice::kShort);
   const bool probing = argc == 3 && std::string_view(argv[1]) == "--probe";
   if (argc != 2 && !probing) {
     std::fprintf(stderr, "skein-worker: usage: skein-worker [--probe] SPEC.json, under mpirun; people start `skein serve`\n");

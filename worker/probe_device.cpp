@@ -5,19 +5,28 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <functional>
 #include <optional>
+#include <set>
 #include <span>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include "base/check.h"
+#include "base/checked.h"
 #include "base/half.h"
 #include "worker/model_weights.h"
 
 namespace skein {
 namespace {
 
-constexpr int64_t kReadBytes[] = {16 << 20, 32 << 20, 64 << 20, 128 << 20, kProbeBytes, 4 * kProbeBytes};
+constexpr int64_t kTurnBytes = int64_t{256} << 20;     // of weights and pages that take turns, beyond most caches
+constexpr int64_t kTurnBytesMax = int64_t{1} << 30;
+constexpr int64_t kCachedBytes = int64_t{16} << 20;    // and twice as many, and so on
+constexpr int kTimesLastCache = 4;
 constexpr int kReadRounds = 5;
 constexpr int64_t kNumbers = 1 << 20;
 constexpr int kPasses = 3;  // over all of it on cores, whose memory others may keep busy for a second or two
@@ -35,6 +44,7 @@ struct DecodeShape {
 struct Grid {
   std::span<const Shape> weights;
   std::span<const int> tokens;
+  std::span<const int> cached_tokens;    // of those, with weights that caches hold, too
   std::span<const DecodeShape> decodes;  // of GPUs; cores: measure_group_decodes()
   std::span<const int> prompts;
   int q_heads, kv_heads, head_dim, block_tokens;
@@ -50,13 +60,14 @@ constexpr int kGpuTokens[] = {1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
 constexpr DecodeShape kGpuDecodes[] = {{1, 1024}, {1, 8192}, {16, 2048}, {64, 2048}, {128, 4096}};
 constexpr int kGpuPrompts[] = {256, 1024, 4096, 8192};
 constexpr Format kGpuFormats[] = {Format::kBF16};
-constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
+constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, {}, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
 constexpr Shape kCoreWeight = {2048, 2048};  // and tokens: of the grid
 constexpr int kCoreTokens[] = {1, 4, 64};
 constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
+constexpr int kCachedTokens[] = {1, 4, 16, 64};
 constexpr int kCpuContexts[] = {48, 160, 544, 2080};
 constexpr int kCpuRowsPerThread = 8;
 constexpr int kCpuRowsMax = 64;
@@ -67,10 +78,12 @@ constexpr int64_t kCpuRowColumns[] = {512, 4096};
 constexpr int kCpuRopeHeads[] = {4, 32};  // of queries
 constexpr Format kCpuFormats[] = {Format::kBF16, Format::kF32,  Format::kF16,
                                   Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
-constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, {}, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
+constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, kCachedTokens, {}, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
                         kCpuFormats, Format::kI8Block32, true};
 constexpr int64_t kVocabulary = 32768;
-constexpr int kSampleRowsPerThread = 4;
+constexpr int kSampleRowsPerThread = 2;
+constexpr int64_t kInputsMin = 32;
+constexpr int64_t kProductsOfAll = int64_t{1} << 17;
 
 // Numbers in [-1, 1), the same on every run.
 std::vector<float> numbers(int64_t count) {
@@ -105,13 +118,26 @@ std::vector<uint8_t> blocks_of(Format format, int64_t bytes) {
   return blocks;
 }
 
-// Bytes a second that all threads together read out of `bytes`, again and again, in streams as products have them.
+// Of the node's last caches, together; 0 where the system does not tell.
+int64_t last_cache_bytes() {
+  std::set<std::string> seen;  // by the cores that share one
+  int64_t bytes = 0;
+  for (unsigned core = 0; core < std::thread::hardware_concurrency(); ++core) {
+    const std::filesystem::path cache = "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/cache/index3";
+    std::string sharers;
+    int64_t kibibytes = 0;
+    if (!std::getline(std::ifstream(cache / "shared_cpu_list"), sharers) || !seen.insert(sharers).second) continue;
+    if (std::ifstream(cache / "size") >> kibibytes) bytes += kibibytes << 10;
+  }
+  return bytes;
+}
+
+// Bytes a second that all threads together read out of `bytes`, in streams as products have them.
 double host_read_rate(int threads, int64_t bytes) {
   constexpr size_t kStreams = 8;
   constexpr size_t kLanes = 8;
   constexpr size_t kGrain = kStreams * kLanes;
   const size_t words = static_cast<size_t>(bytes) / sizeof(uint64_t) / static_cast<size_t>(threads) / kGrain * kGrain;
-  const int64_t times = std::max<int64_t>(kProbeBytes / bytes, 1);
   std::vector<std::vector<uint64_t>> parts(static_cast<size_t>(threads));
   std::atomic<uint64_t> kept = 0;  // so that nothing is optimised away
   double best = 0;
@@ -123,12 +149,10 @@ double host_read_rate(int threads, int64_t bytes) {
         team.emplace_back([&, words] {
           if (part.empty()) part.assign(words, 1);
           std::array<uint64_t, kLanes> sums{};
-          for (int64_t time = 0; time < times; ++time) {
-            for (size_t i = 0; i < words / kStreams; i += kLanes) {
-              for (size_t stream = 0; stream < kStreams; ++stream) {
-                const uint64_t* from = part.data() + stream * (words / kStreams) + i;
-                for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += from[lane];
-              }
+          for (size_t i = 0; i < words / kStreams; i += kLanes) {
+            for (size_t stream = 0; stream < kStreams; ++stream) {
+              const uint64_t* from = part.data() + stream * (words / kStreams) + i;
+              for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += from[lane];
             }
           }
           for (const uint64_t sum : sums) kept += sum;
@@ -136,7 +160,7 @@ double host_read_rate(int threads, int64_t bytes) {
       }
     }
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    const double read = static_cast<double>(words * sizeof(uint64_t)) * threads * static_cast<double>(times);
+    const double read = static_cast<double>(words * sizeof(uint64_t)) * threads;
     // The first round fills the memory.
     if (round > 0) best = std::max(best, read / seconds.count());
   }
@@ -145,21 +169,23 @@ double host_read_rate(int threads, int64_t bytes) {
 
 class DeviceProbe {
  public:
-  DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid, int threads)
-      : ops_(ops), device_(device), timer_(timer), grid_(grid), threads_(threads) {
+  DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid, int threads, int64_t turn_bytes)
+      : ops_(ops), device_(device), timer_(timer), grid_(grid), threads_(threads), turn_bytes_(turn_bytes) {
     CHECK_EQ(info(ops.kv_format).block_bytes, 2);
   }
 
   Result<std::vector<ProbeSample>> run() {
     if (grid_.own_launches) {
       RETURN_IF_ERROR(measure_rows());
+      RETURN_IF_ERROR(measure_turns());
     } else {
       RETURN_IF_ERROR(measure_norm(1, grid_.hidden));
       RETURN_IF_ERROR(measure_norm(grid_.row_tokens, grid_.hidden));
     }
     for (const Format format : grid_.formats) {
       for (const Shape& shape : grid_.weights) {
-        RETURN_IF_ERROR(measure_products("product", ops_.weight_format(format), shape, grid_.tokens));
+        RETURN_IF_ERROR(
+            measure_products("product", ops_.weight_format(format), shape, grid_.tokens, grid_.cached_tokens));
       }
     }
     for (const DecodeShape& shape : grid_.decodes) RETURN_IF_ERROR(measure_decode(shape, grid_.q_heads));
@@ -174,7 +200,7 @@ class DeviceProbe {
   // On a device of one thread.
   Result<std::vector<ProbeSample>> run_core_products() {
     for (const Format format : grid_.formats) {
-      RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kCoreTokens));
+      RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kCoreTokens, {}));
     }
     return std::exchange(samples_, {});
   }
@@ -222,18 +248,44 @@ class DeviceProbe {
     return weight;
   }
 
-  Status measure_products(const char* what, Format format, const Shape& shape, std::span<const int> all_tokens) {
-    DeviceArena arena(ops_, device_);
-    const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
+  Result<std::vector<Tensor>> weights_for_turns(DeviceArena& arena, Format format, const Shape& shape) {
     std::vector<Tensor> weights;
-    for (int64_t bytes = 0; bytes < kProbeBytes || weights.empty(); bytes += weight_bytes) {
+    const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
+    for (int64_t bytes = 0; bytes < turn_bytes_; bytes += weight_bytes) {
       ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, shape));
       weights.push_back(weight);
     }
+    return weights;
+  }
+
+  // What cores read was just written, by other cores, too: `write` goes before each launch, and its time is taken off.
+  Result<double> time_behind(const std::function<void()>& write, const std::function<void()>& launch) {
+    if (write == nullptr) return timer_.time_us(launch);
+    ASSIGN_OR_RETURN(const double writing_us, timer_.time_us(write));
+    ASSIGN_OR_RETURN(const double both_us, timer_.time_us([&] {
+      write();
+      launch();
+    }));
+    return std::max(both_us - writing_us, both_us / 8);
+  }
+
+  // The product that writes `out`, in a step, with as few inputs as all cores take part in.
+  Result<std::function<void()>> writer_of(DeviceArena& arena, const Tensor& out) {
+    if (!grid_.own_launches) return std::function<void()>();
+    const Format format = ops_.weight_format(Format::kBF16);
+    const int64_t inputs = kInputsMin * ceil_div(kProductsOfAll, out.rows * out.columns * kInputsMin);
+    ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, {out.columns, inputs}));
+    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), out.rows, inputs));
+    return std::function<void()>([=, this] { ops_.linear(device_, {.out = out, .x = x, .weight = weight}); });
+  }
+
+  Status measure_products(const char* what, Format format, const Shape& shape, std::span<const int> all_tokens,
+                          std::span<const int> cached_tokens) {
+    DeviceArena arena(ops_, device_);
+    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, shape));
     const int64_t most = all_tokens.back();
     ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), most, shape.inputs));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, most, shape.outputs));
-    // What cores read was just written, by other cores, too: a launch before each that writes x is timed with it.
     Tensor residual;
     const float* norm_weight = nullptr;
     if (grid_.own_launches) {
@@ -244,30 +296,58 @@ class DeviceProbe {
     for (const int tokens : all_tokens) {
       LinearArgs args{.out = out, .x = x, .weight = weights[0]};
       args.out.rows = args.x.rows = residual.rows = tokens;
-      const auto write_x = [&] {
-        if (norm_weight == nullptr) return;
-        ops_.add_norm(device_, {.out = args.x, .residual = residual, .x = {}, .weight = norm_weight, .epsilon = 1e-5f});
-      };
+      std::function<void()> write_x;
+      if (norm_weight != nullptr) {
+        write_x = [&] {
+          ops_.add_norm(device_,
+                        {.out = args.x, .residual = residual, .x = {}, .weight = norm_weight, .epsilon = 1e-5f});
+        };
+      }
       const PreparedProduct product{.linear = args, .gated = {}};
       RETURN_IF_ERROR(ops_.prepare(device_, {.products = &product, .count = 1}));
-      double writing_us = 0;
-      if (norm_weight != nullptr) {
-        ASSIGN_OR_RETURN(writing_us, timer_.time_us(write_x));
-      }
-      ASSIGN_OR_RETURN(const double both_us, timer_.time_us([&] {
-        write_x();
-        args.weight = weights[turn++ % weights.size()];
-        ops_.linear(device_, args);
-      }));
-      const double us = std::max(both_us - writing_us, both_us / 2);
+      const auto time_product = [&](size_t count) {
+        return time_behind(write_x, [&] {
+          args.weight = weights[turn++ % count];
+          ops_.linear(device_, args);
+        });
+      };
+      ASSIGN_OR_RETURN(const double us, time_product(weights.size()));
       const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(format).block_bytes /
                             info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
       samples_.push_back({.what = what, .format = std::string(info(format).name), .tokens = double(tokens),
                           .size = weight, .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
+      if (std::ranges::find(cached_tokens, tokens) == cached_tokens.end()) continue;
+      const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
+      const auto few = std::min(static_cast<size_t>(ceil_div(kCachedBytes, weight_bytes)), weights.size());
+      ASSIGN_OR_RETURN(const double cached_us, time_product(few));
+      ProbeSample cached = samples_.back();
+      cached.what = "cached_product";
+      cached.us = cached_us;
+      samples_.push_back(std::move(cached));
     }
     return {};
+  }
+
+  // One token by fewer weights, which caches hold the better the fewer they are.
+  Status measure_turns() {
+    DeviceArena arena(ops_, device_);
+    const Format format = ops_.weight_format(Format::kBF16);
+    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, kCoreWeight));
+    const int64_t weight_bytes = ops_.linear_bytes(format, kCoreWeight.outputs, kCoreWeight.inputs);
+    const Format input = ops_.activation_format(format);
+    ASSIGN_OR_RETURN(const Tensor x, activation(arena, input, 1, kCoreWeight.inputs));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, 1, kCoreWeight.outputs));
+    for (int64_t bytes = kCachedBytes;; bytes = std::min(2 * bytes, turn_bytes_)) {
+      const auto count = std::min(static_cast<size_t>(ceil_div(bytes, weight_bytes)), weights.size());
+      size_t turn = 0;
+      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+        ops_.linear(device_, {.out = out, .x = x, .weight = weights[turn++ % count]});
+      }));
+      samples_.push_back({.what = "turns", .tokens = 1, .size = double(bytes), .bytes = double(weight_bytes), .us = us});
+      if (bytes == turn_bytes_) return {};
+    }
   }
 
   Status measure_norm(int tokens, int64_t columns) {
@@ -277,7 +357,8 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
     ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(columns)));
     const AddNormArgs args{.out = out, .residual = residual, .x = x, .weight = weight, .epsilon = 1e-5f};
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.add_norm(device_, args); }));
+    ASSIGN_OR_RETURN(const std::function<void()> write_x, writer_of(arena, x));
+    ASSIGN_OR_RETURN(const double us, time_behind(write_x, [&] { ops_.add_norm(device_, args); }));
     samples_.push_back({.what = "norm", .tokens = double(tokens),
                         .bytes = tokens * static_cast<double>(columns) * (8 + 2 * stream_bytes()), .us = us});
     return {};
@@ -322,7 +403,7 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor q, activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, int64_t{rows} * queries, columns));
     const int64_t bytes = keys * row_bytes(ops_.kv_format, grid_.head_dim);
-    for (int64_t all = 0; all == 0 || (queries == 1 && all < kProbeBytes); all += bytes) {
+    for (int64_t all = 0; all == 0 || (queries == 1 && all < kTurnBytes); all += bytes) {
       ASSIGN_OR_RETURN(void* pages, arena.allocate(bytes));
       fill(pages, keys * grid_.head_dim, halves_);  // as float16, too, these are numbers
       attention->pages.push_back(pages);
@@ -391,9 +472,9 @@ class DeviceProbe {
       }
     }
     const int heads = grid_.kv_heads;
-    RETURN_IF_ERROR(measure_decode({1, kCpuContexts[0]}, heads));
+    RETURN_IF_ERROR(measure_decode({1, kCpuContexts[1]}, heads));  // the fewest keys that all cores share
     const double alone_us = samples_.back().us;
-    RETURN_IF_ERROR(measure_decode({rows, kCpuContexts[0]}, heads));
+    RETURN_IF_ERROR(measure_decode({rows, kCpuContexts[1]}, heads));
     const double work_us = samples_.back().us / rows * threads_ / std::min(threads_, heads);
     samples_.pop_back();
     samples_.back() = {.what = "decode_launch", .us = std::max(alone_us - work_us, 0.0)};
@@ -416,7 +497,8 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor gate_up, activation(arena, ops_.stream_format, tokens, 2 * columns));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
     const SiluMulArgs args{.out = out, .gate_up = gate_up};
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.silu_mul(device_, args); }));
+    ASSIGN_OR_RETURN(const std::function<void()> write_gates, writer_of(arena, gate_up));
+    ASSIGN_OR_RETURN(const double us, time_behind(write_gates, [&] { ops_.silu_mul(device_, args); }));
     samples_.push_back({.what = "gate", .tokens = double(tokens),
                         .bytes = 3.0 * tokens * static_cast<double>(columns) * stream_bytes(), .us = us});
     return {};
@@ -427,7 +509,8 @@ class DeviceProbe {
     Attention attention;
     RETURN_IF_ERROR(prepare_attention(arena, 1, tokens, tokens, q_heads, &attention));
     ASSIGN_OR_RETURN(const RopeAppendArgs args, append_of(arena, attention.args));
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] { ops_.rope_append(device_, args); }));
+    ASSIGN_OR_RETURN(const std::function<void()> write_qkv, writer_of(arena, args.qkv));
+    ASSIGN_OR_RETURN(const double us, time_behind(write_qkv, [&] { ops_.rope_append(device_, args); }));
     samples_.push_back({.what = "rope", .tokens = double(tokens),
                         .bytes = 2.0 * tokens * static_cast<double>(args.qkv.columns) * stream_bytes(), .us = us});
     return {};
@@ -451,7 +534,8 @@ class DeviceProbe {
     copy_to_device(state.sampling, std::vector<SlotSampling>(asked.size(), {.temperature = 0, .top_logprobs = -1}));
     copy_to_device(state.tokens, std::vector<int32_t>(asked.size() * 2, 0));
     copy_to_device(state.lengths, std::vector<int32_t>(asked.size(), 1));
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+    ASSIGN_OR_RETURN(const std::function<void()> write_logits, writer_of(arena, logits));
+    ASSIGN_OR_RETURN(const double us, time_behind(write_logits, [&] {
       ops_.sample(device_, {.out = out, .tokens = tokens, .logits = static_cast<float*>(logits.data),
                             .vocabulary = kVocabulary, .rows = rows, .row = row_data, .state = &state});
     }));
@@ -469,6 +553,7 @@ class DeviceProbe {
   ProbeTimer& timer_;
   const Grid& grid_;
   const int threads_;
+  const int64_t turn_bytes_;
   const std::vector<float> floats_ = numbers(kNumbers);
   const std::vector<uint16_t> halves_ = bf16_of(floats_);
   std::vector<ProbeSample> samples_;
@@ -492,7 +577,9 @@ std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>&
 Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device,
                                               ProbeTimer& timer) {
   const bool gpu = spec.device == "cuda";
-  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads);
+  const int64_t beyond_caches = std::clamp(kTimesLastCache * last_cache_bytes(), kTurnBytes, kTurnBytesMax);
+  const int64_t turn_bytes = gpu ? kTurnBytes : beyond_caches;
+  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads, turn_bytes);
   if (gpu) return probe.run();
   std::vector<std::vector<ProbeSample>> passes(kPasses);
   for (std::vector<ProbeSample>& pass : passes) {
@@ -500,15 +587,13 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
   }
   std::vector<ProbeSample> samples = medians_of(passes);
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> core, ops.open({.threads = 1}));
-  DeviceProbe core_probe(ops, *core, timer, kCpuGrid, 1);
+  DeviceProbe core_probe(ops, *core, timer, kCpuGrid, 1, turn_bytes);
   for (std::vector<ProbeSample>& pass : passes) {
     ASSIGN_OR_RETURN(pass, core_probe.run_core_products());
   }
   for (const ProbeSample& sample : medians_of(passes)) samples.push_back(sample);
-  for (const int64_t bytes : kReadBytes) {
-    const auto read = static_cast<double>(bytes);
-    samples.push_back({.what = "read", .bytes = read, .us = read / host_read_rate(spec.threads, bytes) * 1e6});
-  }
+  const auto read = static_cast<double>(turn_bytes);
+  samples.push_back({.what = "read", .bytes = read, .us = read / host_read_rate(spec.threads, turn_bytes) * 1e6});
   return samples;
 }
 

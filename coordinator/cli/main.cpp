@@ -3,6 +3,7 @@
 
 #include "base/nearest.h"
 #include "base/status.h"
+#include "base/time_slice.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/options.h"
 
@@ -45,6 +46,7 @@ int report(const Status& status) {
 
 int main(int argc, char** argv) {
   using namespace skein;
+  set_time_slice(TimeSlice::kShort);
   const std::string_view name = argc > 1 ? argv[1] : "";
   if (name == "--help" || name == "-h" || name == "help") {
     print_usage(stdout);

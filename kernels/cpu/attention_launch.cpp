@@ -1,6 +1,7 @@
 #include "kernels/cpu/attention_launch.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "base/checked.h"
@@ -13,14 +14,14 @@ namespace {
 constexpr int64_t kSerialWork = 64 * 1024;  // multiplications that aren't worth a second thread
 constexpr int64_t kPiecesPerThread = 16;
 
-// How the heads of one tile of queries are dealt to units. Keys are read once per unit, so the heads of a KV
-// head belong together. With few units, the KV heads that don't go evenly into the threads are dealt out head
-// by head. A quantised block that spans heads needs all of them in one unit.
+// How the heads of one tile of queries are dealt to units. Keys are read once per unit, so the heads of a KV head
+// belong together; but they are split where that occupies more threads, or where one pass over the keys serves fewer
+// at less cost. A quantised block that spans heads needs all of them in one unit.
 struct Plan {
   bool all_heads = false;
-  int64_t whole_groups = 1;  // the first KV heads, one unit each
-  int64_t parts = 1;         // units per tile
-  int64_t queries = 1;       // per tile
+  int64_t splits = 1;   // units per KV head
+  int64_t parts = 1;    // units per tile
+  int64_t queries = 1;  // per tile
 };
 
 int64_t kv_heads_used(const AttentionArgs& args) {
@@ -32,6 +33,34 @@ int64_t first_head(const AttentionArgs& args, int64_t kv_head) {
   return std::clamp<int64_t>(kv_head * args.group_size - args.group_offset, 0, args.q_heads);
 }
 
+// Of a pass for so many (query, head) pairs, in passes for one. Up to four read the pages themselves.
+double pass_cost(int64_t pairs) {
+  const auto count = static_cast<double>(pairs);
+  return pairs <= 4 ? 1 + (count - 1) / 12 : 1 + count / 3;
+}
+
+int64_t best_splits(int64_t heads, int64_t queries, int64_t units, int threads) {
+  int64_t best = 1;
+  double best_cost = HUGE_VAL;
+  for (int64_t splits = 1; splits <= heads; ++splits) {
+    const auto rounds = static_cast<double>(ceil_div<int64_t>(units * splits, threads));
+    const double cost = rounds * pass_cost(ceil_div(heads, splits) * queries);
+    if (cost < best_cost) best = splits;
+    best_cost = std::min(cost, best_cost);
+  }
+  return best;
+}
+
+int64_t tiles_in_row(const AttentionArgs& args, const Plan& plan, int row) {
+  return ceil_div<int64_t>(args.step.query_begin[row + 1] - args.step.query_begin[row], plan.queries);
+}
+
+int64_t count_tiles(const AttentionArgs& args, const Plan& plan) {
+  int64_t tiles = 0;
+  for (int row = 0; row < args.step.rows; ++row) tiles += tiles_in_row(args, plan, row);
+  return tiles;
+}
+
 Plan make_plan(const AttentionArgs& args, int threads) {
   Plan plan;
   if (args.out.format != Format::kF32 && args.pages.head_dim % kBlock != 0) {
@@ -40,28 +69,20 @@ Plan make_plan(const AttentionArgs& args, int threads) {
     return plan;
   }
   const int64_t kv_heads = kv_heads_used(args);
-  plan.queries = std::max(1, kPairsMax / std::min(args.group_size, args.q_heads));
-  plan.whole_groups = kv_heads;
-  if (args.step.tokens * kv_heads < 4 * threads) plan.whole_groups -= kv_heads % threads;
-  plan.parts = plan.whole_groups + args.q_heads - first_head(args, plan.whole_groups);
+  const int64_t heads = std::min(args.group_size, args.q_heads);
+  plan.queries = std::max<int64_t>(1, kPairsMax / heads);
+  const int64_t tiles = count_tiles(args, plan);
+  plan.splits = best_splits(heads, ceil_div<int64_t>(args.step.tokens, tiles), tiles * kv_heads, threads);
+  plan.parts = kv_heads * plan.splits;
   return plan;
 }
 
 Range heads_of(const AttentionArgs& args, const Plan& plan, int64_t part) {
   if (plan.all_heads) return {0, args.q_heads};
-  if (part < plan.whole_groups) return {first_head(args, part), first_head(args, part + 1)};
-  const int64_t head = first_head(args, plan.whole_groups) + part - plan.whole_groups;
-  return {head, head + 1};
-}
-
-int64_t tiles_in_row(const AttentionArgs& args, const Plan& plan, int row) {
-  return ceil_div<int64_t>(args.step.query_begin[row + 1] - args.step.query_begin[row], plan.queries);
-}
-
-int64_t count_units(const AttentionArgs& args, const Plan& plan) {
-  int64_t tiles = 0;
-  for (int row = 0; row < args.step.rows; ++row) tiles += tiles_in_row(args, plan, row);
-  return tiles * plan.parts;
+  const int64_t begin = first_head(args, part / plan.splits);
+  const int64_t heads = first_head(args, part / plan.splits + 1) - begin;
+  const int64_t within = part % plan.splits;
+  return {begin + heads * within / plan.splits, begin + heads * (within + 1) / plan.splits};
 }
 
 // Walks the units in a fixed order.
@@ -141,7 +162,7 @@ void launch_attention(Device& device, const AttentionArgs& args) {
   auto& rank = static_cast<CpuDevice&>(device);
   const int threads = is_small(args) ? 1 : rank.team().size();
   const Plan plan = make_plan(args, threads);
-  const int64_t units = count_units(args, plan);
+  const int64_t units = count_tiles(args, plan) * plan.parts;
   const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>(units, kPiecesPerThread * threads);
   rank.team().run(pieces, [&](int64_t piece, int thread) {
     UnitCursor cursor(args, plan);

@@ -22,9 +22,8 @@ struct AttentionUnit {
   Range heads;    // local q heads
 };
 
-struct RowStatistics {
-  float max = 0;
-  double exp_sum = 0;  // of e^(x - max)
+struct RowMaximum {
+  float value = 0;
   bool valid = false;  // no NaN, no +infinity, at least one finite value
 };
 
@@ -38,8 +37,9 @@ struct IsaKernels {
   void (*silu_mul)(const SiluMulArgs&, Range tokens);
 
   // Over x[0, n), sums in a fixed order. find_not_less: the first index >= begin whose value is >= bound,
-  // or n. exp_row: out = e^((x - max) factor).
-  RowStatistics (*row_statistics)(const float* x, int64_t n);
+  // or n. exp_sum: of e^(x - max). exp_row: out = e^((x - max) factor).
+  RowMaximum (*maximum)(const float* x, int64_t n);
+  double (*exp_sum)(const float* x, int64_t n, float max);
   double (*sum)(const float* x, int64_t n);
   int64_t (*count_not_less)(const float* x, int64_t n, float bound);
   int64_t (*find_not_less)(const float* x, int64_t begin, int64_t n, float bound);

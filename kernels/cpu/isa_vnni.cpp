@@ -11,7 +11,7 @@ namespace skein {
 const IsaKernels& vnni_kernels() {
   static constexpr IsaKernels kKernels = {
       "vnni", linear, embed, add_norm, rope_append, attention, silu_mul,
-      row_statistics, sum, count_not_less, find_not_less, exp_row, draw,
+      maximum, exp_sum, sum, count_not_less, find_not_less, exp_row, draw,
   };
   return kKernels;
 }

@@ -10,6 +10,11 @@
 namespace skein {
 namespace {
 
+// With few tokens a core has enough reads in flight by itself; with more it is the products that fill its window, and
+// what comes next, panels lie end to end, is asked for this far ahead.
+constexpr int kPlainTokensAhead = 3;
+constexpr int64_t kPlainPrefetchBytes = 12 * 1024;
+
 template <Format kFormat>
 inline Vec load_weights(const uint8_t* panel, int64_t column) {
   if constexpr (kFormat == Format::kF32) {
@@ -36,11 +41,14 @@ inline void plain_products(const PlainTile& tile, Vec (&sums)[kPanels][kTokens])
 #pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) sums[p][t] = zero();
   }
+  constexpr int64_t kBytes = kPanelRows * (kFormat == Format::kF32 ? 4 : 2);
   for (int64_t k = 0; k < tile.columns; ++k) {
     Vec w[kPanels];
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
-      w[p] = load_weights<kFormat>(tile.panel + p * tile.panel_stride, k);
+      const uint8_t* panel = tile.panel + p * tile.panel_stride;
+      w[p] = load_weights<kFormat>(panel, k);
+      if constexpr (kTokens >= kPlainTokensAhead) prefetch_to_second(panel + k * kBytes + kPlainPrefetchBytes);
     }
 #pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) {

@@ -21,8 +21,10 @@ namespace {
 
 CpuDevice& cpu(Device& device) { return static_cast<CpuDevice&>(device); }
 
-// Below this many elements (or weights times tokens) a second thread costs more than it saves.
-constexpr int64_t kSerialElements = 16 * 1024;
+// Below this many elements (or weights times tokens) a second thread costs more than it saves. Those of an embedding
+// lie far apart.
+constexpr int64_t kSerialElements = 8 * 1024;
+constexpr int64_t kSerialEmbedding = 1024;
 constexpr int64_t kSerialProducts = 64 * 1024;
 
 constexpr int64_t kTokenBlock = 8;       // of products that are cut by tokens
@@ -210,7 +212,7 @@ void embed(Device& device, const EmbedArgs& args) {
   CHECK_EQ(args.out.columns, args.table.columns);
   CHECK(args.table.format != Format::kI8Block32 && args.table.format != Format::kI32);
   const int64_t tokens = args.out.rows;
-  run_shares(cpu(device), tokens, 1, tokens * args.out.columns < kSerialElements,
+  run_shares(cpu(device), tokens, 1, tokens * args.out.columns < kSerialEmbedding,
              [&](Range share) { cpu(device).kernels().embed(args, share); });
 }
 

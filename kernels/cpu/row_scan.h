@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kSumSpan = 1024;  // floats summed in f32 before they go into a double
 
-RowStatistics row_statistics(const float* x, int64_t n) {
+RowMaximum maximum(const float* x, int64_t n) {
   Vec highest = set1(-__builtin_inff());
   uint32_t nan_lanes = 0;
   for (int64_t i = 0; i < n; i += kLanes) {
@@ -21,11 +21,13 @@ RowStatistics row_statistics(const float* x, int64_t n) {
     nan_lanes |= bits_of(unordered(a));
     highest = max(a, highest);
   }
-  RowStatistics out;
-  out.max = reduce_max(highest);
-  out.valid = nan_lanes == 0 && out.max < __builtin_inff() && out.max > -__builtin_inff();
-  if (!out.valid) return out;
-  const Vec top = set1(out.max);
+  const float value = reduce_max(highest);
+  return {value, nan_lanes == 0 && value < __builtin_inff() && value > -__builtin_inff()};
+}
+
+double exp_sum(const float* x, int64_t n, float max) {
+  const Vec top = set1(max);
+  double total = 0;
   for (int64_t begin = 0; begin < n; begin += kSumSpan) {
     const int64_t end = n - begin < kSumSpan ? n : begin + kSumSpan;
     Vec sum = zero();
@@ -34,9 +36,9 @@ RowStatistics row_statistics(const float* x, int64_t n) {
       if (end - i < kLanes) e = select(first_lanes(lanes_at(i, end)), e, zero());
       sum = add(sum, e);
     }
-    out.exp_sum += static_cast<double>(reduce_add(sum));
+    total += static_cast<double>(reduce_add(sum));
   }
-  return out;
+  return total;
 }
 
 int64_t count_not_less(const float* x, int64_t n, float bound) {

@@ -233,7 +233,7 @@ void sample_row(const SampleArgs& args, int r, const IsaKernels& kernels,
   out = {};
   args.tokens[r] = request.score != 0 ? -1 : kInvalidLogits;
   out.token = kInvalidLogits;
-  const RowStatistics raw = kernels.row_statistics(row.logits, n);
+  const RowMaximum raw = kernels.maximum(row.logits, n);
   if (!raw.valid) return;
   const float* raw_logits = row.logits;
   int32_t token = kInvalidLogits;
@@ -242,21 +242,21 @@ void sample_row(const SampleArgs& args, int r, const IsaKernels& kernels,
     token = row.tokens[row.known];
     CHECK(row.contains(token));
   } else {
-    float highest = raw.max;
+    float highest = raw.value;
     if (changes_logits(row)) {
       std::memcpy(scratch.raw, row.logits, static_cast<size_t>(n) * sizeof(float));
       raw_logits = scratch.raw;
       change_logits(row, scratch.counts);
-      const RowStatistics changed = kernels.row_statistics(row.logits, n);
+      const RowMaximum changed = kernels.maximum(row.logits, n);
       if (!changed.valid) return;  // every token is forbidden
-      highest = changed.max;
+      highest = changed.value;
     }
     token = choose(row, highest, kernels, scratch);
     args.tokens[r] = token;
   }
   out.token = token;
   if (request.score == 0 && row.sampling.top_logprobs < 0) return;
-  const double log_normaliser = static_cast<double>(raw.max) + std::log(raw.exp_sum);
+  const double log_normaliser = static_cast<double>(raw.value) + std::log(kernels.exp_sum(raw_logits, n, raw.value));
   const float logit = raw_logits[token];
   out.logprob = static_cast<float>(static_cast<double>(logit) - log_normaliser);
   out.rank = static_cast<int32_t>(kernels.count_not_less(raw_logits, n, logit));

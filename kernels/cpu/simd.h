@@ -16,6 +16,7 @@ namespace {
 // Into the first-level cache; any address will do. Always inlined, and so must be what does nothing else:
 // gcc 12 takes a call that only prefetches for one without effect and drops it.
 [[gnu::always_inline]] inline void prefetch(const void* p) { _mm_prefetch(p, _MM_HINT_T0); }
+[[gnu::always_inline]] inline void prefetch_to_second(const void* p) { _mm_prefetch(p, _MM_HINT_T1); }  // level
 
 // e^x to 1 unit in the last place or so; 0 below -87.3, saturates above 88.3; NaN stays; e^0 is 1.
 // Range reduction and polynomial as in Cephes' expf.

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/time_slice.h"
 
 namespace skein {
 namespace {
@@ -128,6 +129,7 @@ bool ThreadTeam::wait_for_job(uint32_t seen) {
 }
 
 void ThreadTeam::work(int thread) {
+  set_time_slice(TimeSlice::kSystem);
   uint32_t seen = 0;
   while (wait_for_job(seen)) {
     seen = jobs_.load();

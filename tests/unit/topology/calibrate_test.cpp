@@ -64,9 +64,11 @@ TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
 
 TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   std::vector<ProbeSample> samples = kSamples;
-  constexpr double kBytes = kProbeBytes;
-  samples.push_back({.what = "read", .bytes = kBytes / 8, .us = kBytes / 8 / 3e12 * 1e6});
-  samples.push_back({.what = "read", .bytes = kBytes, .us = kBytes / 1e12 * 1e6});
+  samples.push_back({.what = "read", .bytes = 2e8, .us = 200});
+  samples.push_back({.what = "turns", .tokens = 1, .size = 2e7, .bytes = 1e7, .us = 10});
+  samples.push_back({.what = "turns", .tokens = 1, .size = 1e8, .bytes = 1e7, .us = 15});
+  samples.push_back({.what = "turns", .tokens = 1, .size = 2e8, .bytes = 1e7, .us = 30});
+  samples.push_back({.what = "cached_product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .us = 8});
   samples.push_back({.what = "core_product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .us = 32});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 1e8, .us = 200});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 500});
@@ -84,8 +86,8 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   EXPECT_EQ(fit.core_gain.x, (std::vector<double>{1}));
   EXPECT_DOUBLE_EQ(fit.core_gain.y.at(0), 2.5) << "20 us of four cores are 80 of one, which took 32";
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12) << "caches are faster";
-  EXPECT_DOUBLE_EQ(share_at(fit.cached_read, kBytes / 8), 3);
-  EXPECT_DOUBLE_EQ(share_at(fit.cached_read, kBytes), 1);
+  EXPECT_EQ(fit.from_memory.y, (std::vector<double>{0, 0.25, 1}));
+  EXPECT_DOUBLE_EQ(share_at(fit.cached_products, 1, 1e7), 2.5) << "20 us became 8";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 0.5);
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());

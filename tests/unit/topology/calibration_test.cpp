@@ -20,6 +20,10 @@ constexpr const char* kText = R"(devices:
     product_share:
       - [0.5, 0.9]
       - [0.4, 0.8]
+    cached_product_tokens: [1]
+    cached_product_bytes: [1e6]
+    cached_product_gain: [[2.75]]
+    from_memory: {x: [1e7, 1e9], y: [0, 1]}
     decode_attention_share: {x: [1e6, 1e8], y: [0.5, 0.9]}
     group_attention_heads: [1, 4]
     group_attention_keys: [100]
@@ -32,6 +36,9 @@ constexpr const char* kText = R"(devices:
         tokens: [1]
         bytes: [1e6, 1e8]
         share: [[0.25, 0.75]]
+        cached_tokens: [1]
+        cached_bytes: [1e6]
+        cached_gain: [[3.25]]
         core_gain: {x: [1], y: [1.5]}
 links:
   - link: NVLink
@@ -57,7 +64,7 @@ TEST(Calibration, SharesAreInterpolatedInLogarithms) {
   EXPECT_DOUBLE_EQ(share_at(gpu.products, 1e4, 1e9), 0.8);
 }
 
-TEST(Calibration, WhatACoreGainsAloneIsReadAndWritten) {
+TEST(Calibration, WhatIsGainedAloneAndFromCachesIsReadAndWritten) {
   const auto calibration = parse_calibration(kText);
   ASSERT_TRUE(calibration.ok()) << calibration.status().message();
   const auto again = parse_calibration(to_yaml(*calibration));
@@ -65,10 +72,13 @@ TEST(Calibration, WhatACoreGainsAloneIsReadAndWritten) {
   for (const DeviceCalibration* device : {&calibration->devices[0], &again->devices[0]}) {
     EXPECT_EQ(device->core_gain.y, (std::vector<double>{1.8, 1.2}));
     EXPECT_EQ(device->format_products.at(0).core_gain.y, std::vector<double>{1.5});
+    EXPECT_DOUBLE_EQ(share_at(device->cached_products, 1, 1e6), 2.75);
+    EXPECT_DOUBLE_EQ(share_at(device->format_products.at(0).cached, 1, 1e6), 3.25);
+    EXPECT_DOUBLE_EQ(share_at(device->from_memory, 1e8), 0.5);
   }
-  for (const char* gain : {"1.8", "1.5"}) {
+  for (const std::string gain : {"1.8", "1.5", "2.75", "3.25"}) {
     std::string text = kText;
-    text.replace(text.find(gain), 3, "0.9");
+    text.replace(text.find(gain), gain.size(), "0.9");
     EXPECT_THAT(parse_calibration(text).status().message(), HasSubstr("must be 1 or more")) << gain;
   }
 }
@@ -146,6 +156,10 @@ INSTANTIATE_TEST_SUITE_P(
             "line 2: the shares of \"A\"'s attention need a row for each number of heads"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, decode_attention_share: {x: [1], y: [3]}}\n",
             "shares above 0"},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, from_memory: {x: [1], y: [1.5]}}\n",
+            "line 2: what \"A\" reads from memory must be shares, at most 1"},
+        Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, cached_product_tokens: [1]}\n",
+            "line 2: the gains of \"A\"'s weights in caches need a row for each number of tokens"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: Q5_K, flops: 1}]}\n",
             "line 2: there is no format of weights \"Q5_K\""},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: I32, flops: 1}]}\n",

@@ -129,8 +129,15 @@ TEST(Cost, OnCoresAttentionGoesByTheQueryHeadsOfAKvHead) {
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts + 12.8 / 0.6), kClose)
       << "half the cores";
   const ReplicaCost many = paper_cost({{.device = &device, .gpu = false, .cores = 8}});
-  EXPECT_NEAR(many.stage_us(0, kDecode, 1), 2 * (kProducts + 12.8 / 0.6 * 2) + kLogits, kClose)
-      << "four heads for eight cores";
+  EXPECT_NEAR(many.stage_us(0, kDecode, 1), 2 * (kProducts + 6.4 / 0.8 * 8) + kLogits, kClose)
+      << "of eight cores four have a head each";
+  DeviceCalibration without = device;
+  without.group_attention = {.rows = {1, 4}, .columns = {100, 200}, .share = {{1, 1}, {1, 1}}};
+  const auto rows_us = [&](const DeviceCalibration& with) {
+    return paper_cost({{.device = &with, .gpu = false, .cores = 4}}).stage_us(0, kThree, 1);
+  };
+  EXPECT_NEAR(rows_us(device) - rows_us(without), 2 * (6.4 / 0.6 - 6.4) * 4 * 2, kClose)
+      << "six KV heads, two rounds of four";
   device.decode_attention_us = 5;
   EXPECT_NEAR(stage_us(device, kDecode), 2 * (kProducts + 12.8 / 0.6 + 5) + kLogits, kClose) << "and a launch";
 }
@@ -365,9 +372,14 @@ TEST_F(CostOfTwoStages, RowsThatOneCoreWorksOnTakeNoLongerForARankOfOne) {
 
 // 73,728 bytes for half of the cores: as from 147,456.
 TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
-  device_.cached_read = {.x = {147'456, 1e6}, .y = {4, 1}};
+  device_.from_memory = {.x = {147'456, 1e6}, .y = {0.25, 1}};
+  device_.cached_products = {.rows = {1}, .columns = {1}, .share = {{3}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts / 4 + kAttention / 4), kClose);
+  const double expected = 2 * (kProducts * (0.25 + 0.75 / 3) + kAttention);
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), expected, kClose);
+  device_.format_products = {{.format = Format::kBF16, .flops = test::kNoLimit, .cached = device_.cached_products}};
+  device_.cached_products = {};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), expected, kClose) << "a format of its own";
 }
 
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {

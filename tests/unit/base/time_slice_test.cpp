@@ -1,0 +1,60 @@
+#include "base/time_slice.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <thread>
+
+namespace skein {
+namespace {
+
+struct Attributes {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+Attributes of_this_thread() {
+  Attributes attributes{};
+  EXPECT_EQ(syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0), 0);
+  return attributes;
+}
+
+// Runs `body` on a thread of its own and leaves this one's slice alone.
+template <typename Body>
+void on_a_thread(const Body& body) {
+  std::thread(body).join();
+}
+
+TEST(TimeSlice, IsThatOfTheThreadAndOfThoseThatItStarts) {
+  const uint64_t own = of_this_thread().runtime;
+  on_a_thread([&] {
+    if (!set_time_slice(TimeSlice::kShort)) GTEST_SKIP() << "this system has no slices of a thread's own";
+    EXPECT_EQ(of_this_thread().runtime, 100'000u);
+    on_a_thread([&] {
+      EXPECT_EQ(of_this_thread().runtime, 100'000u);
+      EXPECT_TRUE(set_time_slice(TimeSlice::kSystem));
+      EXPECT_EQ(of_this_thread().runtime, own);
+    });
+    EXPECT_EQ(of_this_thread().runtime, 100'000u);
+  });
+  EXPECT_EQ(of_this_thread().runtime, own);
+}
+
+TEST(TimeSlice, LeavesHowNiceAThreadIs) {
+  on_a_thread([] {
+    ASSERT_EQ(setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), 3), 0);
+    set_time_slice(TimeSlice::kShort);
+    EXPECT_EQ(of_this_thread().nice, 3);
+    set_time_slice(TimeSlice::kSystem);
+    EXPECT_EQ(of_this_thread().nice, 3);
+  });
+}
+
+}  // namespace
+}  // namespace skein
