@@ -10,8 +10,8 @@ enum class TimeSlice {
   kShort,   // 0.1 ms
 };
 
-// For the calling thread and those that it starts from then on. Says false, and changes nothing, where the system has no
-// such slices: Linux has them since 6.12, for threads that are scheduled in the normal way.
+// For the calling thread and those that it starts from then on. Says false, and changes nothing, where the system has
+// no such slices: Linux has them since 6.12, for threads that are scheduled in the normal way.
 bool set_time_slice(TimeSlice slice);
 
 }  // namespace skein

@@ -325,6 +325,7 @@ int main(int argc, char** argv) {
     run_model(&bench, isa, threads, Format::kBF16, Format::kBF16);
     for (Format format : {Format::kQ4_1, Format::kQ4_0, Format::kQ8_0, Format::kBF16, Format::kF16, Format::kF32}) {
       bench.product(format, 3072, 576, 1);
+      bench.product(format, 3072, 576, 8);
       bench.product(format, 3072, 576, 256);
       bench.product(format, 576, 1536, 1);
     }
