@@ -35,7 +35,7 @@ bool set_time_slice(TimeSlice slice) {
   attributes.size = sizeof attributes;
   attributes.runtime = slice == TimeSlice::kShort ? kShortNs : 0;
   if (syscall(SYS_sched_setattr, 0, &attributes, 0) != 0) return false;
-  return slice == TimeSlice::kSystem || (get(&attributes) && attributes.runtime == kShortNs);
+  return get(&attributes) && (attributes.runtime == kShortNs) == (slice == TimeSlice::kShort);
 }
 
 }  // namespace skein

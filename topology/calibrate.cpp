@@ -54,7 +54,9 @@ class DeviceFit {
     double read = 0;
     const auto take_best = [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); };
     each(samples_, "product", take_best);
-    each(samples_, "decode_attention", take_best);
+    each(samples_, "decode_attention", [&](const ProbeSample& s) {
+      if (s.group == 0) take_best(s);  // of cores: caches may hold those keys
+    });
     each(samples_, "read", take_best);
     if (read > 0) fit_.read_bytes_per_s = read;
     const double flops = best_flops(Format::kBF16);

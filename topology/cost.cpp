@@ -143,10 +143,15 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
   return bytes;
 }
 
+// Of a stage's weights, what its ranks find in no cache.
+double ReplicaCost::from_memory(size_t stage) const {
+  const StageSite& site = sites_[stage];
+  return site.device->from_memory.empty() ? 1 : share_at(site.device->from_memory, reads_[stage] / site.share);
+}
+
 // The ranks of a stage are at work at once, and stages as many as lanes are in flight.
 ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
   const StageSite& site = sites_[stage];
-  const Curve& from_memory = site.device->from_memory;
   double idle = 0;
   double at_work = 1;  // of the node's cores
   const double cores = site.cores / site.share;
@@ -160,7 +165,7 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
           .read = site.device->read_bytes_per_s * site.share,
           .idle = idle,
           .gain_max = 1 / at_work,
-          .from_memory = from_memory.empty() ? 1 : share_at(from_memory, reads_[stage] / site.share)};
+          .from_memory = from_memory(stage)};
 }
 
 // One that was worked out, for the load and lanes at hand.
@@ -291,8 +296,9 @@ double ReplicaCost::layers_us(const ShardPlan& shard, const Pace& pace, const St
                               std::vector<Layer>* known) const {
   const auto layer_us_of = [&](const LayerFormats& formats) {
     const auto same = [&](const Layer& layer) {
-      return *layer.formats == formats && same_sizes(*layer.shard, shard) &&
-             alike(sites_[static_cast<size_t>(layer.shard->pp_rank)], pace.site);
+      const auto stage = static_cast<size_t>(layer.shard->pp_rank);
+      return *layer.formats == formats && same_sizes(*layer.shard, shard) && alike(sites_[stage], pace.site) &&
+             from_memory(stage) == pace.from_memory;
     };
     const auto found = std::ranges::find_if(*known, same);
     if (found != known->end()) return found->us;

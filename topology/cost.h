@@ -81,6 +81,7 @@ class ReplicaCost {
   struct Product;
   struct Layer;
   double weight_bytes(const ShardPlan& shard) const;
+  double from_memory(size_t stage) const;
   Pace pace_of(size_t stage, int lanes) const;
   double stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const;
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;

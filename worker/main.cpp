@@ -293,7 +293,8 @@ Status run(const char* spec_path, Rank& rank) {
   const bool answers = shard.last_stage() && shard.tp_rank == 0;
   const int kv_groups = static_cast<int>(checkpoint->description().kv_groups.size());
   const auto serve = [&] {
-    if (spec.device == "cpu") set_time_slice(TimeSlice::kSystem);  // what wakes goes before this thread's computations
+    // On CPUs this thread computes, and what wakes goes first; on GPUs it wakes.
+    set_time_slice(spec.device == "cpu" ? TimeSlice::kSystem : TimeSlice::kShort);
     if (const Status served = serve_plans(*executor, communicator, answers); !served.ok()) end(served);
   };
   if (const Status warm = warm_up(*executor, communicator, spec, kv_groups, mpi.rank(), answers); !warm.ok()) end(warm);
@@ -303,6 +304,7 @@ Status run(const char* spec_path, Rank& rank) {
     return {};
   }
 
+  set_time_slice(TimeSlice::kShort);  // for the threads of the socket and of the leader
   ASSIGN_OR_RETURN(std::unique_ptr<MessageSocket> socket, connect_to_coordinator(spec));
   const uint64_t numerics = numerics_id(spec, checkpoint->fingerprint(), ops->numerics(device));
   ASSIGN_OR_RETURN(std::unique_ptr<Batcher> batcher,
@@ -331,7 +333,7 @@ Status run(const char* spec_path, Rank& rank) {
 int main(int argc, char** argv) {
   // Whoever started this rank owns it: mpirun's end is its end.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  skein::set_time_slice(skein::TimeSlice::kShort);
+  skein::set_time_slice(skein::TimeSlice::kSystem);  // whatever whoever started this has
   const bool probing = argc == 3 && std::string_view(argv[1]) == "--probe";
   if (argc != 2 && !probing) {
     std::fprintf(stderr, "skein-worker: usage: skein-worker [--probe] SPEC.json, under mpirun; people start `skein serve`\n");

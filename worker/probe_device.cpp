@@ -1,24 +1,18 @@
 #include "worker/probe_device.h"
 
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/check.h"
 #include "base/checked.h"
 #include "base/half.h"
 #include "worker/model_weights.h"
+#include "worker/probe_memory.h"
 
 namespace skein {
 namespace {
@@ -27,7 +21,6 @@ constexpr int64_t kTurnBytes = int64_t{256} << 20;     // of weights and pages t
 constexpr int64_t kTurnBytesMax = int64_t{1} << 30;
 constexpr int64_t kCachedBytes = int64_t{16} << 20;    // and twice as many, and so on
 constexpr int kTimesLastCache = 4;
-constexpr int kReadRounds = 5;
 constexpr int64_t kNumbers = 1 << 20;
 constexpr int kPasses = 3;  // over all of it on cores, whose memory others may keep busy for a second or two
 
@@ -118,55 +111,6 @@ std::vector<uint8_t> blocks_of(Format format, int64_t bytes) {
   return blocks;
 }
 
-// Of the node's last caches, together; 0 where the system does not tell.
-int64_t last_cache_bytes() {
-  std::set<std::string> seen;  // by the cores that share one
-  int64_t bytes = 0;
-  for (unsigned core = 0; core < std::thread::hardware_concurrency(); ++core) {
-    const std::filesystem::path cache = "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/cache/index3";
-    std::string sharers;
-    int64_t kibibytes = 0;
-    if (!std::getline(std::ifstream(cache / "shared_cpu_list"), sharers) || !seen.insert(sharers).second) continue;
-    if (std::ifstream(cache / "size") >> kibibytes) bytes += kibibytes << 10;
-  }
-  return bytes;
-}
-
-// Bytes a second that all threads together read out of `bytes`, in streams as products have them.
-double host_read_rate(int threads, int64_t bytes) {
-  constexpr size_t kStreams = 8;
-  constexpr size_t kLanes = 8;
-  constexpr size_t kGrain = kStreams * kLanes;
-  const size_t words = static_cast<size_t>(bytes) / sizeof(uint64_t) / static_cast<size_t>(threads) / kGrain * kGrain;
-  std::vector<std::vector<uint64_t>> parts(static_cast<size_t>(threads));
-  std::atomic<uint64_t> kept = 0;  // so that nothing is optimised away
-  double best = 0;
-  for (int round = 0; round < kReadRounds; ++round) {
-    const auto begin = std::chrono::steady_clock::now();
-    {
-      std::vector<std::jthread> team;
-      for (std::vector<uint64_t>& part : parts) {
-        team.emplace_back([&, words] {
-          if (part.empty()) part.assign(words, 1);
-          std::array<uint64_t, kLanes> sums{};
-          for (size_t i = 0; i < words / kStreams; i += kLanes) {
-            for (size_t stream = 0; stream < kStreams; ++stream) {
-              const uint64_t* from = part.data() + stream * (words / kStreams) + i;
-              for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += from[lane];
-            }
-          }
-          for (const uint64_t sum : sums) kept += sum;
-        });
-      }
-    }
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    const double read = static_cast<double>(words * sizeof(uint64_t)) * threads;
-    // The first round fills the memory.
-    if (round > 0) best = std::max(best, read / seconds.count());
-  }
-  return best;
-}
-
 class DeviceProbe {
  public:
   DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid, int threads, int64_t turn_bytes)
@@ -240,8 +184,10 @@ class DeviceProbe {
     const bool quantised = info(format).block_elements > 1;
     std::vector<uint8_t> blocks;
     if (quantised) blocks = blocks_of(format, row_bytes(format, shape.inputs));
-    const void* row = quantised ? static_cast<const void*>(blocks.data()) : halves_.data();
-    const std::vector<const void*> rows(static_cast<size_t>(shape.outputs), row);
+    std::vector<const void*> rows(static_cast<size_t>(shape.outputs), blocks.data());
+    for (size_t row = 0; row < rows.size() && !quantised; ++row) {  // unlike ones: logits have one maximum
+      rows[row] = halves_.data() + row * 7 % (halves_.size() - static_cast<size_t>(shape.inputs));
+    }
     ops_.pack_linear(device_, {.out = weight, .first_row = 0, .row_count = shape.outputs, .source_rows = rows.data(),
                                .source_format = quantised ? format : Format::kBF16});
     RETURN_IF_ERROR(ops_.synchronize(device_));  // the rows have been read
@@ -475,7 +421,8 @@ class DeviceProbe {
     RETURN_IF_ERROR(measure_decode({1, kCpuContexts[1]}, heads));  // the fewest keys that all cores share
     const double alone_us = samples_.back().us;
     RETURN_IF_ERROR(measure_decode({rows, kCpuContexts[1]}, heads));
-    const double work_us = samples_.back().us / rows * threads_ / std::min(threads_, heads);
+    const double unit_us = samples_.back().us * threads_ / (rows * heads);
+    const double work_us = unit_us * ceil_div(heads, threads_);
     samples_.pop_back();
     samples_.back() = {.what = "decode_launch", .us = std::max(alone_us - work_us, 0.0)};
     return {};

@@ -28,7 +28,7 @@ constexpr bool kBuiltWithCuda = true;
 constexpr bool kBuiltWithCuda = false;
 #endif
 
-constexpr auto kDeadline = std::chrono::seconds(90);  // of one run
+constexpr auto kDeadline = std::chrono::seconds(240);  // of one run
 constexpr std::string_view kReasonPrefix = "skein-worker: ";
 constexpr int kGroupMax = 8;  // ranks of the largest group that is measured
 constexpr double kSuspectShare = 0.5;  // less of a ceiling than that is told
@@ -91,7 +91,7 @@ Result<std::string> words_until_end(const ChildProcess& child, const EndRequests
     const std::chrono::duration<double, std::milli> left = deadline - std::chrono::steady_clock::now();
     pollfd waits[] = {{child.error_fd, POLLIN, 0}, {end.fd(), POLLIN, 0}};
     if (left.count() <= 0 || poll(waits, 2, static_cast<int>(left.count()) + 1) == 0) {
-      cut = unavailable("a probe has not ended within 90 s: is something else running on these devices?");
+      cut = unavailable("a probe has not ended within 240 s: is something else running on these devices?");
     } else if (waits[1].revents != 0) {
       end.take();
       cut = unavailable("asked to end while measuring");

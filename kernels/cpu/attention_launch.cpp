@@ -33,18 +33,18 @@ int64_t first_head(const AttentionArgs& args, int64_t kv_head) {
   return std::clamp<int64_t>(kv_head * args.group_size - args.group_offset, 0, args.q_heads);
 }
 
-// Of a pass for so many (query, head) pairs, in passes for one. Up to four read the pages themselves.
-double pass_cost(int64_t pairs) {
+// Of a pass for so many (query, head) pairs, in passes for one. A few read the pages themselves (attention.h).
+double pass_cost(int64_t pairs, bool direct) {
   const auto count = static_cast<double>(pairs);
-  return pairs <= 4 ? 1 + (count - 1) / 12 : 1 + count / 3;
+  return direct && pairs <= 4 ? 1 + (count - 1) / 12 : 1 + count / 3;
 }
 
-int64_t best_splits(int64_t heads, int64_t queries, int64_t units, int threads) {
+int64_t best_splits(int64_t heads, int64_t queries, int64_t units, int threads, bool direct) {
   int64_t best = 1;
   double best_cost = HUGE_VAL;
   for (int64_t splits = 1; splits <= heads; ++splits) {
     const auto rounds = static_cast<double>(ceil_div<int64_t>(units * splits, threads));
-    const double cost = rounds * pass_cost(ceil_div(heads, splits) * queries);
+    const double cost = rounds * pass_cost(ceil_div(heads, splits) * queries, direct);
     if (cost < best_cost) best = splits;
     best_cost = std::min(cost, best_cost);
   }
@@ -72,7 +72,8 @@ Plan make_plan(const AttentionArgs& args, int threads) {
   const int64_t heads = std::min(args.group_size, args.q_heads);
   plan.queries = std::max<int64_t>(1, kPairsMax / heads);
   const int64_t tiles = count_tiles(args, plan);
-  plan.splits = best_splits(heads, ceil_div<int64_t>(args.step.tokens, tiles), tiles * kv_heads, threads);
+  plan.splits = best_splits(heads, ceil_div<int64_t>(args.step.tokens, tiles), tiles * kv_heads, threads,
+                            args.pages.head_dim % 16 == 0);
   plan.parts = kv_heads * plan.splits;
   return plan;
 }
@@ -90,7 +91,7 @@ class UnitCursor {
  public:
   UnitCursor(const AttentionArgs& args, const Plan& plan) : args_(args), plan_(plan) {}
 
-  // Requires: rising indices below count_units().
+  // Requires: rising indices below the number of units.
   void move_to(int64_t index, AttentionUnit* unit) {
     int64_t tiles = tiles_in_row(args_, plan_, row_);
     while (index >= first_ + tiles * plan_.parts) {

@@ -380,6 +380,12 @@ TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
   device_.format_products = {{.format = Format::kBF16, .flops = test::kNoLimit, .cached = device_.cached_products}};
   device_.cached_products = {};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), expected, kClose) << "a format of its own";
+  // The second stage has the logits' weights, too, and its layer comes from memory.
+  device_.from_memory = {.x = {73'728, 73'729}, .y = {0, 1}};
+  const StageSite node{.device = &device_, .gpu = false, .cores = 1};
+  const ReplicaCost two = paper_cost({node, node});
+  EXPECT_DOUBLE_EQ(two.stages_us(kDecode, 1)[1], two.stage_us(1, kDecode, 1));
+  EXPECT_GT(two.stages_us(kDecode, 1)[1] - kLogits, two.stages_us(kDecode, 1)[0]);
 }
 
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
