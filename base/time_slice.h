@@ -6,7 +6,7 @@ namespace skein {
 // whose slice is longer, and would else wait for its end, some milliseconds: threads that pass requests and tokens on
 // have short slices, those with which CPUs compute a step the system's own. All get their share all the same.
 enum class TimeSlice {
-  kSystem,  // of the system's choice, 1 to 3 ms
+  kSystem,  // of the system's choice, up to 3 ms
   kShort,   // 0.1 ms
 };
 

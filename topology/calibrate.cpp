@@ -55,7 +55,7 @@ class DeviceFit {
     const auto take_best = [&](const ProbeSample& s) { read = std::max(read, s.bytes / s.us * kMicro); };
     each(samples_, "product", take_best);
     each(samples_, "decode_attention", [&](const ProbeSample& s) {
-      if (s.group == 0) take_best(s);  // of cores: caches may hold those keys
+      if (s.group == 0) take_best(s);  // those with a group are of cores, whose caches may hold the keys
     });
     each(samples_, "read", take_best);
     if (read > 0) fit_.read_bytes_per_s = read;

@@ -184,9 +184,13 @@ class DeviceProbe {
     const bool quantised = info(format).block_elements > 1;
     std::vector<uint8_t> blocks;
     if (quantised) blocks = blocks_of(format, row_bytes(format, shape.inputs));
-    std::vector<const void*> rows(static_cast<size_t>(shape.outputs), blocks.data());
-    for (size_t row = 0; row < rows.size() && !quantised; ++row) {  // unlike ones: logits have one maximum
-      rows[row] = halves_.data() + row * 7 % (halves_.size() - static_cast<size_t>(shape.inputs));
+    const void* any_row = quantised ? static_cast<const void*>(blocks.data()) : halves_.data();
+    std::vector<const void*> rows(static_cast<size_t>(shape.outputs), any_row);
+    if (grid_.own_launches && !quantised) {  // unlike ones, and unlike activations: the largest logit is anywhere
+      const size_t half = halves_.size() / 2;
+      for (size_t row = 0; row < rows.size(); ++row) {
+        rows[row] = halves_.data() + half + row * 7 % (half - static_cast<size_t>(shape.inputs));
+      }
     }
     ops_.pack_linear(device_, {.out = weight, .first_row = 0, .row_count = shape.outputs, .source_rows = rows.data(),
                                .source_format = quantised ? format : Format::kBF16});
@@ -421,7 +425,7 @@ class DeviceProbe {
     RETURN_IF_ERROR(measure_decode({1, kCpuContexts[1]}, heads));  // the fewest keys that all cores share
     const double alone_us = samples_.back().us;
     RETURN_IF_ERROR(measure_decode({rows, kCpuContexts[1]}, heads));
-    const double unit_us = samples_.back().us * threads_ / (rows * heads);
+    const double unit_us = samples_.back().us / ceil_div(rows * heads, threads_);
     const double work_us = unit_us * ceil_div(heads, threads_);
     samples_.pop_back();
     samples_.back() = {.what = "decode_launch", .us = std::max(alone_us - work_us, 0.0)};

@@ -1,5 +1,7 @@
 #include "worker/probe_memory.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -14,11 +16,14 @@
 namespace skein {
 
 int64_t last_cache_bytes() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
   std::set<std::string> seen;  // by the cores that share one
   int64_t bytes = 0;
-  std::error_code none;
-  for (const auto& core : std::filesystem::directory_iterator("/sys/devices/system/cpu", none)) {
-    const std::filesystem::path cache = core.path() / "cache/index3";
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &allowed)) continue;
+    const std::filesystem::path cache = "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/cache/index3";
     std::string sharers;
     int64_t kibibytes = 0;
     if (!std::getline(std::ifstream(cache / "shared_cpu_list"), sharers) || !seen.insert(sharers).second) continue;

@@ -4,7 +4,7 @@
 
 namespace skein {
 
-// Of the node's last caches, together; 0 where the system does not tell.
+// Of the last caches of the cores that this process may use, together; 0 where the system does not tell.
 int64_t last_cache_bytes();
 
 // Bytes a second that so many threads together read out of `bytes`, in streams as products have them. Host memory.

@@ -70,7 +70,7 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   samples.push_back({.what = "turns", .tokens = 1, .size = 2e8, .bytes = 1e7, .us = 30});
   samples.push_back({.what = "cached_product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .us = 8});
   samples.push_back({.what = "core_product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .us = 32});
-  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 1e8, .us = 200});
+  samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 3e8, .us = 200});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 500});
   samples.push_back({.what = "decode_launch", .us = 3});
   const auto work_on_rows = [&](const char* what, double tokens, double row_bytes, double us) {
@@ -88,7 +88,7 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12) << "caches are faster";
   EXPECT_EQ(fit.from_memory.y, (std::vector<double>{0, 0.25, 1}));
   EXPECT_DOUBLE_EQ(share_at(fit.cached_products, 1, 1e7), 2.5) << "20 us became 8";
-  EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 0.5);
+  EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 1.5) << "of keys in caches";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
   EXPECT_DOUBLE_EQ(fit.decode_attention_us, 3);
