@@ -18,9 +18,9 @@ CLUSTERS = pathlib.Path(__file__).parents[2] / "configs" / "clusters"
 NO_LEAKS = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
 
 
-def run(*arguments, status=0, cwd=None):
+def run(*arguments, status=0, cwd=None, seconds=READY_S):
     with Skein("topology", *arguments, cwd=cwd, env=NO_LEAKS) as skein:
-        assert skein.wait(READY_S) == status, skein.err
+        assert skein.wait(seconds) == status, skein.err
         skein.assert_nothing_left()
         return skein.out, skein.err
 
@@ -100,7 +100,7 @@ def test_a_broken_file_names_itself_the_line_and_the_remedy(tmp_path):
 
 @pytest.mark.skipif(SANITIZED, reason="timings of instrumented kernels say nothing, and take a minute and more")
 def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
-    _, err = run("--measure", "--output", "mine.yaml", cwd=tmp_path)
+    _, err = run("--measure", "--output", "mine.yaml", cwd=tmp_path, seconds=4 * READY_S)  # a minute, by itself
     assert "mine.yaml" in err
     calibration = (tmp_path / "mine.yaml").read_text()
     for figure in ("read_bytes_per_s", "flops"):
@@ -109,12 +109,14 @@ def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
     formats = re.findall(r"^ +- format: (\S+)\n +flops: (\S+)$", calibration, re.MULTILINE)
     assert [name for name, _ in formats] == ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"], calibration
     assert all(float(flops) > 1e8 for _, flops in formats), calibration
-    tables = re.findall(r"^ +(?:group_attention_heads|(?:norm|gate|rope)_tokens): \[(.*)\]", calibration, re.MULTILINE)
-    assert len(tables) == 4, calibration
+    tables = re.findall(r"^ +(?:group_attention_heads|(?:norm|gate|rope|cached|cached_product)_tokens): \[(.*)\]",
+                        calibration, re.MULTILINE)
+    assert len(tables) == 4 + 6, calibration
     rows = 6 * len(tokens) + sum(len(table.split(",")) for table in tables)
     assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == rows, calibration
     assert float(re.search(r"^ +logits_per_s: (\S+)$", calibration, re.MULTILINE)[1]) > 0, calibration
     assert len(re.findall(r"^ +core_gain:$", calibration, re.MULTILINE)) == 6, calibration
+    assert len(re.findall(r"^ +from_memory:$", calibration, re.MULTILINE)) == 1, calibration
     ranks = re.search(r"^ +ranks: (\d+)$", calibration, re.MULTILINE)
     assert ranks is None or ranks[1] == "2"  # None: a single core
 
