@@ -172,8 +172,8 @@ Result<bool> read_table_member(const Yaml::Member& member, const TableKeys& keys
   if (yaml.kind != Yaml::Kind::kList) return at_line(yaml.line, member.key + " must be a list of lists");
   for (const Yaml& row : yaml.list) {
     ASSIGN_OR_RETURN(std::vector<double> shares, read_numbers(row, member.key));
-    RETURN_IF_ERROR(keys.values == kGain ? check_gains(shares, row.line, member.key)
-                                         : check_shares(shares, row.line, member.key));
+    const bool gains = std::string_view(keys.values) == kGain;
+    RETURN_IF_ERROR(gains ? check_gains(shares, row.line, member.key) : check_shares(shares, row.line, member.key));
     table->share.push_back(std::move(shares));
   }
   return true;

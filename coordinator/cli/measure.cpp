@@ -91,7 +91,8 @@ Result<std::string> words_until_end(const ChildProcess& child, const EndRequests
     const std::chrono::duration<double, std::milli> left = deadline - std::chrono::steady_clock::now();
     pollfd waits[] = {{child.error_fd, POLLIN, 0}, {end.fd(), POLLIN, 0}};
     if (left.count() <= 0 || poll(waits, 2, static_cast<int>(left.count()) + 1) == 0) {
-      cut = unavailable("a probe has not ended within 240 s: is something else running on these devices?");
+      cut = unavailable("a probe has not ended within " + std::to_string(kDeadline.count()) +
+                        " s: is something else running on these devices?");
     } else if (waits[1].revents != 0) {
       end.take();
       cut = unavailable("asked to end while measuring");

@@ -241,7 +241,7 @@ TEST(Attention, IsBitwiseTheSameHoweverTheStepIsCut) {
       Rank first("avx2");
       run(&first, c, &cache, {{0, 0, 150}, {1, 0, 90}}, &expected);
       for (const std::string& isa : instruction_sets()) {
-        for (int threads : {1, 3}) {
+        for (int threads : {1, 3, 16}) {
           Rank rank(isa, threads);
           Case other = c;
           other.block_tokens = c.block_tokens == 16 ? 64 : 16;
