@@ -9,10 +9,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 
+#include "base/check.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/network.h"
 #include "base/replica_spec.h"
 #include "base/time_slice.h"
 #include "comm/communicator.h"
@@ -103,7 +106,7 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
 // Through shared memory where all ranks have the same, else over sockets.
 Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, const ReplicaSpec& spec,
                                                  const std::vector<RankReport>& reports, MpiSession& mpi) {
-  if (std::ranges::all_of(reports, [&](const RankReport& report) { return report.host == reports[0].host; })) {
+  if (share_memory(reports)) {
     return Communicator::create(
         config,
         {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
@@ -153,6 +156,15 @@ Status check_devices(const Ops& ops, Device& device, MpiSession& mpi) {
                           " of the replica were given the same GPU: CUDA_VISIBLE_DEVICES must be the same for all ranks");
 }
 
+// NCCL takes the first interface that it finds, unless it is told: that of the network that joins the nodes.
+Status name_interface(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
+  constexpr const char* kVariable = "NCCL_SOCKET_IFNAME";
+  if (share_memory(reports) || std::getenv(kVariable) != nullptr) return {};
+  ASSIGN_OR_RETURN(const Interface interface, find_interface(spec.network));
+  CHECK_EQ(setenv(kVariable, ("=" + interface.name).c_str(), 1), 0);  // that name, not all that begin with it
+  return {};
+}
+
 // How the ranks' devices reach each other.
 Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& ranks, void* stream,
                                                       Communicator& communicator, [[maybe_unused]] MpiSession& mpi) {
@@ -171,9 +183,14 @@ Result<std::unique_ptr<Collectives>> make_collectives(const CommunicatorConfig& 
 }
 
 // How the devices of a tensor-parallel group write to each other without a library; null where they cannot.
-Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const ReplicaSpec& spec, const Ops& ops,
-                                    Device& device, int64_t hidden, int64_t logits, MpiSession& mpi) {
+Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const ReplicaSpec& spec,
+                                    const std::vector<RankReport>& reports, const Ops& ops, Device& device,
+                                    int64_t hidden, int64_t logits, MpiSession& mpi) {
   if (ranks.tp_size == 1) return nullptr;
+  const auto of_group = [&](const auto& by_rank) {
+    const auto first = by_rank.begin() + ranks.pp_rank * ranks.tp_size;
+    return std::vector(first, first + ranks.tp_size);
+  };
   const int64_t row_bytes = hidden * info(ops.stream_format).block_bytes;
   const int64_t rows = peer_sum_bytes_max(ranks.tp_size) / row_bytes;
   const PeerSetup setup{.rank = ranks.tp_rank,
@@ -182,11 +199,8 @@ Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const Repli
                         .row_bytes = row_bytes,
                         .shared_bytes = ranks.tp_rank == 0 && ranks.pp_rank + 1 == ranks.pp_size
                                             ? logits * int64_t{sizeof(float)} : 0,
-                        .all_gather = [&](const std::string& bytes) {
-                          const std::vector<std::string> all = mpi.all_gather(bytes);
-                          const auto first = all.begin() + ranks.pp_rank * ranks.tp_size;
-                          return std::vector<std::string>(first, first + ranks.tp_size);
-                        }};
+                        .one_host = share_memory(of_group(reports)),
+                        .all_gather = [&](const std::string& bytes) { return of_group(mpi.all_gather(bytes)); }};
   ASSIGN_OR_RETURN(const PeerGroup* const peers, ops.join_peers(device, setup));
   if (peers == nullptr && spec.deterministic && spec.device == "cuda") {
     return unsupported("--deterministic adds up over GPUs in an order of its own, and these " +
@@ -267,6 +281,7 @@ Status run(const char* spec_path, Rank& rank) {
   ASSIGN_OR_RETURN(const ReplicaSpec spec, read_spec(spec_path, mpi));
   std::vector<RankReport> reports;
   ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, preflight(spec, mpi, &reports));
+  RETURN_IF_ERROR(name_interface(spec, reports));
   if (spec.probe) return probe(spec, reports, rank);
   ASSIGN_OR_RETURN(const std::vector<ShardPlan> shards, plan_shards(checkpoint->description(), spec));
   RETURN_IF_ERROR(check_shard_formats(*checkpoint, shards));
@@ -282,7 +297,7 @@ Status run(const char* spec_path, Rank& rank) {
   const int64_t logits = int64_t{std::min(spec.slots, ops->logit_rows_max)} * checkpoint->description().vocabulary;
   ASSIGN_OR_RETURN(rank.collectives, make_collectives(ranks, ops->native_stream(device), communicator, mpi));
   ASSIGN_OR_RETURN(const PeerGroup* const peers,
-                   join_peers(ranks, spec, *ops, device, checkpoint->description().hidden, logits, mpi));
+                   join_peers(ranks, spec, reports, *ops, device, checkpoint->description().hidden, logits, mpi));
   const RankLinks links{.communicator = communicator, .collectives = *rank.collectives,
                         .minimum = [&](int64_t value) { return std::ranges::min(mpi.all_gather(value)); },
                         .peers = peers};

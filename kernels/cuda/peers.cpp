@@ -110,7 +110,7 @@ Result<std::unique_ptr<Peers>> Peers::join(int device_index, bool deterministic,
   Introduction mine{};
   mine.process = getpid();
   mine.device_index = device_index;
-  mine.ready = setup.size <= PeerGroup::kRanksMax && setup.row_bytes % kThreadBytes == 0 &&
+  mine.ready = setup.one_host && setup.size <= PeerGroup::kRanksMax && setup.row_bytes % kThreadBytes == 0 &&
                setup.row_bytes <= 2 * kThreadsMax * kThreadBytes &&
                works(cudaDeviceGetAttribute(&mine.multiprocessors, cudaDevAttrMultiProcessorCount, device_index));
   bool good = exchange(setup, mine, &all);

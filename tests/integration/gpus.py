@@ -6,8 +6,7 @@ import subprocess
 
 import pytest
 
-from skein_server import BIN
-
+from skein_server import BIN, expected
 
 CUDA_BUILD = (BIN / "libgpu_fault.so").exists()  # it is built with CUDA, and nowhere else
 
@@ -27,6 +26,25 @@ one_gpu = pytest.mark.skipif(GPUS < 1, reason="needs a build with CUDA and a GPU
 two_gpus = pytest.mark.skipif(GPUS < 2, reason="needs a build with CUDA and two GPUs")
 four_gpus = pytest.mark.skipif(GPUS < 4, reason="needs a build with CUDA and four GPUs")
 SMALL = ["--device", "cuda", "--max-num-seqs", 8, "--max-num-batched-tokens", 128, "--kv-cache-memory-bytes", 1 << 30]
+
+# As in tests/gpu/model_test.cpp, where they are justified.
+WORST = 0.25
+MEAN = 0.035
+
+
+def agree_with_transformers(server, name):
+    """Greedy tokens and log-probabilities of that fixture's prompts are those of transformers in float32."""
+    differences = []
+    for record in expected(name)["prompts"]:
+        greedy = record["greedy"]
+        choice = server.complete(record["tokens"], logprobs=1, prompt_logprobs=0)["choices"][0]
+        for token, entry, logprob in zip(record["tokens"][1:], choice["prompt_logprobs"][1:], record["logprobs"]):
+            differences.append(abs(entry[str(token)]["logprob"] - logprob))
+        for found, right, margin in zip(choice["token_ids"], greedy["tokens"], greedy["margins"]):
+            assert found == right or margin < WORST
+            if found != right:
+                break
+    assert max(differences) < WORST and sum(differences) / len(differences) < MEAN
 
 
 # The driver's management library with GPUs as with_driver() says, as far as topology/gpus.cpp asks. It answers nothing

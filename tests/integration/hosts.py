@@ -249,9 +249,9 @@ class Cluster:
         return self.start(node, "agent", "--coordinator", f"tcp://{self.network.hosts['head'].address}:{PORT}", "--name",
                           node, "--key-file", self.scratch / f"keys/{node}.key", *flags, name=node, env=env)
 
-    def start_agents(self, *flags):
+    def start_agents(self, *flags, env=None):
         for node in self.nodes:
-            self.start_agent(node, *flags)
+            self.start_agent(node, *flags, env=env)
 
     def serve(self, *flags, env=None):
         self.count += 1
@@ -270,6 +270,30 @@ class Cluster:
             assert found or self.coordinator.poll() is None, f"it ended with {self.coordinator.poll()}: {self.everything()}"
             return found
         self.server.port = int(wait_for(ready, lambda: f"ready: {self.everything()}", seconds)[1])
+
+    def measure(self, name, *flags, settings=lambda text: text):
+        """Measures what the network carries, with the settings that the coordinator has; into links(name)."""
+        config = self.scratch / f"{name}-settings.yaml"
+        config.write_text(settings((self.scratch / "serve.yaml").read_text()))
+        return self.start("head", "topology", "--measure", "--config", config, "--output", self.scratch / f"{name}.yaml",
+                          *flags, name=name)
+
+    def measured(self, process, name, status=0):
+        """What a measurement wrote that ends with that status; nothing of it is left."""
+        wait_for(lambda: process.poll() is not None, self.everything, READY_S)
+        assert process.returncode == status, self.output(name)
+        assert not self.processes("coordinator")
+        self.assert_no_jobs()
+        return self.output(name)
+
+    def links(self, name):
+        """(described latency, sizes, times) of each link that was measured."""
+        def numbers(pattern, entry):
+            return [float(number) for number in re.search(pattern, entry)[1].split(",")]
+
+        entries = re.split(r"^  - link: ", (self.scratch / f"{name}.yaml").read_text(), flags=re.MULTILINE)[1:]
+        return [(numbers(r"described_latency_us: (\S+)", entry)[0], numbers(r" x: \[(.*)\]", entry),
+                 numbers(r" y: \[(.*)\]", entry)) for entry in entries]
 
     def everything(self):
         return "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(self.scratch.glob("*.log")))

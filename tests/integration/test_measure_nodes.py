@@ -25,31 +25,6 @@ def cluster():
         yield made
 
 
-def measure(cluster, name, *flags, settings=lambda text: text):
-    config = cluster.scratch / f"{name}-settings.yaml"
-    config.write_text(settings((cluster.scratch / "serve.yaml").read_text()))
-    return cluster.start("head", "topology", "--measure", "--config", config, "--output", cluster.scratch / f"{name}.yaml",
-                         *flags, name=name)
-
-
-def ends(cluster, process, name, status):
-    """What it wrote; nothing of it is left."""
-    wait_for(lambda: process.poll() is not None, cluster.everything, READY_S)
-    assert process.returncode == status, cluster.output(name)
-    assert not cluster.processes("coordinator")
-    cluster.assert_no_jobs()
-    return cluster.output(name)
-
-
-def links_of(text):
-    """(described latency, sizes, times) of each link."""
-    def numbers(pattern, entry):
-        return [float(number) for number in re.search(pattern, entry)[1].split(",")]
-
-    return [(numbers(r"described_latency_us: (\S+)", entry)[0], numbers(r" x: \[(.*)\]", entry), numbers(r" y: \[(.*)\]", entry))
-            for entry in re.split(r"^  - link: ", text, flags=re.MULTILINE)[1:]]
-
-
 def first_token_ms(cluster, nodes, *flags):
     plan = subprocess.run([BIN / "skein", "plan", FIXTURES / MODEL, "--dtype", "float32", "--cluster",
                            cluster.scratch / "cluster.yaml", "--nodes", nodes, "--pipeline-parallel-size", "2", "--format",
@@ -60,14 +35,14 @@ def first_token_ms(cluster, nodes, *flags):
 @pytest.mark.skipif(hosts.why_not_limit() is not None, reason=str(hosts.why_not_limit()))
 def test_each_kind_of_way_between_nodes_is_measured_once(cluster):
     cluster.network.limit("node-c", LIMIT_MBIT)
-    out = ends(cluster, measure(cluster, "limited"), "limited", 0)
+    out = cluster.measured(cluster.measure("limited"), "limited")
     assert re.findall(r"^measuring (.*)$", out, re.MULTILINE) == ["TCP between node-a:0 and node-b:0",
                                                                  "TCP between node-a:0 and node-c:0"]
     assert out.count("TCP over 10.77.0.0/24") >= 2, out
     assert re.search(r"^note: TCP between node-a:0 and node-c:0 \(TCP over \S+\) carries 0\.0\S* GB/s where 1\.25 GB/s are "
                      "described", out, re.MULTILINE), out
     file = cluster.scratch / "limited.yaml"
-    (near_described, _, near), (far_described, sizes, far) = links_of(file.read_text())
+    (near_described, _, near), (far_described, sizes, far) = cluster.links("limited")
     assert near_described < far_described
     assert all(0 < time < 1e6 for time in near + far)
     carried = (sizes[-1] - sizes[-2]) / (far[-1] - far[-2]) * 1e6
@@ -81,16 +56,16 @@ def test_each_kind_of_way_between_nodes_is_measured_once(cluster):
 
 
 def test_without_a_cluster_file_the_agents_describe_the_nodes(cluster):
-    process = measure(cluster, "described", "--nodes", "node-a,node-b",
-                      settings=lambda text: re.sub(r"^cluster: .*\n", "", text, flags=re.MULTILINE))
-    out = ends(cluster, process, "described", 0)
+    process = cluster.measure("described", "--nodes", "node-a,node-b",
+                              settings=lambda text: re.sub(r"^cluster: .*\n", "", text, flags=re.MULTILINE))
+    out = cluster.measured(process, "described")
     assert len(re.findall(r"^measuring TCP between node-a:0 and node-b:0$", out, re.MULTILINE)) == 1
-    assert len(links_of((cluster.scratch / "described.yaml").read_text())) == 1
+    assert len(cluster.links("described")) == 1
 
 
 def probe_of(cluster, name, **how):
     """A measurement, and a rank of it that has just started."""
-    process = measure(cluster, name, **how)
+    process = cluster.measure(name, **how)
     return process, wait_for(lambda: cluster.processes("rank", "node-b"), cluster.everything, READY_S)[0]
 
 
@@ -98,21 +73,23 @@ def test_it_can_be_interrupted(cluster):
     process, _ = probe_of(cluster, "interrupted")
     for coordinator in cluster.processes("coordinator"):
         coordinator.kill(signal.SIGINT)
-    assert "the probe of TCP between node-a:0 and node-b:0: asked to end while measuring\n" in ends(cluster, process, "interrupted", 1)
+    out = cluster.measured(process, "interrupted", 1)
+    assert "the probe of TCP between node-a:0 and node-b:0: asked to end while measuring\n" in out
     assert not (cluster.scratch / "interrupted.yaml").exists()
 
 
 def test_a_rank_that_stands_still_ends_at_the_deadline(cluster):
     process, rank = probe_of(cluster, "late", settings=lambda text: text + "startup_timeout: 4\n")
     rank.kill(signal.SIGSTOP)
-    assert "the probe of TCP between node-a:0 and node-b:0: it was not ready within 4 s\n" in ends(cluster, process, "late", 1)
+    out = cluster.measured(process, "late", 1)
+    assert "the probe of TCP between node-a:0 and node-b:0: it was not ready within 4 s\n" in out
 
 
 def test_an_agent_that_is_lost_is_named(cluster):
     process, _ = probe_of(cluster, "lost")
     for agent in cluster.processes("agent", "node-b"):
         agent.kill()
-    out = ends(cluster, process, "lost", 1)
+    out = cluster.measured(process, "lost", 1)
     assert re.search(r"^skein: the probe of TCP between node-a:0 and node-b:0: .*node", out, re.MULTILINE), out
     cluster.start_agent("node-b")
 
@@ -123,7 +100,7 @@ def test_what_waits_for_its_coordinator_is_not_ended(cluster):
     ranks = sorted(process.pid for process in cluster.processes("rank"))
     cluster.processes("coordinator")[0].kill()
     cluster.coordinator.wait()
-    process = measure(cluster, "busy")
+    process = cluster.measure("busy")
     wait_for(lambda: process.poll() is not None, cluster.everything, READY_S)
     assert process.returncode == 1
     assert "the agent of node-a runs ranks that wait for their coordinator" in cluster.output("busy")
