@@ -25,8 +25,8 @@ struct ProbeSpec {
 // One thing that was timed. Fields without a meaning for it are 0.
 struct ProbeSample {
   std::string what;   // read, product, core_product (one thread), cached_product, turns, decode_attention,
-                      // decode_launch, prefill_attention, norm, gate, rope, sample; all_reduce, library_all_reduce,
-                      // point_to_point, library_bytes
+                      // decode_launch, prefill_attention, norm, gate, rope, sample, woken (what launches of cores take
+                      // longer after sleep); all_reduce, library_all_reduce, point_to_point, library_bytes
   std::string format = {};  // products: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
   double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part, of a token that cores norm,

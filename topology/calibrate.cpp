@@ -10,6 +10,9 @@ namespace {
 
 constexpr double kShareMax = 2;  // what a calibration file may say
 constexpr double kMicro = 1e6;
+// Where ranks compute on every core: what the threads that pass a token on take of one, for which the others wait. Not
+// timed by the probe: docs/performance.md, "Everything but the device".
+constexpr double kTokenUs = 11;
 
 template <typename Visit>
 void each(const std::vector<ProbeSample>& samples, std::string_view what, Visit visit) {
@@ -45,6 +48,7 @@ class DeviceFit {
     fit_attention();
     fit_rows();
     fit_sampling();
+    each(samples_, "woken", [&](const ProbeSample& s) { fit_.wake_us = s.us; });
     return std::move(fit_);
   }
 
@@ -212,7 +216,10 @@ class DeviceFit {
 
   // Rows that all cores share.
   void fit_sampling() {
-    each(samples_, "sample", [&](const ProbeSample& s) { fit_.logits_per_s = s.tokens * s.size / s.us * kMicro / cores_; });
+    each(samples_, "sample", [&](const ProbeSample& s) {
+      fit_.logits_per_s = s.tokens * s.size / s.us * kMicro / cores_;
+      fit_.sample_us = kTokenUs;
+    });
   }
 
   DeviceCalibration fit_;

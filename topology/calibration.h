@@ -73,6 +73,7 @@ struct DeviceCalibration {
   double step_us = 0;             // a step's embedding, final norm, sampling of one row, gaps
   double sample_us = 0;           // each further row that is sampled
   double logits_per_s = 0;        // of sampled rows, one core; 0: step_us and sample_us hold for any vocabulary
+  double wake_us = 0;             // of cores: what a stage takes longer that has slept until its turn
   double host_us = 0;             // from a step's end to the next one's first launch, where none is queued behind it
   double layer_launch_us = 0;     // of the host, for a layer of a step that is not recorded
   double request_us = 0;          // from a request's arrival to its first launch, and from its token to the client

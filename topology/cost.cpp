@@ -356,7 +356,8 @@ double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std:
     const double host_us = recorded ? 0 : shard->layers.size() * pace.device().layer_launch_us;
     slowest = std::max(slowest, std::max(device_us, host_us) + ends_us(*shard, pace, load));
   }
-  return slowest;
+  // Others are at work while a stage waits for its turn.
+  return stages() > 1 ? slowest + pace.device().wake_us : slowest;
 }
 
 bool ReplicaCost::lanes_matter() const {

@@ -1,11 +1,14 @@
 #include "worker/probe_device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <optional>
+#include <semaphore>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -23,6 +26,9 @@ constexpr int64_t kCachedBytes = int64_t{16} << 20;    // and twice as many, and
 constexpr int kTimesLastCache = 4;
 constexpr int64_t kNumbers = 1 << 20;
 constexpr int kPasses = 3;  // over all of it on cores, whose memory others may keep busy for a second or two
+
+using Clock = std::chrono::steady_clock;
+using Us = std::chrono::duration<double, std::micro>;
 
 struct Shape {
   int64_t outputs;
@@ -73,6 +79,10 @@ constexpr Format kCpuFormats[] = {Format::kBF16, Format::kF32,  Format::kF16,
                                   Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
 constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, kCachedTokens, {}, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
                         kCpuFormats, Format::kI8Block32, true};
+constexpr Shape kWokenWeight = {1536, 576};
+constexpr int kWokenLaunches = 32;  // more than it takes for all threads to be there
+constexpr int kWokenRounds = 61;
+constexpr auto kAsleep = std::chrono::milliseconds(2);  // no thread of a device spins for so long
 constexpr int64_t kVocabulary = 32768;
 constexpr int kSampleRowsPerThread = 2;
 constexpr int64_t kInputsMin = 32;
@@ -146,6 +156,43 @@ class DeviceProbe {
     for (const Format format : grid_.formats) {
       RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kCoreTokens, {}));
     }
+    return std::exchange(samples_, {});
+  }
+
+  // What a chain of launches takes longer than the next one where the device's threads and this one slept until a
+  // message came, while `others` computed.
+  Result<std::vector<ProbeSample>> run_woken(int others) {
+    DeviceArena arena(ops_, device_);
+    const Format format = ops_.weight_format(Format::kBF16);
+    ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, kWokenWeight));
+    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), 1, kWokenWeight.inputs));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, 1, kWokenWeight.outputs));
+    const auto chain_end = [&] {
+      for (int i = 0; i < kWokenLaunches; ++i) ops_.linear(device_, {.out = out, .x = x, .weight = weight});
+      return Clock::now();
+    };
+    std::vector<double> longer;
+    for (int round = 0; round < kWokenRounds; ++round) {
+      std::binary_semaphore message{0};
+      Clock::time_point sent;
+      const auto until = Clock::now() + kAsleep;
+      const auto compute = [&] {
+        while (Clock::now() < until) continue;
+      };
+      std::vector<std::jthread> busy;
+      for (int other = 1; other < others; ++other) busy.emplace_back(compute);
+      busy.emplace_back([&] {
+        compute();
+        sent = Clock::now();
+        message.release();
+      });
+      message.acquire();
+      const Clock::time_point woken = chain_end();
+      const Clock::time_point awake = chain_end();
+      longer.push_back(Us((woken - sent) - (awake - woken)).count());
+    }
+    std::ranges::sort(longer);
+    samples_.push_back({.what = "woken", .us = std::max(longer[longer.size() / 2], 0.0)});
     return std::exchange(samples_, {});
   }
 
@@ -510,19 +557,6 @@ class DeviceProbe {
   std::vector<ProbeSample> samples_;
 };
 
-// Of passes over the same figures, in the same order.
-std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>& passes) {
-  std::vector<ProbeSample> samples = passes.front();
-  std::vector<double> times(passes.size());
-  for (size_t i = 0; i < samples.size(); ++i) {
-    std::ranges::transform(passes, times.begin(), [&](const std::vector<ProbeSample>& pass) { return pass[i].us; });
-    const auto middle = times.begin() + static_cast<ptrdiff_t>(times.size() / 2);
-    std::ranges::nth_element(times, middle);
-    samples[i].us = *middle;
-  }
-  return samples;
-}
-
 }  // namespace
 
 Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device,
@@ -543,6 +577,12 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
     ASSIGN_OR_RETURN(pass, core_probe.run_core_products());
   }
   for (const ProbeSample& sample : medians_of(passes)) samples.push_back(sample);
+  // Of two stages that share the cores, one computes while the other one waits.
+  const int half = std::max(spec.threads / 2, 1);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> stage, ops.open({.threads = half}));
+  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, turn_bytes);
+  ASSIGN_OR_RETURN(const std::vector<ProbeSample> woken, stage_probe.run_woken(spec.threads - half));
+  samples.insert(samples.end(), woken.begin(), woken.end());
   const auto read = static_cast<double>(turn_bytes);
   samples.push_back({.what = "read", .bytes = read, .us = read / host_read_rate(spec.threads, turn_bytes) * 1e6});
   return samples;

@@ -70,4 +70,16 @@ Result<double> ProbeTimer::median_us(const std::function<void()>& body) {
   return times[times.size() / 2];
 }
 
+std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>& passes) {
+  std::vector<ProbeSample> samples = passes.front();
+  std::vector<double> times(passes.size());
+  for (size_t i = 0; i < samples.size(); ++i) {
+    std::ranges::transform(passes, times.begin(), [&](const std::vector<ProbeSample>& pass) { return pass[i].us; });
+    const auto middle = times.begin() + static_cast<ptrdiff_t>(times.size() / 2);
+    std::ranges::nth_element(times, middle);
+    samples[i].us = *middle;
+  }
+  return samples;
+}
+
 }  // namespace skein

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
+#include "base/probe.h"
+#include "base/status.h"
 #include "comm/mpi.h"
 #include "kernels/ops.h"
 
@@ -25,5 +28,8 @@ class ProbeTimer {
   Device& device_;
   MpiSession& mpi_;
 };
+
+// Of passes over the same figures, in the same order. Requires: a pass at least.
+std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>& passes);
 
 }  // namespace skein

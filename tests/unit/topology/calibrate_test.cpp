@@ -82,7 +82,10 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   work_on_rows("norm", 1, 1e3, 0.01);
   work_on_rows("norm", 1, 1e4, 0.04);
   samples.push_back({.what = "sample", .tokens = 8, .size = 1000, .us = 2});
+  samples.push_back({.what = "woken", .us = 90});
   const DeviceCalibration fit = calibrate_device({}, samples, 4);
+  EXPECT_EQ(fit.wake_us, 90);
+  EXPECT_GT(fit.sample_us, 0) << "other threads take their part of the cores";
   EXPECT_EQ(fit.core_gain.x, (std::vector<double>{1}));
   EXPECT_DOUBLE_EQ(fit.core_gain.y.at(0), 2.5) << "20 us of four cores are 80 of one, which took 32";
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12) << "caches are faster";
@@ -91,6 +94,7 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 1.5) << "of keys in caches";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
+  EXPECT_EQ(calibrate_device({}, kSamples, 1).sample_us, 0);
   EXPECT_DOUBLE_EQ(fit.decode_attention_us, 3);
   EXPECT_DOUBLE_EQ(share_at(fit.gates, 1, 1e4), 0.1);
   EXPECT_DOUBLE_EQ(share_at(fit.gates, 100, 1e4), 0.5);

@@ -252,6 +252,14 @@ TEST_F(CostOfTwoStages, OneLaneTakesTheSum) {
   EXPECT_NEAR(cost().step_us(kDecode, 1), kFirst + kHop + kLast + 10, kClose);
 }
 
+TEST_F(CostOfTwoStages, EachHasSleptUntilItsTurn) {
+  const double alone_us = paper_cost({{.device = &device_}}).step_us(kDecode, 1);
+  device_.wake_us = 7;
+  EXPECT_NEAR(cost().step_us(kDecode, 1), kFirst + kHop + kLast + 14, kClose);
+  EXPECT_NEAR(cost().step_us(kDecode, 2), 2 * (kLast + 7), kClose);
+  EXPECT_EQ(paper_cost({{.device = &device_}}).step_us(kDecode, 1), alone_us);
+}
+
 TEST_F(CostOfTwoStages, OfTwoLanesTheSlowestStageSetsThePace) {
   EXPECT_NEAR(cost().stages_us(kDecode, 2)[1], kLast, kClose);
   EXPECT_NEAR(cost().step_us(kDecode, 2), 2 * kLast, kClose);
