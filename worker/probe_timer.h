@@ -15,12 +15,12 @@ class ProbeTimer {
  public:
   ProbeTimer(const Ops& ops, Device& device, MpiSession& mpi) : ops_(ops), device_(device), mpi_(mpi) {}
 
-  // Microseconds of one call of `body`, of the slowest rank: the median over some chains. Collective where there are
-  // several ranks: they call body equally often.
+  // Microseconds of one call of `body`, of the slowest rank: over some chains the median, or where nothing is recorded
+  // the mean. Collective where there are several ranks: they call body equally often.
   Result<double> time_us(const std::function<void()>& body);
 
  private:
-  Result<double> median_us(const std::function<void()>& body);
+  Result<double> figure_us(const std::function<void()>& body);
   Result<double> chain_us(int calls, int replays, const std::function<void()>& body);
   double slowest(double us);
 
