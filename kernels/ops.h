@@ -71,7 +71,7 @@ struct PeerSetup {
   int64_t rows = 0;          // of the largest sum
   int64_t row_bytes = 0;
   int64_t shared_bytes = 0;  // of this rank
-  bool one_host = true;      // of the whole group; on several nobody can write to the others, whatever a driver says
+  bool one_host = true;      // all of the group; elsewhere process numbers and memory handles mean nothing, so no group
   int64_t patience_ns = int64_t{4'000'000'000};  // a lost rank ends its replica within 5 s
   // Host: the group's bytes, by rank. Collective; called equally often whatever comes of it.
   std::function<std::vector<std::string>(const std::string&)> all_gather;

@@ -156,7 +156,8 @@ Status check_devices(const Ops& ops, Device& device, MpiSession& mpi) {
                           " of the replica were given the same GPU: CUDA_VISIBLE_DEVICES must be the same for all ranks");
 }
 
-// NCCL takes the first interface that it finds, unless it is told: that of the network that joins the nodes.
+// NCCL takes any interfaces, those that begin with "ib" first, unless it is told: that of the network that joins the
+// nodes.
 Status name_interface(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
   constexpr const char* kVariable = "NCCL_SOCKET_IFNAME";
   if (share_memory(reports) || std::getenv(kVariable) != nullptr) return {};
