@@ -106,7 +106,7 @@ Status warm_up(Executor& executor, Communicator& communicator, const ReplicaSpec
 // Through shared memory where all ranks have the same, else over sockets.
 Result<std::unique_ptr<Communicator>> join_ranks(const CommunicatorConfig& config, const ReplicaSpec& spec,
                                                  const std::vector<RankReport>& reports, MpiSession& mpi) {
-  if (share_memory(reports)) {
+  if (on_one_host(reports)) {
     return Communicator::create(
         config,
         {.broadcast = [&](std::string bytes) { return mpi.broadcast(std::move(bytes)); },
@@ -160,7 +160,7 @@ Status check_devices(const Ops& ops, Device& device, MpiSession& mpi) {
 // nodes.
 Status name_interface(const ReplicaSpec& spec, const std::vector<RankReport>& reports) {
   constexpr const char* kVariable = "NCCL_SOCKET_IFNAME";
-  if (share_memory(reports) || std::getenv(kVariable) != nullptr) return {};
+  if (spec.device != "cuda" || on_one_host(reports) || std::getenv(kVariable) != nullptr) return {};
   ASSIGN_OR_RETURN(const Interface interface, find_interface(spec.network));
   CHECK_EQ(setenv(kVariable, ("=" + interface.name).c_str(), 1), 0);  // that name, not all that begin with it
   return {};
@@ -200,7 +200,7 @@ Result<const PeerGroup*> join_peers(const CommunicatorConfig& ranks, const Repli
                         .row_bytes = row_bytes,
                         .shared_bytes = ranks.tp_rank == 0 && ranks.pp_rank + 1 == ranks.pp_size
                                             ? logits * int64_t{sizeof(float)} : 0,
-                        .one_host = share_memory(of_group(reports)),
+                        .one_host = on_one_host(of_group(reports)),
                         .all_gather = [&](const std::string& bytes) { return of_group(mpi.all_gather(bytes)); }};
   ASSIGN_OR_RETURN(const PeerGroup* const peers, ops.join_peers(device, setup));
   if (peers == nullptr && spec.deterministic && spec.device == "cuda") {

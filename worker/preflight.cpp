@@ -103,12 +103,12 @@ bool rdma_usable(const std::string& sys, const std::string& dev) {
   return false;
 }
 
-bool share_memory(const std::vector<RankReport>& reports) {
+bool on_one_host(const std::vector<RankReport>& reports) {
   return std::ranges::all_of(reports, [&](const RankReport& report) { return report.host == reports[0].host; });
 }
 
 std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports, bool peers) {
-  const bool one_host = share_memory(reports);
+  const bool one_host = on_one_host(reports);
   if (spec.device != "cuda" || reports.size() == 1) return one_host ? "shared memory" : "TCP over " + spec.network;
   const std::string sums = peers ? "peer memory, " : "";
   if (one_host) return sums + "NCCL in one machine";

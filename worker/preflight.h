@@ -35,8 +35,8 @@ Result<RankReport> decode_rank_report(std::string_view bytes);
 // By rank. kOk: they fit together. Else one sentence that names rank and node, the same on every rank.
 Status compare(const ReplicaSpec& spec, const std::vector<RankReport>& reports);
 
-// Whether all ranks have equal hosts.
-bool share_memory(const std::vector<RankReport>& reports);
+// Whether RankReport::host is the same for all.
+bool on_one_host(const std::vector<RankReport>& reports);
 
 // How the ranks of a replica reach each other; `peers`: their devices write into each other's memory.
 std::string transport_of(const ReplicaSpec& spec, const std::vector<RankReport>& reports, bool peers);
