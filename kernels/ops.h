@@ -175,6 +175,8 @@ struct LinearArgs {
   Tensor x;       // (tokens, inputs) in activation_format(weight.format)
   Tensor weight;  // (outputs, inputs) packed
   const float* bias = nullptr;  // (outputs) or null
+  // (tokens) for SampleArgs, or null: zeros that a backend may raise to keys of the rows' largest outputs; f32 out.
+  uint64_t* largest = nullptr;
 };
 
 // gate_up = x W^T (+ bias), then out = silu(gate) * up, maybe in one launch: gate_up is working memory.
@@ -226,6 +228,7 @@ struct GatherRowsArgs {
   Tensor x;
   const int32_t* rows = nullptr;
   int count = 0;
+  uint64_t* zeroed = nullptr;  // (count) set to 0, or null: LinearArgs::largest of the product behind
 };
 
 // to[pairs[i][0]] = pairs[i][1]

@@ -66,6 +66,9 @@ struct SampleArgs {
   const SampleRow* row = nullptr;  // (rows)
   const SlotState* state = nullptr;  // host struct of device pointers
   const uint32_t* token_mask = nullptr;  // (rows, ceil(vocabulary / 32)), bit set = allowed; or null
+  // (rows) LinearArgs::largest of the product that made the logits, or null: where it is not 0, a greedy row of which
+  // nothing is reported may take its token from it.
+  const uint64_t* largest = nullptr;
 };
 
 }  // namespace skein

@@ -53,6 +53,9 @@ Status Forward::allocate(int tokens, int logit_rows, const float* cos_sin, Devic
   ASSIGN_OR_RETURN(picked_, allocate_input(logit_rows, model_.hidden, arena));
   ASSIGN_OR_RETURN(sampled_, arena->allocate_array<SampledToken>(logit_rows));
   ASSIGN_OR_RETURN(sampled_ids_, arena->allocate_array<int32_t>(logit_rows));
+  if (shard_.tp_size == 1 && weights_.output.parts.size() == 1) {
+    ASSIGN_OR_RETURN(largest_, arena->allocate_array<uint64_t>(logit_rows));
+  }
   ASSIGN_OR_RETURN(const std::vector<ShardPlan> all, plan_shards(model_, shard_.tp_size, shard_.pp_size));
   for (int rank = 0; rank < shard_.tp_size; ++rank) {
     vocabulary_begins_.push_back(all[static_cast<size_t>(rank)].vocabulary.begin);
@@ -129,7 +132,7 @@ Tensor Forward::normed(Format format, int64_t rows) const {
   return launch_.ops.make_tensor(normed_, format, rows, model_.hidden);
 }
 
-void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tensor& out) {
+void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tensor& out, uint64_t* largest) {
   for (const Linear::Part& part : linear.parts) {
     Tensor columns = out;
     columns.data = static_cast<std::byte*>(out.data) + row_bytes(out.format, part.column);
@@ -137,7 +140,8 @@ void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tens
     launch_.ops.linear(launch_.device, {.out = columns,
                                         .x = input,
                                         .weight = part.weight,
-                                        .bias = linear.bias == nullptr ? nullptr : linear.bias + part.column});
+                                        .bias = linear.bias == nullptr ? nullptr : linear.bias + part.column,
+                                        .largest = largest});
   }
 }
 
@@ -284,9 +288,10 @@ void Forward::sample(const StepInputs& inputs, int tokens, int count) {
   launch_.ops.gather_rows(launch_.device, {.out = chosen,
                                            .x = normed(format, tokens),
                                            .rows = inputs.sample_queries(),
-                                           .count = count});
+                                           .count = count,
+                                           .zeroed = largest_});
   const Tensor part = first_rows(logits_part_, count);
-  apply_linear(weights_.output, chosen, part);
+  apply_linear(weights_.output, chosen, part, largest_);
   gather_logits(part);
   if (shard_.tp_rank == 0) {
     launch_.ops.sample(launch_.device, {.out = sampled_,
@@ -295,7 +300,8 @@ void Forward::sample(const StepInputs& inputs, int tokens, int count) {
                                         .vocabulary = model_.vocabulary,
                                         .rows = count,
                                         .row = inputs.samples(),
-                                        .state = &inputs.state()});
+                                        .state = &inputs.state(),
+                                        .largest = largest_});
   }
   // Nobody writes the next logits before these were read; with one stage, sharing the tokens sees to that.
   if (shard_.tp_size > 1 && shard_.pp_size > 1 && writes_logits_directly()) {

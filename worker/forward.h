@@ -67,7 +67,7 @@ class Forward {
   void attend(size_t index, const StepView& step, const Tensor& heads, const Tensor& out);
   void feed_forward(const LayerWeights& layer, int64_t tokens);
   void norm(Format format, int64_t tokens, Addend addend, const float* weight);
-  void apply_linear(const Linear& linear, const Tensor& input, const Tensor& out);
+  void apply_linear(const Linear& linear, const Tensor& input, const Tensor& out, uint64_t* largest = nullptr);
   void sum(const Tensor& x);
   Tensor normed(Format format, int64_t rows) const;
   Tensor activated(const LayerWeights& layer, int64_t tokens) const;
@@ -87,6 +87,7 @@ class Forward {
   void* picked_ = nullptr;  // the rows that become logits
   SampledToken* sampled_ = nullptr;
   int32_t* sampled_ids_ = nullptr;
+  uint64_t* largest_ = nullptr;  // of rows of logits; null where no product makes whole rows
   std::vector<int64_t> vocabulary_begins_;  // (tp_size + 1)
 };
 

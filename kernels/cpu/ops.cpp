@@ -312,6 +312,7 @@ void gather_rows(Device&, const GatherRowsArgs& args) {
   const int64_t in_stride = blocks ? bytes : args.x.row_stride * int64_t{sizeof(float)};
   const int64_t out_stride = blocks ? bytes : args.out.row_stride * int64_t{sizeof(float)};
   const int64_t scale_bytes = columns / kBlock * 2 * int64_t{sizeof(float)};
+  if (args.zeroed != nullptr) std::fill_n(args.zeroed, args.count, 0);
   for (int i = 0; i < args.count; ++i) {
     const int64_t row = args.rows[i];
     CHECK(row >= 0 && row < args.x.rows);

@@ -11,7 +11,8 @@
 // Products, by whom LinearChoice names: up to 16 tokens our own kernels, which read weights at the memory's speed, by
 // dot products for one token and by the tensor cores for more; then whoever was the fastest when they were timed. Rows
 // that nobody can read (not 16-byte aligned) are for a plain kernel that is right and slow. A deterministic device has
-// the batch-invariant kernels instead, at every number of tokens; the plain one is invariant, too.
+// the batch-invariant kernels instead, at every number of tokens; the plain one is invariant, too. kVector and kNarrow
+// tell the rows' largest outputs, up to kLargestTokensMax; the others leave LinearArgs::largest as it is.
 
 namespace skein::cuda {
 namespace {
@@ -149,7 +150,8 @@ void run_linear(CudaDevice& device, LinearWay way, const LinearArgs& args) {
   switch (way) {
     case LinearWay::kVector:
       return vector_linear(device,
-                           {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = false});
+                           {.out = args.out, .x = args.x, .weight = args.weight, .bias = args.bias, .gated = false,
+                            .largest = args.largest});
     case LinearWay::kNarrow: return narrow_linear(device, args, narrow_plan(device, args.x, args.weight, false));
     case LinearWay::kInvariant:
     case LinearWay::kStreaming:
@@ -174,6 +176,7 @@ void run_gated_linear(CudaDevice& device, LinearWay way, const GatedLinearArgs& 
 void linear(Device& device, const LinearArgs& args) {
   CudaDevice& gpu = device_of(device);
   check_product(args.out, args.x, args.weight);
+  CHECK(args.largest == nullptr || args.out.format == Format::kF32);
   if (args.x.rows == 0) return;
   if (!gpu.deterministic()) {
     return run_linear(gpu, gpu.linear_choice().way(args.x, args.weight, false, args.out.format == Format::kF32), args);

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "kernels/cuda/cluster.cuh"
+#include "kernels/cuda/largest_key.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear_tile.cuh"
 
@@ -31,6 +32,7 @@ struct NarrowArgs {
   int64_t out_stride = 0;
   int out_bytes = 2;  // of an element: bf16, or f32
   const float* bias = nullptr;
+  uint64_t* largest = nullptr;  // (tokens) or null
 };
 
 // The kShare blocks of a cluster work on neighbouring tiles and share what they read of x.
@@ -39,6 +41,7 @@ struct Shape {
   static constexpr int kTokens = kTokens_;
   static constexpr bool kGated = kGated_;
   static constexpr int kShare = kShare_;
+  static constexpr bool kLargest = !kGated && kTokens <= kLargestTokensMax;
   static constexpr int kDepth = 4;            // column tiles of a stage, half of them for each warpgroup
   static constexpr int kChains = kDepth / 2;  // sums that a warpgroup keeps, so that products overlap
   static constexpr int kXBytes = kDepth * kTokens * kTileRowBytes;
@@ -164,7 +167,17 @@ __device__ void produce(const Ring<S>& ring, const CUtensorMap& weight_map, cons
   if (atomicInc(args.claims + 1, gridDim.x - 1) == gridDim.x - 1) args.claims[0] = 0;  // nobody claims any more
 }
 
-// Adds the warpgroups' sums and stores a tile: neighbouring threads have neighbouring rows.
+// The warpgroups' sums and bias. `part` 1: of the up row.
+template <typename S>
+__device__ __forceinline__ float total(const Ring<S>& ring, const NarrowArgs& args, int tile, int local, int token,
+                                       int part) {
+  const float* from = ring.parts + (local + part * args.tile_rows) * S::kPitch + token;
+  const float value = from[0] + from[S::kPartFloats];
+  if (args.bias == nullptr) return value;
+  return value + __ldg(args.bias + part * args.rows + tile * args.tile_rows + local);
+}
+
+// Stores a tile: neighbouring threads have neighbouring rows.
 template <typename S>
 __device__ void store_tile(const Ring<S>& ring, const NarrowArgs& args, int tile) {
   const int rows = min(args.tile_rows, args.rows - tile * args.tile_rows);
@@ -173,14 +186,8 @@ __device__ void store_tile(const Ring<S>& ring, const NarrowArgs& args, int tile
     const int token = i / args.tile_rows;
     if (local >= rows) continue;
     const int row = tile * args.tile_rows + local;
-    float values[2] = {};
-#pragma unroll
-    for (int part = 0; part < (S::kGated ? 2 : 1); ++part) {
-      const float* from = ring.parts + (local + part * args.tile_rows) * S::kPitch + token;
-      values[part] = from[0] + from[S::kPartFloats];
-      if (args.bias != nullptr) values[part] += __ldg(args.bias + part * args.rows + row);
-    }
-    const float value = S::kGated ? gated(values[0], values[1]) : values[0];
+    float value = total(ring, args, tile, local, token, 0);
+    if constexpr (S::kGated) value = gated(value, total(ring, args, tile, local, token, 1));
     unsigned char* to = args.out + (token * args.out_stride + row) * args.out_bytes;
     if (args.out_bytes == 4) {
       *reinterpret_cast<float*>(to) = value;
@@ -189,6 +196,36 @@ __device__ void store_tile(const Ring<S>& ring, const NarrowArgs& args, int tile
     }
   }
 }
+
+// The largest of what a lane has seen of its warp's tokens: the warp's number, and so many warps on.
+template <typename S>
+struct Largest {
+  static constexpr int kWarps = kConsumers / 32;
+  uint64_t keys[S::kTokens <= kWarps ? 1 : S::kTokens / kWarps] = {};
+
+  __device__ void see(const Ring<S>& ring, const NarrowArgs& args, int tile) {
+    const int first = tile * args.tile_rows;
+    const int rows = min(args.tile_rows, args.rows - first);
+    each_token(args, [&](uint64_t& key, int token) {
+      for (int local = static_cast<int>(threadIdx.x % 32); local < rows; local += 32) {
+        key = max(key, largest_key(total(ring, args, tile, local, token, 0), first + local));
+      }
+    });
+  }
+  __device__ void raise(const NarrowArgs& args) {
+    each_token(args, [&](uint64_t key, int token) { raise_largest(args.largest + token, 0, key, ~0u); });
+  }
+
+ private:
+  template <typename Visit>
+  __device__ void each_token(const NarrowArgs& args, Visit visit) {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof keys / sizeof *keys); ++i) {
+      const int token = static_cast<int>(threadIdx.x / 32) + i * kWarps;
+      if (token < args.tokens) visit(keys[i], token);
+    }
+  }
+};
 
 // A warpgroup's sums to where they are added.
 template <typename S>
@@ -221,6 +258,7 @@ __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
   uint32_t parity = 0;
   const int passes = work.passes(args);
   int tile = work.tile;
+  Largest<S> largest;
   for (int pass = 0;; ++pass, tile += work.tile_step) {
     if (args.claims == nullptr) {
       if (pass == passes) break;
@@ -267,6 +305,12 @@ __device__ void consume(const Ring<S>& ring, const NarrowArgs& args) {
     hand_over<S>(sums[0], ring.parts + group * S::kPartFloats);
     named_barrier_sync(1, kConsumers);
     store_tile<S>(ring, args, tile);
+    if constexpr (S::kLargest) {
+      if (args.largest != nullptr) largest.see(ring, args, tile);
+    }
+  }
+  if constexpr (S::kLargest) {
+    if (args.largest != nullptr) largest.raise(args);
   }
 }
 
@@ -348,7 +392,7 @@ void launch_narrow(CudaDevice& device, const Tensor& weight, const Tensor& x, co
 
 template <bool kGated>
 void run_narrow(CudaDevice& device, const Tensor& out, const Tensor& weight, const Tensor& x, const float* bias,
-                const NarrowPlan& plan) {
+                const NarrowPlan& plan, uint64_t* largest) {
   const int64_t rows = kGated ? weight.rows / 2 : weight.rows;
   CHECK(narrow_can(x, weight));
   CHECK(x.rows >= 1 && x.rows <= kNarrowTokensMax);
@@ -363,7 +407,8 @@ void run_narrow(CudaDevice& device, const Tensor& out, const Tensor& weight, con
                            .out = static_cast<unsigned char*>(out.data),
                            .out_stride = out.row_stride,
                            .out_bytes = out.format == Format::kF32 ? 4 : 2,
-                           .bias = bias};
+                           .bias = bias,
+                           .largest = largest};
   if (x.rows <= 8) return launch_narrow<Shape<8, kGated, 1>>(device, weight, x, plan, args);
   if (x.rows <= 16) return launch_narrow<Shape<16, kGated, 1>>(device, weight, x, plan, args);
   launch_narrow<Shape<32, kGated, 2>>(device, weight, x, plan, args);
@@ -401,11 +446,11 @@ bool narrow_can(const Tensor& x, const Tensor& weight) {
 }
 
 void narrow_linear(CudaDevice& device, const LinearArgs& args, const NarrowPlan& plan) {
-  run_narrow<false>(device, args.out, args.weight, args.x, args.bias, plan);
+  run_narrow<false>(device, args.out, args.weight, args.x, args.bias, plan, args.largest);
 }
 
 void narrow_gated_linear(CudaDevice& device, const GatedLinearArgs& args, const NarrowPlan& plan) {
-  run_narrow<true>(device, args.out, args.weight, args.x, args.bias, plan);
+  run_narrow<true>(device, args.out, args.weight, args.x, args.bias, plan, nullptr);
 }
 
 }  // namespace skein::cuda

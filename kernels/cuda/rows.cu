@@ -172,9 +172,10 @@ __global__ void __launch_bounds__(256) silu_mul_rows(SiluMulJob job) {
 // `Word`: what a thread copies at a time; strides and columns in words.
 template <typename Word>
 __global__ void __launch_bounds__(256) gather_row(Word* out, int64_t out_stride, const Word* x, int64_t x_stride,
-                                                  const int32_t* rows, int64_t words) {
+                                                  const int32_t* rows, int64_t words, uint64_t* zeroed) {
   wait_for_previous_launch();
   let_next_launch_start();
+  if (zeroed != nullptr && threadIdx.x == 0) zeroed[blockIdx.x] = 0;
   const int32_t row = rows[blockIdx.x];  // -1: padding
   const Word* from = x + (row < 0 ? 0 : row) * x_stride;
   Word* to = out + blockIdx.x * out_stride;
@@ -288,7 +289,7 @@ void gather_rows(Device& device, const GatherRowsArgs& args) {
            {.blocks = static_cast<unsigned>(args.count),
             .threads = static_cast<unsigned>(threads_for(words(x.columns), 256))},
            static_cast<Word*>(out.data), words(out.row_stride), static_cast<const Word*>(x.data),
-           words(x.row_stride), args.rows, words(x.columns));
+           words(x.row_stride), args.rows, words(x.columns), args.zeroed);
   };
   if (fits(16)) {
     run(static_cast<uint4*>(nullptr));

@@ -6,8 +6,8 @@
 #include "kernels/cuda/sample_choose.cuh"
 #include "kernels/cuda/sample_greedy.cuh"
 
-// One launch for all rows: clusters of eight blocks take rows in turns, greedy ones first. Which way a row goes is
-// decided on the device, so that the launch is the same in every step.
+// One launch for all rows: clusters of eight blocks take rows in turns, greedy ones first, but those whose token the
+// product has found. Which way a row goes is decided on the device, so that the launch is the same in every step.
 
 namespace skein::cuda {
 namespace {
@@ -64,7 +64,9 @@ __global__ void __launch_bounds__(kSampleThreads, kSharedKeys ? 2 : 1)
   const bool real = r < job.rows && job.row[r].slot >= 0;
   const bool other = real && needs_choice(job, job.row[r]);
   const bool drawn = real && !other && job.state.sampling[job.row[r].slot].temperature >= kGreedyBelow;
-  list_rows(shared.greedy_rows, real && !other && !drawn);
+  const bool greedy = real && !other && !drawn;
+  const bool may_have_key = greedy && job.largest != nullptr && !reports(job.state.sampling[job.row[r].slot]);
+  list_rows(shared.greedy_rows, greedy);
   list_rows(shared.drawn_rows, drawn);
   list_rows(shared.other_rows, other);
   if (r == 0) {
@@ -78,11 +80,17 @@ __global__ void __launch_bounds__(kSampleThreads, kSharedKeys ? 2 : 1)
              .n = static_cast<int>(job.vocabulary),
              .mass_scale = __uint_as_float(static_cast<uint32_t>(127 + 62 - (64 - __clzll(job.vocabulary))) << 23)};
   }
-  __syncthreads();
+  const bool look_for_keys = __syncthreads_or(may_have_key) != 0;
   cluster_wait();
   wait_for_previous_launch();
   let_next_launch_start();
   if (blockIdx.x == 0 && r < job.rows && !real) write_padding(job, r);
+  if (look_for_keys) {
+    const uint64_t key = may_have_key ? __ldcg(job.largest + r) : 0;
+    if (blockIdx.x == 0) take_keys(job, key);
+    list_rows(shared.greedy_rows, greedy && key == 0);
+    __syncthreads();
+  }
 
   int turn = 0;
   work_in_one_pass<false>(job, shared.greedy_rows.rows, shared.greedy_rows.count, shared.greedy, turn);
@@ -91,7 +99,7 @@ __global__ void __launch_bounds__(kSampleThreads, kSharedKeys ? 2 : 1)
 }
 
 // Rows [first, first + rows) of the launch.
-SampleJob make_job(const SampleArgs& args, int first, int rows) {
+SampleJob make_job(const CudaDevice& device, const SampleArgs& args, int first, int rows) {
   const int64_t mask_words = ceil_div<int64_t>(args.vocabulary, 32);
   return {.out = args.out + first,
           .tokens = args.tokens + first,
@@ -100,7 +108,8 @@ SampleJob make_job(const SampleArgs& args, int first, int rows) {
           .row = args.row + first,
           .state = *args.state,
           .token_mask = args.token_mask == nullptr ? nullptr : args.token_mask + first * mask_words,
-          .rows = rows};
+          .rows = rows,
+          .largest = args.rows <= kLargestTokensMax && !device.deterministic() ? args.largest : nullptr};
 }
 
 // How many the device runs side by side; what is more would begin when the others have ended.
@@ -150,7 +159,7 @@ void sample(Device& device, const SampleArgs& args) {
   CHECK(args.row != nullptr && args.state != nullptr);
   CudaDevice& gpu = device_of(device);
   for (int first = 0; first < args.rows; first += kSampleRowsAtOnce) {
-    launch_rows(gpu, make_job(args, first, std::min(args.rows - first, kSampleRowsAtOnce)));
+    launch_rows(gpu, make_job(gpu, args, first, std::min(args.rows - first, kSampleRowsAtOnce)));
   }
 }
 

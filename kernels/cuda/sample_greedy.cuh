@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/cluster.cuh"
+#include "kernels/cuda/largest_key.cuh"
 #include "kernels/cuda/sample_noise.cuh"
 
 // Greedy rows, and draws by noise of which nothing is reported: one pass over the logits. Warps read tiles of 1,024;
@@ -133,6 +134,18 @@ __device__ __forceinline__ void write_result(const SampleJob& job, int r, int32_
   words[lane] = lane == 0 ? token : lane == 1 ? __float_as_int(logprob) : lane == 2 ? rank : 0;
   if (lane + 32 < kResultWords) words[lane + 32] = 0;
   if (lane == 0) job.tokens[r] = token;
+}
+
+// By a warp: the rows that its threads have keys of, by thread; 0: none.
+__device__ __forceinline__ void take_keys(const SampleJob& job, uint64_t key) {
+  for (uint32_t left = __ballot_sync(~0u, key != 0); left != 0; left &= left - 1) {
+    const int lane = __ffs(static_cast<int>(left)) - 1;
+    const uint64_t of_row = __shfl_sync(~0u, key, lane);
+    const float max = value_of_key(of_row);
+    const bool valid = max < INFINITY && max > -INFINITY;
+    write_result(job, static_cast<int>(threadIdx.x) / 32 * 32 + lane, valid ? token_of_key(of_row) : kInvalidLogits, 0,
+                 0);
+  }
 }
 
 struct GreedyShared {

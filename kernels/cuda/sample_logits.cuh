@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/largest_key.cuh"
 #include "kernels/cuda/sample_noise.cuh"
 #include "kernels/cuda/sample_search.cuh"
 
@@ -32,15 +33,6 @@ struct Bias {
   int32_t tokens[kLogitBiasMax];
   float values[kLogitBiasMax];
 };
-
-// Floats as integers in the same order; zeros are equal.
-__device__ __forceinline__ uint32_t order_of(float x) {
-  const uint32_t bits = __float_as_uint(x + 0.0f);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float value_of(uint32_t order) {
-  return __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
-}
 
 // The CPU's e^x for x <= 0, operation by operation (kernels/cpu/simd.h).
 __device__ __forceinline__ float exp_as_cpu(float x) {

@@ -26,6 +26,7 @@ struct SampleJob {
   SlotState state;
   const uint32_t* token_mask;  // or null
   int rows;
+  const uint64_t* largest;  // keys of rows' largest logits (largest_key.cuh), or null
 };
 
 // Words of a SampledToken, which threads write side by side.

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "kernels/cuda/largest_key.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -22,6 +23,7 @@ struct VectorJob {
   int outputs;  // columns of out
   int chunks;   // of a row
   bool out_f32;
+  uint64_t* largest;  // or null
 };
 
 __device__ __forceinline__ float silu(float v) { return v / (1 + __expf(-v)); }
@@ -62,6 +64,10 @@ __global__ void __launch_bounds__(kThreads, 4) vector_rows(VectorJob job) {
   if (chunk < job.chunks) load(chunk);
   wait_for_previous_launch();
   let_next_launch_start();
+  uint64_t known = 0;  // others have raised it at least so far
+  if constexpr (!kGated) {
+    if (job.largest != nullptr && threadIdx.x == 0) known = __ldcg(job.largest);
+  }
 
   float sum[kRows] = {};
   while (chunk < job.chunks) {
@@ -84,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 4) vector_rows(VectorJob job) {
   __syncthreads();
   constexpr int kStored = kGated ? kRows / 2 : kRows;
   const int output = static_cast<int>(blockIdx.x) * kStored + thread;
-  if (thread >= kStored || output >= job.outputs) return;
+  if (thread >= kStored) return;
   const auto total = [&](int r) {
     float v = of_warps[0][r];
 #pragma unroll
@@ -97,6 +103,12 @@ __global__ void __launch_bounds__(kThreads, 4) vector_rows(VectorJob job) {
   } else {
     value = total(thread);
   }
+  if constexpr (!kGated) {
+    if (job.largest != nullptr) {
+      raise_largest(job.largest, known, output < job.outputs ? largest_key(value, output) : 0, (1u << kStored) - 1);
+    }
+  }
+  if (output >= job.outputs) return;
   if (job.out_f32) {
     reinterpret_cast<float*>(job.out)[output] = value;
   } else {
@@ -122,7 +134,8 @@ void vector_linear(CudaDevice& device, const VectorLinearArgs& args) {
                       .weight_stride = args.weight.row_stride,
                       .outputs = static_cast<int>(args.out.columns),
                       .chunks = static_cast<int>(args.weight.columns / kChunk),
-                      .out_f32 = args.out.format == Format::kF32};
+                      .out_f32 = args.out.format == Format::kF32,
+                      .largest = args.largest};
   const int outputs_a_block = args.gated ? kRows / 2 : kRows;
   const Grid grid{.blocks = dim3(static_cast<unsigned>(ceil_div(job.outputs, outputs_a_block))),
                   .threads = dim3(kThreads)};

@@ -18,6 +18,7 @@ struct VectorLinearArgs {
   Tensor weight;
   const float* bias = nullptr;
   bool gated = false;
+  uint64_t* largest = nullptr;  // LinearArgs::largest, which is always raised; not gated
 };
 void vector_linear(CudaDevice& device, const VectorLinearArgs& args);
 

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -80,6 +81,12 @@ double relative_error(const std::vector<float>& a, const std::vector<double>& b)
     norm += b[i] * b[i];
   }
   return std::sqrt(difference / norm);
+}
+
+uint64_t largest_key(float value, int32_t token) {
+  const auto bits = std::bit_cast<uint32_t>(value == 0 ? 0.0f : value);
+  const uint32_t order = std::isnan(value) ? ~0u : value < 0 ? ~bits : bits | 0x80000000u;
+  return uint64_t{order} << 32 | (0xffffffffu - static_cast<uint32_t>(token));
 }
 
 cuda::CudaDevice& gpu() { return cuda::device_of(*the_gpu); }

@@ -68,6 +68,9 @@ std::vector<float> bf16_normals(std::mt19937& random, int64_t count, float scale
 // ||a - b|| / ||b||; infinite if a has a NaN.
 double relative_error(const std::vector<float>& a, const std::vector<double>& b);
 
+// What products raise LinearArgs::largest to.
+uint64_t largest_key(float value, int32_t token);
+
 // The one device of the test program.
 cuda::CudaDevice& gpu();
 

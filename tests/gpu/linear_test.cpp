@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -117,6 +118,20 @@ std::vector<double> gated_expected(const Product& p, int64_t tokens, bool bias) 
   return out;
 }
 
+// Zeros, to become keys of the rows' largest outputs.
+GpuMemory no_keys(int64_t tokens) { return upload(gpu(), std::vector<uint64_t>(static_cast<size_t>(tokens))); }
+
+void expect_keys(const GpuMemory& keys, const std::vector<float>& values, int64_t tokens, const std::string& what) {
+  std::vector<uint64_t> expected(static_cast<size_t>(tokens));
+  const size_t columns = values.size() / expected.size();
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint64_t& key = expected[i / columns];
+    key = std::max(key, largest_key(values[i], static_cast<int32_t>(i % columns)));
+  }
+  EXPECT_EQ(download<uint64_t>(gpu(), keys.as(), tokens), expected) << what;
+  EXPECT_TRUE(keys.intact()) << what;
+}
+
 std::string name_of(const Product& p, int64_t tokens, Format format, bool bias) {
   std::ostringstream out;
   out << p.outputs << " x " << p.inputs << ", " << tokens << " tokens, " << info(format).name << (bias ? ", bias" : "");
@@ -174,6 +189,38 @@ TEST(Linear, LongSums) {
   for (const int64_t tokens : {1, 16}) check_linear(p, tokens, Format::kF32, false);
 }
 
+// Of every output there are two, the first wins; a NaN or an infinity that the bias brings wins over all.
+TEST(Linear, TellsTheLargest) {
+  if (gpu().deterministic()) GTEST_SKIP() << "a deterministic device does not";
+  for (const auto& [outputs, inputs] : {std::pair{333, 64}, {1001, 128}, {40003, 64}}) {
+    Product p(17, outputs, inputs, 25);
+    const int64_t half = outputs / 2;
+    for (int64_t o = half; o < outputs; ++o) {
+      std::copy_n(p.weight_host.begin() + (o - half) * p.stride, p.stride, p.weight_host.begin() + o * p.stride);
+    }
+    gpu().copy_to_device(p.weight.as(), to_bf16(p.weight_host).data(), p.weight.bytes());
+    for (const float special : {0.0f, INFINITY, -NAN, -INFINITY}) {
+      std::ranges::fill(p.bias_host, special == -INFINITY ? special : 0.5f);
+      if (special != 0) p.bias_host[20] = p.bias_host[static_cast<size_t>(20 + half)] = special;
+      gpu().copy_to_device(p.bias.as(), p.bias_host.data(), p.bias.bytes());
+      for (const int64_t tokens : {1, 2, 5, 8, 9, 16, 17}) {
+        const std::string what = name_of(p, tokens, Format::kF32, true) + " with " + std::to_string(special);
+        Output out(Format::kF32, tokens, outputs);
+        const GpuMemory keys = no_keys(tokens);
+        cuda::linear(gpu(), {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights(),
+                             .bias = p.bias.as<float>(), .largest = keys.as<uint64_t>()});
+        const auto got = download<uint64_t>(gpu(), keys.as(), tokens);
+        if (tokens > 16) {
+          EXPECT_EQ(got, std::vector<uint64_t>(17)) << what;
+          continue;
+        }
+        expect_keys(keys, out.values(), tokens, what);
+        for (const uint64_t key : got) EXPECT_LT(static_cast<uint32_t>(~key), half) << what;
+      }
+    }
+  }
+}
+
 // Through cuBLASLt.
 TEST(Linear, ManyTokens) {
   const Product p(300, 333, 200, 6);
@@ -218,12 +265,16 @@ TEST(NarrowLinear, EveryPlan) {
   for (int tile_rows = 8; tile_rows <= 64; tile_rows += 8) {
     for (const int64_t tokens : {1, 3, 8, 9, 16, 17, 31, 32}) {
       for (const int groups_max : {1, 3, 100}) {
+        const std::string what = std::to_string(tile_rows) + " rows, " + std::to_string(tokens) + " tokens, " +
+                                 std::to_string(groups_max) + " clusters";
         Output out(Format::kF32, tokens, p.outputs);
-        cuda::narrow_linear(gpu(), {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights()},
-                            small_plan(520, tile_rows, tokens, groups_max));
-        expect_close(out.values(), linear_expected(p, tokens, false), tolerance(Format::kF32),
-                     std::to_string(tile_rows) + " rows, " + std::to_string(tokens) + " tokens, " +
-                         std::to_string(groups_max) + " clusters");
+        const GpuMemory keys = no_keys(tokens);
+        cuda::narrow_linear(
+            gpu(),
+            {.out = out.tensor(), .x = p.x_of(tokens), .weight = p.weights(), .largest = keys.as<uint64_t>()},
+            small_plan(520, tile_rows, tokens, groups_max));
+        expect_close(out.values(), linear_expected(p, tokens, false), tolerance(Format::kF32), what);
+        if (tokens <= 16) expect_keys(keys, out.values(), tokens, what);
       }
     }
   }

@@ -271,6 +271,30 @@ TEST(ReplicaOnGpu, ManyRequestsAtOnce) {
   for (size_t i = 0; i < few.size(); ++i) EXPECT_EQ(first[i][0].tokens, second[i][0].tokens) << i;
 }
 
+// A product tells the tokens of which nothing is reported, the sampler looks for the others; from 16 rows down to one.
+TEST(ReplicaOnGpu, GreedyTokensAreTheSameUnreported) {
+  ReplicaSpec spec = gpu_spec(1024);
+  spec.slots = 16;
+  spec.prefix_caching = false;
+  ReplicaHarness replica(spec, kFixtures + "llama3_rope", cuda_ops());
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 16; ++i) {
+    GenerationRequest request;
+    for (int t = 0; t <= i * 7 % 40; ++t) request.tokens.push_back((i * 31 + t * 17) % 300);
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = 10 + 2 * i;
+    request.sampling.top_logprobs = 0;
+    requests.push_back(request);
+  }
+  const auto reported = replica.run(requests);
+  for (GenerationRequest& request : requests) request.sampling.top_logprobs = -1;
+  const auto unreported = replica.run(requests);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(reported[i][0].error, "");
+    EXPECT_EQ(unreported[i][0].tokens, reported[i][0].tokens) << i;
+  }
+}
+
 std::atomic<int64_t> replay_count;
 
 // The GPU's table, counting.

@@ -339,15 +339,33 @@ TEST_P(PeersTest, ThousandsOfRoundsOfAGraph) {
 
 // --- What can go wrong ---
 
-TEST_P(PeersTest, RowsThatDoNotFitAreLeftToOthers) {
-  RankGroup group(GetParam(), {.rows = 64, .row_bytes = 8192});
+// A second group of the same ranks.
+void expect_none(int ranks, const PeerSetup& setup) {
+  RankGroup group(ranks, {.rows = 64, .row_bytes = 8192});
   group.run([&](const RankGroup::Rank& rank) {
-    const auto gather = [&](const std::string& bytes) { return group.all_gather(rank.index, bytes); };
-    const auto peers = Peers::join(rank.index, false, {.rank = rank.index, .size = GetParam(), .rows = 4,
-                                                       .row_bytes = 24, .all_gather = gather});
+    PeerSetup own = setup;
+    own.rank = rank.index;
+    own.size = ranks;
+    own.all_gather = [&](const std::string& bytes) { return group.all_gather(rank.index, bytes); };
+    const auto peers = Peers::join(rank.index, false, own);
     ASSERT_TRUE(peers.ok());
     EXPECT_EQ(*peers, nullptr);
   });
+}
+
+TEST_P(PeersTest, RowsThatDoNotFitAreLeftToOthers) {
+  PeerSetup setup;
+  setup.rows = 4;
+  setup.row_bytes = 24;
+  expect_none(GetParam(), setup);
+}
+
+TEST_P(PeersTest, RanksOfSeveralHostsAreLeftToOthers) {
+  PeerSetup setup;
+  setup.rows = 4;
+  setup.row_bytes = 8192;
+  setup.one_host = false;
+  expect_none(GetParam(), setup);
 }
 
 TEST_P(PeersTest, ARankThatNeverComesIsAnError) {

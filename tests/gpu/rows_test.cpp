@@ -187,7 +187,11 @@ TEST(GatherRows, CopiesThemAsTheyAre) {
       rows[3] = -1;
       const GpuMemory device_rows = upload(gpu(), rows);
       Strided out(format, 20, shape.columns, shape.columns + 2 * shape.extra);
-      cuda::gather_rows(gpu(), {.out = out.tensor, .x = x.tensor, .rows = device_rows.as<int32_t>(), .count = 20});
+      const GpuMemory zeroed(gpu(), 20 * 8);
+      cuda::gather_rows(gpu(), {.out = out.tensor, .x = x.tensor, .rows = device_rows.as<int32_t>(), .count = 20,
+                                .zeroed = zeroed.as<uint64_t>()});
+      EXPECT_EQ(download<uint64_t>(gpu(), zeroed.as(), 20), std::vector<uint64_t>(20));
+      EXPECT_TRUE(zeroed.intact());
       const auto got = out.read();
       for (size_t i = 0; i < got.size(); ++i) {
         const int64_t row = rows[i / static_cast<size_t>(shape.columns)];

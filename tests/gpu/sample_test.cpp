@@ -20,6 +20,7 @@ struct Batch {
   std::vector<int32_t> tokens;
   std::vector<int32_t> lengths;
   std::vector<uint32_t> mask;  // or empty
+  std::vector<uint64_t> keys;  // SampleArgs::largest on the GPU, or empty
 
   explicit Batch(int64_t n) : vocabulary(n) {}
   void add(const std::vector<float>& row, const SlotSampling& how, std::vector<int32_t> so_far, bool score = false) {
@@ -59,14 +60,16 @@ Outcome on_gpu(const Batch& batch) {
   const auto count = static_cast<int64_t>(batch.rows.size());
   const GpuMemory logits = upload(gpu(), batch.logits), rows = upload(gpu(), batch.rows),
                   sampling = upload(gpu(), batch.sampling), tokens = upload(gpu(), batch.tokens),
-                  lengths = upload(gpu(), batch.lengths), mask = upload(gpu(), batch.mask);
+                  lengths = upload(gpu(), batch.lengths), mask = upload(gpu(), batch.mask),
+                  keys = upload(gpu(), batch.keys);
   GpuMemory out(gpu(), count * static_cast<int64_t>(sizeof(SampledToken))), chosen(gpu(), count * 4);
   const SlotState state = {.slots = static_cast<int>(batch.sampling.size()), .tokens_max = kTokensMax,
                            .tokens = tokens.as<int32_t>(), .lengths = lengths.as<int32_t>(),
                            .sampling = sampling.as<SlotSampling>()};
   cuda::sample(gpu(), {.out = out.as<SampledToken>(), .tokens = chosen.as<int32_t>(), .logits = logits.as<float>(),
                        .vocabulary = batch.vocabulary, .rows = static_cast<int>(count), .row = rows.as<SampleRow>(),
-                       .state = &state, .token_mask = batch.mask.empty() ? nullptr : mask.as<uint32_t>()});
+                       .state = &state, .token_mask = batch.mask.empty() ? nullptr : mask.as<uint32_t>(),
+                       .largest = batch.keys.empty() ? nullptr : keys.as<uint64_t>()});
   Outcome outcome = {download<SampledToken>(gpu(), out.as(), count), download<int32_t>(gpu(), chosen.as(), count)};
   EXPECT_TRUE(out.intact() && chosen.intact());
   for (const uint32_t counter : download<uint32_t>(gpu(), gpu().counters(), 1024)) EXPECT_EQ(counter, 0u);
@@ -241,6 +244,36 @@ TEST(Sample, PaddingRowsGiveNothing) {
     EXPECT_EQ(got.tokens[r] == -1, r % 3 == 0);
     EXPECT_EQ(got.out[r].token == -1, r % 3 == 0);
     EXPECT_TRUE(r % 3 != 0 || got.out[r].top_count == 0);
+  }
+}
+
+// A greedy row of which nothing is reported believes a key that is not 0; the others look at their logits.
+TEST(Sample, TakesTokensFromKeys) {
+  const SlotSampling plain = {.temperature = 0, .top_logprobs = -1};
+  SlotSampling reported = plain, top = plain, penalised = plain, biased = plain, drawn = plain;
+  reported.top_logprobs = 0, top.top_logprobs = 3, penalised.presence_penalty = 1, drawn.temperature = 1;
+  biased.bias_count = 1, biased.bias_tokens[0] = 3, biased.bias_values[0] = 1;
+  for (const int64_t n : {777, 128256, 500001}) {
+    Rows random(8);
+    Batch batch(n);
+    for (const auto& how : {plain, reported, plain, top, plain, penalised, plain, biased, plain, drawn, plain}) {
+      batch.add(random.logits(n), how, {1, 2, 3});
+    }
+    batch.add(random.logits(n), plain, {1, 2, 3}, true);
+    batch.add(random.logits(n), plain, {1, 2, 3});
+    batch.rows.back().slot = -1;
+    Outcome expected = on_gpu(batch);
+    batch.keys.assign(batch.rows.size(), largest_key(-2.5f, 7));
+    batch.keys[2] = 0;
+    batch.keys[4] = largest_key(NAN, 7), batch.keys[6] = largest_key(INFINITY, 7);
+    batch.keys[8] = largest_key(-INFINITY, 7), batch.keys[10] = largest_key(0, static_cast<int32_t>(n - 1));
+    for (const size_t r : {0u, 4u, 6u, 8u, 10u}) {
+      expected.tokens[r] = r == 0 ? 7 : r == 10 ? static_cast<int32_t>(n - 1) : -2;
+      expected.out[r] = {.token = expected.tokens[r]};
+    }
+    const Outcome got = on_gpu(batch);
+    EXPECT_EQ(got.tokens, expected.tokens) << n;
+    EXPECT_EQ(std::memcmp(got.out.data(), expected.out.data(), got.out.size() * sizeof(SampledToken)), 0) << n;
   }
 }
 

@@ -46,6 +46,9 @@ def nodes_with_a_gpu(degree, model):
     with hosts.Cluster(NODES, f"  - {{{degree}: 2, places: [node-a:0, node-b:0]}}", model=model) as cluster:
         for number, node in enumerate(NODES):
             give_gpu(cluster.network.hosts[node], number)
+            # NCCL would rather take this one, and nothing that is sent there arrives.
+            cluster.network.hosts[node].batch("link add ib0 type veth peer name ib1", "link set ib1 up",
+                                              f"address add 10.78.0.{number + 1}/24 dev ib0", "link set ib0 up")
         cluster.start_agents(env={
             "NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(cluster.scratch / "nccl.%h.%p"),
             "NCCL_IB_DISABLE": "1"})  # ports that this machine may have are in no network namespace

@@ -37,6 +37,8 @@ struct Buffers {
   void* x = random_bf16(kTokensMax * 14336, 1, 2);
   void* gate_up = random_bf16(kTokensMax * 28672, 1, 3);
   void* out = random_bf16(kTokensMax * 14336, 1, 4);
+  uint64_t* largest = upload(std::vector<uint64_t>(cuda::LinearChoice::kCertainTokens));
+  int32_t* first_row = upload(std::vector<int32_t>(cuda::LinearChoice::kCertainTokens));
 
   void* weight(const Product& product, int i) const {
     const int64_t bytes = product.outputs * product.inputs * 2;
@@ -121,6 +123,21 @@ void measure(const Product& product, const Buffers& buffers, std::span<const int
       }, calls, 5));
       line.name = std::string("  ") + name;
       report(line);
+      if (!product.logits || tokens > cuda::LinearChoice::kCertainTokens || way > cuda::LinearWay::kNarrow) continue;
+      // Behind the launch that picks its rows, as in a step, and sets keys back.
+      for (uint64_t* largest : {static_cast<uint64_t*>(nullptr), buffers.largest}) {
+        line.us = time_us([&](int i) {
+          LinearArgs args = args_of(product, tokens, buffers.out, buffers.gate_up, buffers.weight(product, i));
+          args.largest = largest;
+          Tensor all = args.x;
+          all.data = buffers.x;
+          cuda::gather_rows(gpu(), {.out = args.x, .x = all, .rows = buffers.first_row,
+                                    .count = static_cast<int>(tokens), .zeroed = buffers.largest});
+          cuda::run_linear(gpu(), way, args);
+        }, calls, 5);
+        line.name = std::string("  ") + name + (largest == nullptr ? ", rows picked" : ", rows picked, arg-max");
+        report(line);
+      }
     }
   }
 }

@@ -182,7 +182,9 @@ std::vector<float> make_logits(int64_t rows, float spread, float peak) {
   return logits;
 }
 
-void bench_sample(int rows, const char* what, const SlotSampling& how, float spread, float peak) {
+// `largest`: the rows' keys, if a product has told them.
+void bench_sample(int rows, const char* what, const SlotSampling& how, float spread, float peak,
+                  const uint64_t* largest = nullptr) {
   SlotState state = make_slots(rows, 2048, how);
   float* logits = upload(make_logits(rows, spread, peak));
   std::vector<SampleRow> requests;
@@ -193,11 +195,11 @@ void bench_sample(int rows, const char* what, const SlotSampling& how, float spr
   const double us = time_us(
       [&](int) {
         cuda::sample(gpu(), {.out = out, .tokens = tokens, .logits = logits, .vocabulary = kVocabulary, .rows = rows,
-                             .row = row, .state = &state});
+                             .row = row, .state = &state, .largest = largest});
       },
       rows <= 64 ? 50 : 20);
   report({.name = std::string("sample ") + what + " m=" + std::to_string(rows), .us = us,
-          .bytes = static_cast<double>(rows * kVocabulary * 4)});
+          .bytes = largest != nullptr ? 0 : static_cast<double>(rows * kVocabulary * 4)});
 }
 
 void run() {
@@ -217,6 +219,12 @@ void run() {
   const SlotSampling drawn_alone = {.top_logprobs = -1};
   SlotSampling mixed = {.temperature = 0.8f, .top_p = 0.95f, .top_k = 50, .repetition_penalty = 1.1f};
   mixed.top_logprobs = 5;
+  const SlotSampling greedy_alone = {.temperature = 0, .top_logprobs = -1};
+  const uint64_t* keys = upload(std::vector<uint64_t>(16, uint64_t{0xc1800000} << 32 | ~7u));
+  for (const int rows : {1, 8, 16}) {
+    bench_sample(rows, "greedy, token alone", greedy_alone, 2, 16);
+    bench_sample(rows, "greedy, token of the product", greedy_alone, 2, 16, keys);
+  }
   for (const int rows : {1, 64, 256}) {
     bench_sample(rows, "greedy", greedy, 2, 16);
     bench_sample(rows, "plain", plain, 2, 16);

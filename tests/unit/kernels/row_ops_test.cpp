@@ -347,7 +347,10 @@ TEST(GatherRows, CopiesBothFormats) {
   for (Format weight : {Format::kF32, Format::kQ4_1}) {
     Owned x = activation(weight, values, 5, 64);
     Owned out(x.tensor.format, 4, 64);
-    cpu_ops().gather_rows(rank.device(), {.out = out.tensor, .x = x.tensor, .rows = rows.data(), .count = 3});
+    std::vector<uint64_t> zeroed = {1, 2, 3, 4};
+    cpu_ops().gather_rows(rank.device(), {.out = out.tensor, .x = x.tensor, .rows = rows.data(), .count = 3,
+                                          .zeroed = zeroed.data()});
+    EXPECT_EQ(zeroed, (std::vector<uint64_t>{0, 0, 0, 4}));
     ASSERT_TRUE(out.memory.intact());
     for (int64_t i = 0; i < 3; ++i) {
       for (int64_t c = 0; c < 64; ++c) {

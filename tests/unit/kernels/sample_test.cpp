@@ -31,10 +31,12 @@ SampledToken sample_once(Rank* rank, Slots* slots, std::vector<float> logits, co
                          const std::vector<uint32_t>* mask = nullptr) {
   SampledToken out;
   int32_t token = 12345;
+  const uint64_t ignored = 77;
   const SlotState state = slots->state();
   cpu_ops().sample(rank->device(), {.out = &out, .tokens = &token, .logits = logits.data(),
                                     .vocabulary = static_cast<int64_t>(logits.size()), .rows = 1, .row = &row,
-                                    .state = &state, .token_mask = mask == nullptr ? nullptr : mask->data()});
+                                    .state = &state, .token_mask = mask == nullptr ? nullptr : mask->data(),
+                                    .largest = &ignored});
   EXPECT_EQ(token, row.score != 0 ? -1 : out.token);
   return out;
 }
