@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,6 +12,9 @@ namespace skein {
 
 inline constexpr size_t kProbeBytesMax = 1 << 20;  // of samples as JSON
 inline constexpr size_t kProbeSamplesMax = 4096;
+
+// Of so many cores: what the probe times as half of them, and the cost model takes for it.
+inline int half_of(int cores) { return std::max(cores / 2, 1); }
 
 // What `skein-worker --probe FILE` is told, a JSON file on the node that all ranks share. One rank measures its device,
 // several what goes between them.
@@ -24,9 +28,10 @@ struct ProbeSpec {
 
 // One thing that was timed. Fields without a meaning for it are 0.
 struct ProbeSample {
-  std::string what;   // read, product, core_product (one thread), cached_product, turns, decode_attention,
-                      // decode_launch, prefill_attention, norm, gate, rope, sample, woken (what launches of cores take
-                      // longer after sleep); all_reduce, library_all_reduce, point_to_point, library_bytes
+  std::string what;   // read, product, half_alone (by half of the cores), half_beside (while the others do the same),
+                      // cached_product, turns, decode_attention, decode_launch, prefill_attention, norm, gate, rope,
+                      // sample, woken (what launches of cores take longer after sleep); all_reduce,
+                      // library_all_reduce, point_to_point, library_bytes
   std::string format = {};  // products: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
   double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part, of a token that cores norm,

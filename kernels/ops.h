@@ -175,7 +175,8 @@ struct LinearArgs {
   Tensor x;       // (tokens, inputs) in activation_format(weight.format)
   Tensor weight;  // (outputs, inputs) packed
   const float* bias = nullptr;  // (outputs) or null
-  // (tokens) for SampleArgs, or null: zeros that a backend may raise to keys of the rows' largest outputs; f32 out.
+  // (tokens) for SampleArgs, or null: zeros that a backend may raise to keys of the rows' largest outputs. `out` is
+  // whole rows of logits then, in f32.
   uint64_t* largest = nullptr;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "base/check.h"
 
@@ -9,6 +10,7 @@ namespace skein {
 namespace {
 
 constexpr double kShareMax = 2;  // what a calibration file may say
+constexpr double kHalfGainMax = 2;
 constexpr double kMicro = 1e6;
 // Where ranks compute on every core: what the threads that pass a token on take of one, for which the others wait. Not
 // timed by the probe: 35 % of a core for 31,731 tokens/s (docs/performance.md, "Everything but the device").
@@ -93,16 +95,19 @@ class DeviceFit {
     return table_of(gains);
   }
 
-  // One core alone against each of all: the same products by one thread.
-  Curve core_gain(Format format) const {
-    std::map<double, double> gains;  // by tokens
-    each(samples_, "core_product", [&](const ProbeSample& alone) {
-      if (alone.format != info(format).name) return;
-      each_product(format, [&](const ProbeSample& by_all) {
-        if (by_all.tokens != alone.tokens || by_all.size != alone.size) return;
-        gains[alone.tokens] = std::clamp(by_all.us * cores_ / alone.us, 1.0, static_cast<double>(cores_));
+  // Half of the cores while the others wait, against the same while they work: the mean over weights.
+  Curve waiting_gain(Format format) const {
+    std::map<double, std::vector<double>> ratios;  // by tokens
+    each_of("half_beside", format, [&](const ProbeSample& beside) {
+      each_of("half_alone", format, [&](const ProbeSample& alone) {
+        if (alone.tokens != beside.tokens || alone.size != beside.size) return;
+        ratios[alone.tokens].push_back(std::clamp(beside.us / alone.us, 1.0, kHalfGainMax));
       });
     });
+    std::map<double, double> gains;
+    for (const auto& [tokens, of_weights] : ratios) {
+      gains[tokens] = std::reduce(of_weights.begin(), of_weights.end()) / static_cast<double>(of_weights.size());
+    }
     return curve_of(gains);
   }
 
@@ -114,10 +119,14 @@ class DeviceFit {
   }
 
   template <typename Visit>
-  void each_product(Format format, Visit visit) const {
-    each(samples_, "product", [&](const ProbeSample& s) {
+  void each_of(std::string_view what, Format format, Visit visit) const {
+    each(samples_, what, [&](const ProbeSample& s) {
       if (s.format == info(format).name) visit(s);
     });
+  }
+  template <typename Visit>
+  void each_product(Format format, Visit visit) const {
+    each_of("product", format, visit);
   }
 
   // Of the ceiling that binds.
@@ -133,13 +142,13 @@ class DeviceFit {
     if (!plain.rows.empty()) {
       fit_.products = plain;
       fit_.cached_products = cached_gains(Format::kBF16);
-      fit_.core_gain = core_gain(Format::kBF16);
+      fit_.waiting_gain = waiting_gain(Format::kBF16);
     }
     for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
       const double flops = best_flops(format);
       if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
-      fit_.format_products.push_back({.format = format, .flops = flops, .core_gain = core_gain(format),
+      fit_.format_products.push_back({.format = format, .flops = flops, .waiting_gain = waiting_gain(format),
                                       .table = table_of_products(format, flops), .cached = cached_gains(format)});
     }
   }

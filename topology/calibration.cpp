@@ -64,7 +64,7 @@ void tables_of(Calibrated& device, Visit visit) {
 
 template <typename Calibrated, typename Visit>
 void curves_of(Calibrated& device, Visit visit) {
-  visit("core_gain", device.core_gain);
+  visit("waiting_gain", device.waiting_gain);
   visit("from_memory", device.from_memory);
   visit("decode_attention_share", device.decode_attention_share);
   visit("prefill_attention_share", device.prefill_attention_share);
@@ -201,9 +201,9 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
     if (known) continue;
     if (member.key == "flops") {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
-    } else if (member.key == "core_gain") {
-      ASSIGN_OR_RETURN(products.core_gain, read_curve(member.value, "core_gain"));
-      RETURN_IF_ERROR(check_gains(products.core_gain.y, member.line, "core_gain"));
+    } else if (member.key == "waiting_gain") {
+      ASSIGN_OR_RETURN(products.waiting_gain, read_curve(member.value, "waiting_gain"));
+      RETURN_IF_ERROR(check_gains(products.waiting_gain.y, member.line, "waiting_gain"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -296,7 +296,7 @@ Result<DeviceCalibration> read_device(const Yaml& yaml) {
     if (tables.ok()) tables = check_table(table, yaml.line, "\"" + device.name + "\"" + keys.of, keys);
   });
   RETURN_IF_ERROR(tables);
-  RETURN_IF_ERROR(check_gains(device.core_gain.y, yaml.line, "core_gain of \"" + device.name + "\""));
+  RETURN_IF_ERROR(check_gains(device.waiting_gain.y, yaml.line, "waiting_gain of \"" + device.name + "\""));
   if (std::ranges::any_of(device.from_memory.y, [](double share) { return share > 1; })) {
     return at_line(yaml.line, "what \"" + device.name + "\" reads from memory must be shares, at most 1");
   }
@@ -449,7 +449,7 @@ std::string to_yaml(const Calibration& calibration) {
       out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
              number_text(products.flops) + "\n" + table_text(products.table, kFormatKeys, "        ");
       if (!products.cached.rows.empty()) out += table_text(products.cached, kCachedKeys, "        ");
-      FieldWriter{out, "        "}("core_gain", products.core_gain);
+      FieldWriter{out, "        "}("waiting_gain", products.waiting_gain);
     }
     curves_of(device, FieldWriter{out});
   }

@@ -41,7 +41,7 @@ struct ShareTable {
 struct FormatProducts {
   Format format = Format::kF32;
   double flops = 0;  // of one core
-  Curve core_gain = {};  // by tokens: how many times faster a core is while the others wait
+  Curve waiting_gain = {};  // by tokens: how many times faster a core is while half of them wait
   ShareTable table = {};
   ShareTable cached = {};  // how many times faster, where caches hold the weights
 };
@@ -51,7 +51,7 @@ struct DeviceCalibration {
   std::string name;
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
-  Curve core_gain = {};  // of cores: FormatProducts::core_gain of bfloat16; the most tokens': other work's
+  Curve waiting_gain = {};  // of cores: FormatProducts::waiting_gain of bfloat16; the most tokens': other work's
   Curve from_memory = {};  // of cores: which share of its weights a step finds in no cache, by the weights' bytes
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/probe.h"
 
 namespace skein {
 namespace {
@@ -16,6 +17,7 @@ constexpr double kMicro = 1e6;
 constexpr double kMessageUs = 4;
 // What a product, a row or attention reaches where nothing was measured.
 constexpr double kUnmeasuredShare = 0.8;
+constexpr double kRounding = 1e-9;  // of shares that add up to 1
 
 // Of two rates, the larger over the smaller, up to which they may be of one path.
 constexpr double kRateApartMax = 2;
@@ -77,15 +79,15 @@ double send_us(const Exchange& exchange, double bytes) {
 struct ReplicaCost::Pace {
   const StageSite& site;
   double read;  // bytes/s, of its cores while all of them read
-  double idle;      // 0: all cores are at work; 1: one of them
+  double idle;      // 0: all cores are at work; 1: half of them, or fewer
   double gain_max;  // those at work do no more than all of them
   double from_memory;  // of its weights; caches hold the others from one step to the next
   const DeviceCalibration& device() const { return *site.device; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
-  double gain(const Curve& of_core, double tokens) const {
-    return idle <= 0 || of_core.empty() ? 1 : std::min(std::pow(share_at(of_core, tokens), idle), gain_max);
+  double gain(const Curve& of_half, double tokens) const {
+    return idle <= 0 || of_half.empty() ? 1 : std::min(std::pow(share_at(of_half, tokens), idle), gain_max);
   }
-  double gain() const { return gain(device().core_gain, std::numeric_limits<double>::max()); }
+  double gain() const { return gain(device().waiting_gain, std::numeric_limits<double>::max()); }
   // Work of cores that was measured by its bytes, with all of them.
   double rows_us(double bytes, double share) const {
     return bytes / (device().read_bytes_per_s * site.share) / share / gain() * kMicro;
@@ -143,10 +145,12 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
   return bytes;
 }
 
-// Of a stage's weights, what its ranks find in no cache.
+// Of a stage's weights, what its ranks find in no cache. Stages that share a node's cores share its caches, too.
 double ReplicaCost::from_memory(size_t stage) const {
   const StageSite& site = sites_[stage];
-  return site.device->from_memory.empty() ? 1 : share_at(site.device->from_memory, reads_[stage] / site.share);
+  if (site.device->from_memory.empty()) return 1;
+  const bool alone = tp_ * site.share > 1 - kRounding;
+  return share_at(site.device->from_memory, (alone ? reads_[stage] : mean_read_) / site.share);
 }
 
 // The ranks of a stage are at work at once, and stages as many as lanes are in flight.
@@ -159,7 +163,7 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
     // Stages wait for the one with the most to read.
     const double even = lanes > 1 ? mean_read_ / std::ranges::max(reads_) : 1;
     at_work = even * std::min(std::max(static_cast<double>(lanes) / stages(), tp_ * site.share), 1.0);
-    idle = std::min((1 - at_work) / (1 - 1 / cores), 1.0);
+    idle = std::min((1 - at_work) / (1 - half_of(static_cast<int>(std::lround(cores))) / cores), 1.0);
   }
   return {.site = site,
           .read = site.device->read_bytes_per_s * site.share,
@@ -191,7 +195,7 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double share = share_at(measured ? own->table : device.products, tokens, all_weights);
   const double cached = 1 / share_at(measured ? own->cached : device.cached_products, tokens, all_weights);
   const double us = floor / share * (pace.from_memory + (1 - pace.from_memory) * cached) /
-                    pace.gain(measured ? own->core_gain : device.core_gain, tokens);
+                    pace.gain(measured ? own->waiting_gain : device.waiting_gain, tokens);
   // What was timed may have found its weights in a GPU's cache; those of a step are not there.
   return pace.site.gpu ? std::max(us, bytes / pace.read * kMicro) : us;
 }

@@ -19,7 +19,7 @@ namespace skein {
 //   step = max(sum of stages and hops, lanes x slowest stage)
 //
 // A rank on a part of a node's cores has that part of what they reach together; while other cores wait, each is faster
-// (core_gain of the calibration).
+// (waiting_gain of the calibration), and a stage of several takes time to wake when its turn comes (wake_us).
 
 // How a group of ranks, or two stages, reach each other.
 struct Exchange {

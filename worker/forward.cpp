@@ -133,6 +133,7 @@ Tensor Forward::normed(Format format, int64_t rows) const {
 }
 
 void Forward::apply_linear(const Linear& linear, const Tensor& input, const Tensor& out, uint64_t* largest) {
+  CHECK(largest == nullptr || linear.parts.size() == 1);
   for (const Linear::Part& part : linear.parts) {
     Tensor columns = out;
     columns.data = static_cast<std::byte*>(out.data) + row_bytes(out.format, part.column);

@@ -13,9 +13,9 @@
 
 #include "base/check.h"
 #include "base/checked.h"
-#include "base/half.h"
 #include "worker/model_weights.h"
 #include "worker/probe_memory.h"
+#include "worker/probe_numbers.h"
 
 namespace skein {
 namespace {
@@ -62,8 +62,10 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, {}, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
-constexpr Shape kCoreWeight = {2048, 2048};  // and tokens: of the grid
-constexpr int kCoreTokens[] = {1, 4, 64};
+constexpr Shape kHalfWeights[] = {{768, 576}, {1024, 2048}};
+constexpr int kHalfTokens[] = {1, 4, 64};
+constexpr Shape kTurnsWeight = {2048, 2048};
+constexpr size_t kWarmTurns = 2;  // after which caches hold what they will
 constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
 constexpr int kCachedTokens[] = {1, 4, 16, 64};
@@ -87,39 +89,6 @@ constexpr int64_t kVocabulary = 32768;
 constexpr int kSampleRowsPerThread = 2;
 constexpr int64_t kInputsMin = 32;
 constexpr int64_t kProductsOfAll = int64_t{1} << 17;
-
-// Numbers in [-1, 1), the same on every run.
-std::vector<float> numbers(int64_t count) {
-  std::vector<float> values(static_cast<size_t>(count));
-  uint32_t state = 1;
-  for (float& value : values) {
-    state = state * 1664525u + 1013904223u;
-    value = static_cast<float>(state >> 8) * 0x1p-23f - 1;
-  }
-  return values;
-}
-
-std::vector<uint16_t> bf16_of(const std::vector<float>& values) {
-  std::vector<uint16_t> halves;
-  for (const float value : values) halves.push_back(f32_to_bf16(value));
-  return halves;
-}
-
-// Blocks of a quantised format with scales of about a hundredth.
-std::vector<uint8_t> blocks_of(Format format, int64_t bytes) {
-  const auto block_bytes = static_cast<size_t>(info(format).block_bytes);
-  std::vector<uint8_t> blocks;
-  uint32_t state = 1;
-  while (blocks.size() < static_cast<size_t>(bytes)) {
-    blocks.insert(blocks.end(), {0x1f, 0x21});  // 0.01 in float16
-    if (format == Format::kQ4_1) blocks.insert(blocks.end(), {0x1f, 0xad});  // -0.08
-    while (blocks.size() % block_bytes != 0) {
-      state = state * 1664525u + 1013904223u;
-      blocks.push_back(static_cast<uint8_t>(state >> 24));
-    }
-  }
-  return blocks;
-}
 
 class DeviceProbe {
  public:
@@ -151,10 +120,13 @@ class DeviceProbe {
     return std::exchange(samples_, {});
   }
 
-  // On a device of one thread.
-  Result<std::vector<ProbeSample>> run_core_products() {
+  // On a device of half of the cores, while the others wait, and while they do the same.
+  Result<std::vector<ProbeSample>> run_half_products(Device& others) {
     for (const Format format : grid_.formats) {
-      RETURN_IF_ERROR(measure_products("core_product", ops_.weight_format(format), kCoreWeight, kCoreTokens, {}));
+      for (const Shape& shape : kHalfWeights) {
+        RETURN_IF_ERROR(
+            measure_products("half_alone", ops_.weight_format(format), shape, kHalfTokens, {}, &others));
+      }
     }
     return std::exchange(samples_, {});
   }
@@ -207,10 +179,10 @@ class DeviceProbe {
       fill(memory, rows * columns, floats_);
     } else if (format == Format::kI8Block32) {
       ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, rows, columns));
-      ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(columns)));
+      ASSIGN_OR_RETURN(const float* weight, arena.upload(probe_numbers(columns)));
       ops_.add_norm(device_, {.out = tensor, .residual = residual, .x = {}, .weight = weight, .epsilon = 1e-5f});
     } else {
-      fill(memory, rows * columns, halves_);
+      fill(memory, rows * columns, bf16_);
     }
     return tensor;
   }
@@ -230,13 +202,13 @@ class DeviceProbe {
                         .layout = Layout::kPacked, .row_stride = shape.inputs};
     const bool quantised = info(format).block_elements > 1;
     std::vector<uint8_t> blocks;
-    if (quantised) blocks = blocks_of(format, row_bytes(format, shape.inputs));
-    const void* any_row = quantised ? static_cast<const void*>(blocks.data()) : halves_.data();
+    if (quantised) blocks = probe_blocks(format, row_bytes(format, shape.inputs));
+    const void* any_row = quantised ? static_cast<const void*>(blocks.data()) : bf16_.data();
     std::vector<const void*> rows(static_cast<size_t>(shape.outputs), any_row);
     if (grid_.own_launches && !quantised) {  // unlike ones, and unlike activations: the largest logit is anywhere
-      const size_t half = halves_.size() / 2;
+      const size_t half = bf16_.size() / 2;
       for (size_t row = 0; row < rows.size(); ++row) {
-        rows[row] = halves_.data() + half + row * 7 % (half - static_cast<size_t>(shape.inputs));
+        rows[row] = bf16_.data() + half + row * 7 % (half - static_cast<size_t>(shape.inputs));
       }
     }
     ops_.pack_linear(device_, {.out = weight, .first_row = 0, .row_count = shape.outputs, .source_rows = rows.data(),
@@ -276,8 +248,31 @@ class DeviceProbe {
     return std::function<void()>([=, this] { ops_.linear(device_, {.out = out, .x = x, .weight = weight}); });
   }
 
+  // While another device does such products, too.
+  Result<double> beside(Device& other, LinearArgs args, std::span<const Tensor> weights,
+                        const std::function<Result<double>()>& time) {
+    DeviceArena arena(ops_, device_);
+    ASSIGN_OR_RETURN(args.x, activation(arena, args.x.format, args.x.rows, args.x.columns));
+    ASSIGN_OR_RETURN(args.out, activation(arena, args.out.format, args.out.rows, args.out.columns));
+    const std::jthread busy([&](const std::stop_token& stop) {
+      for (size_t turn = 0; !stop.stop_requested(); ++turn) {
+        args.weight = weights[turn % weights.size()];
+        ops_.linear(other, args);
+      }
+    });
+    return time();
+  }
+
+  // The newest sample under another name.
+  void add_again(const char* what, double us) {
+    ProbeSample sample = samples_.back();
+    sample.what = what;
+    sample.us = us;
+    samples_.push_back(std::move(sample));
+  }
+
   Status measure_products(const char* what, Format format, const Shape& shape, std::span<const int> all_tokens,
-                          std::span<const int> cached_tokens) {
+                          std::span<const int> cached_tokens, Device* others = nullptr) {
     DeviceArena arena(ops_, device_);
     ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, shape));
     const int64_t most = all_tokens.back();
@@ -287,8 +282,9 @@ class DeviceProbe {
     const float* norm_weight = nullptr;
     if (grid_.own_launches) {
       ASSIGN_OR_RETURN(residual, activation(arena, Format::kF32, most, shape.inputs));
-      ASSIGN_OR_RETURN(norm_weight, arena.upload(numbers(shape.inputs)));
+      ASSIGN_OR_RETURN(norm_weight, arena.upload(probe_numbers(shape.inputs)));
     }
+    const size_t mine = others == nullptr ? weights.size() : weights.size() / 2;  // nobody finds the others' in a cache
     size_t turn = 0;
     for (const int tokens : all_tokens) {
       LinearArgs args{.out = out, .x = x, .weight = weights[0]};
@@ -302,27 +298,29 @@ class DeviceProbe {
       }
       const PreparedProduct product{.linear = args, .gated = {}};
       RETURN_IF_ERROR(ops_.prepare(device_, {.products = &product, .count = 1}));
-      const auto time_product = [&](size_t count) {
-        return time_behind(write_x, [&] {
-          args.weight = weights[turn++ % count];
-          ops_.linear(device_, args);
-        });
+      const auto multiply = [&](size_t count) {
+        args.weight = weights[turn++ % count];
+        ops_.linear(device_, args);
       };
-      ASSIGN_OR_RETURN(const double us, time_product(weights.size()));
+      const auto time_product = [&](size_t count) { return time_behind(write_x, [&, count] { multiply(count); }); };
+      ASSIGN_OR_RETURN(const double us, time_product(mine));
       const double weight = static_cast<double>(shape.outputs * shape.inputs) * info(format).block_bytes /
                             info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
       samples_.push_back({.what = what, .format = std::string(info(format).name), .tokens = double(tokens),
                           .size = weight, .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
+      if (others != nullptr) {
+        ASSIGN_OR_RETURN(const double beside_us,
+                         beside(*others, args, std::span(weights).subspan(mine), [&] { return time_product(mine); }));
+        add_again("half_beside", beside_us);
+      }
       if (std::ranges::find(cached_tokens, tokens) == cached_tokens.end()) continue;
       const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
       const auto few = std::min(static_cast<size_t>(ceil_div(kCachedBytes, weight_bytes)), weights.size());
+      for (size_t i = 0; i < kWarmTurns * few; ++i) multiply(few);
       ASSIGN_OR_RETURN(const double cached_us, time_product(few));
-      ProbeSample cached = samples_.back();
-      cached.what = "cached_product";
-      cached.us = cached_us;
-      samples_.push_back(std::move(cached));
+      add_again("cached_product", cached_us);
     }
     return {};
   }
@@ -331,17 +329,19 @@ class DeviceProbe {
   Status measure_turns() {
     DeviceArena arena(ops_, device_);
     const Format format = ops_.weight_format(Format::kBF16);
-    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, kCoreWeight));
-    const int64_t weight_bytes = ops_.linear_bytes(format, kCoreWeight.outputs, kCoreWeight.inputs);
+    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, kTurnsWeight));
+    const int64_t weight_bytes = ops_.linear_bytes(format, kTurnsWeight.outputs, kTurnsWeight.inputs);
     const Format input = ops_.activation_format(format);
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, input, 1, kCoreWeight.inputs));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, 1, kCoreWeight.outputs));
+    ASSIGN_OR_RETURN(const Tensor x, activation(arena, input, 1, kTurnsWeight.inputs));
+    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, 1, kTurnsWeight.outputs));
     for (int64_t bytes = kCachedBytes;; bytes = std::min(2 * bytes, turn_bytes_)) {
       const auto count = std::min(static_cast<size_t>(ceil_div(bytes, weight_bytes)), weights.size());
       size_t turn = 0;
-      ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
+      const auto multiply = [&] {
         ops_.linear(device_, {.out = out, .x = x, .weight = weights[turn++ % count]});
-      }));
+      };
+      while (turn < kWarmTurns * count) multiply();
+      ASSIGN_OR_RETURN(const double us, timer_.time_us(multiply));
       samples_.push_back({.what = "turns", .tokens = 1, .size = double(bytes), .bytes = double(weight_bytes), .us = us});
       if (bytes == turn_bytes_) return {};
     }
@@ -352,7 +352,7 @@ class DeviceProbe {
     ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, tokens, columns));
     ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.stream_format, tokens, columns));
     ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
-    ASSIGN_OR_RETURN(const float* weight, arena.upload(numbers(columns)));
+    ASSIGN_OR_RETURN(const float* weight, arena.upload(probe_numbers(columns)));
     const AddNormArgs args{.out = out, .residual = residual, .x = x, .weight = weight, .epsilon = 1e-5f};
     ASSIGN_OR_RETURN(const std::function<void()> write_x, writer_of(arena, x));
     ASSIGN_OR_RETURN(const double us, time_behind(write_x, [&] { ops_.add_norm(device_, args); }));
@@ -402,7 +402,7 @@ class DeviceProbe {
     const int64_t bytes = keys * row_bytes(ops_.kv_format, grid_.head_dim);
     for (int64_t all = 0; all == 0 || (queries == 1 && all < kTurnBytes); all += bytes) {
       ASSIGN_OR_RETURN(void* pages, arena.allocate(bytes));
-      fill(pages, keys * grid_.head_dim, halves_);  // as float16, too, these are numbers
+      fill(pages, keys * grid_.head_dim, bf16_);  // as float16, too, these are numbers
       attention->pages.push_back(pages);
     }
     StepView step{.rows = rows, .tokens = rows * queries, .decode_rows = queries == 1 ? rows : 0,
@@ -552,8 +552,8 @@ class DeviceProbe {
   const Grid& grid_;
   const int threads_;
   const int64_t turn_bytes_;
-  const std::vector<float> floats_ = numbers(kNumbers);
-  const std::vector<uint16_t> halves_ = bf16_of(floats_);
+  const std::vector<float> floats_ = probe_numbers(kNumbers);
+  const std::vector<uint16_t> bf16_ = probe_bf16(floats_);
   std::vector<ProbeSample> samples_;
 };
 
@@ -566,21 +566,23 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
   const int64_t turn_bytes = gpu ? kTurnBytes : beyond_caches;
   DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads, turn_bytes);
   if (gpu) return probe.run();
+  // Half of the cores, as a rank of two has them. They take turns with all of them: how much faster a core is while
+  // others wait changes with what else the machine does.
+  const int half = half_of(spec.threads);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Device> stage, ops.open({.threads = half}));
+  std::unique_ptr<Device> others;
+  if (spec.threads > 1) {
+    ASSIGN_OR_RETURN(others, ops.open({.threads = half}));
+  }
+  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, turn_bytes);
   std::vector<std::vector<ProbeSample>> passes(kPasses);
   for (std::vector<ProbeSample>& pass : passes) {
     ASSIGN_OR_RETURN(pass, probe.run());
+    if (others == nullptr) continue;
+    ASSIGN_OR_RETURN(const std::vector<ProbeSample> by_half, stage_probe.run_half_products(*others));
+    pass.insert(pass.end(), by_half.begin(), by_half.end());
   }
   std::vector<ProbeSample> samples = medians_of(passes);
-  ASSIGN_OR_RETURN(const std::unique_ptr<Device> core, ops.open({.threads = 1}));
-  DeviceProbe core_probe(ops, *core, timer, kCpuGrid, 1, turn_bytes);
-  for (std::vector<ProbeSample>& pass : passes) {
-    ASSIGN_OR_RETURN(pass, core_probe.run_core_products());
-  }
-  for (const ProbeSample& sample : medians_of(passes)) samples.push_back(sample);
-  // Of two stages that share the cores, one computes while the other one waits.
-  const int half = std::max(spec.threads / 2, 1);
-  ASSIGN_OR_RETURN(const std::unique_ptr<Device> stage, ops.open({.threads = half}));
-  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, turn_bytes);
   ASSIGN_OR_RETURN(const std::vector<ProbeSample> woken, stage_probe.run_woken(spec.threads - half));
   samples.insert(samples.end(), woken.begin(), woken.end());
   const auto read = static_cast<double>(turn_bytes);

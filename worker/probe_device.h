@@ -8,7 +8,7 @@
 namespace skein {
 
 // What one device reaches through the launches of a step: reads, products over a grid of tokens and weights, attention,
-// norms. Takes some seconds.
+// norms. Takes some seconds; of cores, in several passes, a minute.
 Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& ops, Device& device, ProbeTimer& timer);
 
 }  // namespace skein

@@ -30,7 +30,7 @@ constexpr const char* kText = R"(devices:
     group_attention_share: [[0.6], [0.2]]
     logits_per_s: 4e9
     wake_us: 90
-    core_gain: {x: [1, 64], y: [1.8, 1.2]}
+    waiting_gain: {x: [1, 64], y: [1.8, 1.2]}
     products:
       - format: Q4_1
         flops: 2e14
@@ -40,7 +40,7 @@ constexpr const char* kText = R"(devices:
         cached_tokens: [1]
         cached_bytes: [1e6]
         cached_gain: [[3.25]]
-        core_gain: {x: [1], y: [1.5]}
+        waiting_gain: {x: [1], y: [1.5]}
 links:
   - link: NVLink
     ranks: 2
@@ -72,8 +72,8 @@ TEST(Calibration, WhatIsGainedAloneAndFromCachesIsReadAndWritten) {
   ASSERT_TRUE(again.ok()) << again.status().message();
   for (const DeviceCalibration* device : {&calibration->devices[0], &again->devices[0]}) {
     EXPECT_EQ(device->wake_us, 90);
-    EXPECT_EQ(device->core_gain.y, (std::vector<double>{1.8, 1.2}));
-    EXPECT_EQ(device->format_products.at(0).core_gain.y, std::vector<double>{1.5});
+    EXPECT_EQ(device->waiting_gain.y, (std::vector<double>{1.8, 1.2}));
+    EXPECT_EQ(device->format_products.at(0).waiting_gain.y, std::vector<double>{1.5});
     EXPECT_DOUBLE_EQ(share_at(device->cached_products, 1, 1e6), 2.75);
     EXPECT_DOUBLE_EQ(share_at(device->format_products.at(0).cached, 1, 1e6), 3.25);
     EXPECT_DOUBLE_EQ(share_at(device->from_memory, 1e8), 0.5);

@@ -288,7 +288,7 @@ class CostOfUnlikeStages : public ::testing::TestWithParam<OtherStage> {};
 
 TEST_P(CostOfUnlikeStages, TogetherAreThoseOfEachAlone) {
   DeviceCalibration device = paper_device();
-  device.core_gain = {.x = {1}, .y = {1.5}};
+  device.waiting_gain = {.x = {1}, .y = {1.5}};
   ModelFormats formats{.layers = std::vector<LayerFormats>(2)};
   StageSite first{.device = &device, .group = {.path = {.bytes_per_s = 1e9, .latency_us = 1}}};
   StageSite second = first;
@@ -349,7 +349,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_F(CostOfTwoStages, ACoreIsFasterWhileTheOtherWaits) {
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts + kAttention), kClose);
-  device_.core_gain = {.x = {1}, .y = {1.6}};
+  device_.waiting_gain = {.x = {1}, .y = {1.6}};
   const ReplicaCost both = paper_cost({half, half});
   EXPECT_NEAR(both.stage_us(0, kDecode, 1), 2 * (kProducts / 1.6 + kAttention), kClose);
   const double gain = std::pow(1.6, (1 - (73'728 + 106'496) / 2.0 / 106'496) / 0.5);
@@ -360,12 +360,21 @@ TEST_F(CostOfTwoStages, ACoreIsFasterWhileTheOtherWaits) {
 }
 
 TEST_F(CostOfTwoStages, ACoreGainsByTheTokensOfAProductAndNeverMoreThanAllCoresReach) {
-  device_.core_gain = {.x = {1, 8}, .y = {1.6, 1.2}};
+  device_.waiting_gain = {.x = {1, 8}, .y = {1.6, 1.2}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts / 1.6 + kAttention), kClose);
-  device_.core_gain = {.x = {1}, .y = {8}};
-  const StageSite of_many{.device = &device_, .gpu = false, .cores = 8, .share = 0.5};
-  EXPECT_NEAR(paper_cost({of_many, of_many}).stage_us(0, kDecode, 1), kProducts + 2 * kAttention, kClose);
+  device_.waiting_gain = {.x = {1}, .y = {1.6}};
+  const StageSite eight{.device = &device_, .gpu = false, .cores = 8, .share = 0.5};
+  EXPECT_NEAR(paper_cost({eight, eight}).stage_us(0, kDecode, 1), 2 * (kProducts / 1.6 + kAttention), kClose)
+      << "half of any number of cores";
+  device_.waiting_gain = {.x = {1}, .y = {8}};
+  EXPECT_NEAR(paper_cost({eight, eight}).stage_us(0, kDecode, 1), kProducts + 2 * kAttention, kClose);
+}
+
+TEST_F(CostOfTwoStages, ACoreGainsNoMoreWhileMoreThanHalfOfThemWait) {
+  device_.waiting_gain = {.x = {1}, .y = {1.6}};
+  const StageSite quarter{.device = &device_, .gpu = false, .cores = 2, .share = 0.25};
+  EXPECT_NEAR(paper_cost({quarter, quarter}).stage_us(0, kDecode, 1), 4 * (kProducts / 1.6 + kAttention), kClose);
 }
 
 // One core does a row as fast as all of them, and three after each other.
@@ -378,13 +387,15 @@ TEST_F(CostOfTwoStages, RowsThatOneCoreWorksOnTakeNoLongerForARankOfOne) {
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1) - without, 0.768 / 0.25, kClose) << "two cores, two rows";
 }
 
-// 73,728 bytes for half of the cores: as from 147,456.
+// Stages of 73,728 and 106,496 bytes share a node's caches: 180,224.
 TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
-  device_.from_memory = {.x = {147'456, 1e6}, .y = {0.25, 1}};
+  device_.from_memory = {.x = {180'224, 1e6}, .y = {0.25, 1}};
   device_.cached_products = {.rows = {1}, .columns = {1}, .share = {{3}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   const double expected = 2 * (kProducts * (0.25 + 0.75 / 3) + kAttention);
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), expected, kClose);
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(1, kDecode, 1) - expected, 2 * kLogits * (0.25 + 0.75 / 3), kClose)
+      << "of the same caches";
   device_.format_products = {{.format = Format::kBF16, .flops = test::kNoLimit, .cached = device_.cached_products}};
   device_.cached_products = {};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), expected, kClose) << "a format of its own";
