@@ -101,12 +101,13 @@ class DeviceFit {
     each_of("half_beside", format, [&](const ProbeSample& beside) {
       each_of("half_alone", format, [&](const ProbeSample& alone) {
         if (alone.tokens != beside.tokens || alone.size != beside.size) return;
-        ratios[alone.tokens].push_back(std::clamp(beside.us / alone.us, 1.0, kHalfGainMax));
+        ratios[alone.tokens].push_back(beside.us / alone.us);
       });
     });
     std::map<double, double> gains;
     for (const auto& [tokens, of_weights] : ratios) {
-      gains[tokens] = std::reduce(of_weights.begin(), of_weights.end()) / static_cast<double>(of_weights.size());
+      const double mean = std::reduce(of_weights.begin(), of_weights.end()) / static_cast<double>(of_weights.size());
+      gains[tokens] = std::clamp(mean, 1.0, kHalfGainMax);
     }
     return curve_of(gains);
   }

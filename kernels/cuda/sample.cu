@@ -109,7 +109,7 @@ SampleJob make_job(const CudaDevice& device, const SampleArgs& args, int first, 
           .state = *args.state,
           .token_mask = args.token_mask == nullptr ? nullptr : args.token_mask + first * mask_words,
           .rows = rows,
-          // Of one part of few rows. Nobody tells keys of others, for which rows need not be listed twice.
+          // So few rows are one part. Others have no keys: without the pointer they are not listed a second time.
           .largest = args.rows <= kLargestTokensMax && !device.deterministic() ? args.largest : nullptr};
 }
 
