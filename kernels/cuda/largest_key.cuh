@@ -7,7 +7,7 @@
 
 namespace skein::cuda {
 
-inline constexpr int kLargestTokensMax = 16;  // of a product that writes them: with more it costs more than it saves
+inline constexpr int kLargestTokensMax = 16;  // of a product that writes them: up to here ours alone multiply
 
 // Floats as integers in the same order; zeros are equal.
 __device__ __forceinline__ uint32_t order_of(float x) {
