@@ -14,6 +14,7 @@ void numbers_of(Sample& sample, Visit visit) {
   visit("group", sample.group);
   visit("bytes", sample.bytes);
   visit("flops", sample.flops);
+  visit("age_us", sample.age_us);
   visit("us", sample.us);
 }
 

@@ -12,6 +12,7 @@ namespace {
 constexpr double kShareMax = 2;  // what a calibration file may say
 constexpr double kHalfGainMax = 2;
 constexpr double kMicro = 1e6;
+constexpr double kDecayStep = 1.1;
 // Where ranks compute on every core: what the threads that pass a token on take of one, for which the others wait. Not
 // timed by the probe: 35 % of a core for 31,731 tokens/s (docs/performance.md, "Everything but the device").
 constexpr double kTokenUs = 11;
@@ -80,6 +81,26 @@ class DeviceFit {
       value = memory_us <= cached_us ? 1 : std::clamp((value - cached_us) / (memory_us - cached_us), 0.0, 1.0);
     }
     fit_.from_memory = curve_of(shares);
+    fit_decay(cached_us, memory_us);
+  }
+
+  // Of some rates the one that tells the times of weights that were read again later.
+  void fit_decay(double cached_us, double memory_us) {
+    if (memory_us <= cached_us) return;
+    const auto error = [&](double bytes_per_s) {
+      double sum = 0;
+      each(samples_, "aged", [&](const ProbeSample& s) {
+        const double share = std::clamp((s.us - cached_us) / (memory_us - cached_us), 0.0, 1.0);
+        const double told = share_at(fit_.from_memory, s.size + bytes_per_s * s.age_us / kMicro);
+        sum += (share - told) * (share - told);
+      });
+      return sum;
+    };
+    double best = 0;
+    for (double rate = fit_.read_bytes_per_s / 256; rate < fit_.read_bytes_per_s * 16; rate *= kDecayStep) {
+      if (error(rate) < error(best)) best = rate;
+    }
+    fit_.cache_decay_bytes_per_s = best;
   }
 
   // How many times faster products are whose weights caches hold.

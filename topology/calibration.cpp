@@ -45,6 +45,7 @@ void numbers_of(Calibrated& device, Visit visit) {
   visit("sample_us", device.sample_us);
   visit("logits_per_s", device.logits_per_s);
   visit("wake_us", device.wake_us);
+  visit("cache_decay_bytes_per_s", device.cache_decay_bytes_per_s);
   visit("host_us", device.host_us);
   visit("layer_launch_us", device.layer_launch_us);
   visit("request_us", device.request_us);

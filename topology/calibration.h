@@ -53,6 +53,7 @@ struct DeviceCalibration {
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
   Curve waiting_gain = {};  // of cores: FormatProducts::waiting_gain of bfloat16; the most tokens': other work's
   Curve from_memory = {};  // of cores: which share of its weights a step finds in no cache, by the weights' bytes
+  double cache_decay_bytes_per_s = 0;  // so many more, as it seems, for the time until they are read again: others'
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
   ShareTable products = {};   // bfloat16, and formats that format_products lacks

@@ -146,15 +146,18 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
 }
 
 // Of a stage's weights, what its ranks find in no cache. Stages that share a node's cores share its caches, too.
-double ReplicaCost::from_memory(size_t stage) const {
+double ReplicaCost::from_memory(size_t stage, double again_us) const {
   const StageSite& site = sites_[stage];
-  if (site.device->from_memory.empty()) return 1;
+  const DeviceCalibration& device = *site.device;
+  if (device.from_memory.empty()) return 1;
   const bool alone = tp_ * site.share > 1 - kRounding;
-  return share_at(site.device->from_memory, (alone ? reads_[stage] : mean_read_) / site.share);
+  const double bytes = (alone ? reads_[stage] : mean_read_) / site.share;
+  const double later_us = std::max(again_us - bytes / device.read_bytes_per_s * kMicro, 0.0);
+  return share_at(device.from_memory, bytes + device.cache_decay_bytes_per_s * later_us / kMicro);
 }
 
 // The ranks of a stage are at work at once, and stages as many as lanes are in flight.
-ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
+ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes, double again_us) const {
   const StageSite& site = sites_[stage];
   double idle = 0;
   double at_work = 1;  // of the node's cores
@@ -169,13 +172,14 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes) const {
           .read = site.device->read_bytes_per_s * site.share,
           .idle = idle,
           .gain_max = 1 / at_work,
-          .from_memory = from_memory(stage)};
+          .from_memory = from_memory(stage, again_us)};
 }
 
 // One that was worked out, for the load and lanes at hand.
 struct ReplicaCost::Layer {
   const ShardPlan* shard;
   const LayerFormats* formats;
+  double from_memory;
   double us;
 };
 
@@ -300,13 +304,16 @@ double ReplicaCost::layers_us(const ShardPlan& shard, const Pace& pace, const St
                               std::vector<Layer>* known) const {
   const auto layer_us_of = [&](const LayerFormats& formats) {
     const auto same = [&](const Layer& layer) {
-      const auto stage = static_cast<size_t>(layer.shard->pp_rank);
-      return *layer.formats == formats && same_sizes(*layer.shard, shard) && alike(sites_[stage], pace.site) &&
-             from_memory(stage) == pace.from_memory;
+      const StageSite& site = sites_[static_cast<size_t>(layer.shard->pp_rank)];
+      return *layer.formats == formats && same_sizes(*layer.shard, shard) && alike(site, pace.site) &&
+             layer.from_memory == pace.from_memory;
     };
     const auto found = std::ranges::find_if(*known, same);
     if (found != known->end()) return found->us;
-    known->push_back({.shard = &shard, .formats = &formats, .us = layer_us(shard, pace, load, formats)});
+    known->push_back({.shard = &shard,
+                      .formats = &formats,
+                      .from_memory = pace.from_memory,
+                      .us = layer_us(shard, pace, load, formats)});
     return known->back().us;
   };
   double us = 0;
@@ -338,19 +345,27 @@ double ReplicaCost::ends_us(const ShardPlan& shard, const Pace& pace, const Step
 }
 
 double ReplicaCost::stage_us(int stage, const StepLoad& load, int lanes) const {
+  if (caches_decay()) return stages_us(load, lanes)[static_cast<size_t>(stage)];
   std::vector<Layer> known;
-  return stage_us(static_cast<size_t>(stage), load, lanes, &known);
+  return stage_us(static_cast<size_t>(stage), load, lanes, 0, &known);
 }
 
+// What caches hold depends on how long a step takes, and the other way round: the second answer is near enough.
 std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes) const {
+  const std::vector<double> times = stages_us(load, lanes, 0);
+  return caches_decay() ? stages_us(load, lanes, step_us(load, lanes, times) / lanes) : times;
+}
+
+std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes, double again_us) const {
   std::vector<Layer> known;
   std::vector<double> times(sites_.size());
-  for (size_t stage = 0; stage < times.size(); ++stage) times[stage] = stage_us(stage, load, lanes, &known);
+  for (size_t stage = 0; stage < times.size(); ++stage) times[stage] = stage_us(stage, load, lanes, again_us, &known);
   return times;
 }
 
-double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const {
-  const Pace pace = pace_of(stage, lanes);
+double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, double again_us,
+                             std::vector<Layer>* known) const {
+  const Pace pace = pace_of(stage, lanes, again_us);
   const bool recorded = load.prompt_tokens == 0;
   const auto of_stage = static_cast<int>(stage);
   double slowest = 0;
@@ -362,6 +377,10 @@ double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, std:
   }
   // Others are at work while a stage waits for its turn.
   return stages() > 1 ? slowest + pace.device().wake_us : slowest;
+}
+
+bool ReplicaCost::caches_decay() const {
+  return std::ranges::any_of(sites_, [](const StageSite& site) { return site.device->cache_decay_bytes_per_s > 0; });
 }
 
 bool ReplicaCost::lanes_matter() const {

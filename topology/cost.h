@@ -81,9 +81,12 @@ class ReplicaCost {
   struct Product;
   struct Layer;
   double weight_bytes(const ShardPlan& shard) const;
-  double from_memory(size_t stage) const;
-  Pace pace_of(size_t stage, int lanes) const;
-  double stage_us(size_t stage, const StepLoad& load, int lanes, std::vector<Layer>* known) const;
+  // `again_us`: until a stage's weights are read again; 0: as soon as they can be.
+  double from_memory(size_t stage, double again_us) const;
+  Pace pace_of(size_t stage, int lanes, double again_us) const;
+  double stage_us(size_t stage, const StepLoad& load, int lanes, double again_us, std::vector<Layer>* known) const;
+  std::vector<double> stages_us(const StepLoad& load, int lanes, double again_us) const;
+  bool caches_decay() const;
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
   double group_attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;

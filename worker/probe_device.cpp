@@ -14,26 +14,21 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "worker/model_weights.h"
+#include "worker/probe_caches.h"
 #include "worker/probe_memory.h"
-#include "worker/probe_numbers.h"
+#include "worker/probe_tensors.h"
 
 namespace skein {
 namespace {
 
 constexpr int64_t kTurnBytes = int64_t{256} << 20;     // of weights and pages that take turns, beyond most caches
 constexpr int64_t kTurnBytesMax = int64_t{1} << 30;
-constexpr int64_t kCachedBytes = int64_t{16} << 20;    // and twice as many, and so on
 constexpr int kTimesLastCache = 4;
-constexpr int64_t kNumbers = 1 << 20;
 constexpr int kPasses = 3;  // over all of it on cores, whose memory others may keep busy for a second or two
 
 using Clock = std::chrono::steady_clock;
 using Us = std::chrono::duration<double, std::micro>;
 
-struct Shape {
-  int64_t outputs;
-  int64_t inputs;
-};
 struct DecodeShape {
   int rows;
   int context;
@@ -41,7 +36,7 @@ struct DecodeShape {
 
 // What is measured on a kind of device: enough of each axis for the cost model to interpolate.
 struct Grid {
-  std::span<const Shape> weights;
+  std::span<const ProductShape> weights;
   std::span<const int> tokens;
   std::span<const int> cached_tokens;    // of those, with weights that caches hold, too
   std::span<const DecodeShape> decodes;  // of GPUs; cores: measure_group_decodes()
@@ -54,7 +49,7 @@ struct Grid {
   bool own_launches;                // cores: rotation, SwiGLU and sampling count by themselves
 };
 
-constexpr Shape kGpuWeights[] = {{1024, 4096}, {4096, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
+constexpr ProductShape kGpuWeights[] = {{1024, 4096}, {4096, 4096}, {4096, 14336}, {28672, 4096}, {128256, 4096}};
 constexpr int kGpuTokens[] = {1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
 constexpr DecodeShape kGpuDecodes[] = {{1, 1024}, {1, 8192}, {16, 2048}, {64, 2048}, {128, 4096}};
 constexpr int kGpuPrompts[] = {256, 1024, 4096, 8192};
@@ -62,11 +57,9 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, {}, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
-constexpr Shape kHalfWeights[] = {{768, 576}, {1024, 2048}};
+constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2048}};
 constexpr int kHalfTokens[] = {1, 4, 64};
-constexpr Shape kTurnsWeight = {2048, 2048};
-constexpr size_t kWarmTurns = 2;  // after which caches hold what they will
-constexpr Shape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
+constexpr ProductShape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
 constexpr int kCachedTokens[] = {1, 4, 16, 64};
 constexpr int kCpuContexts[] = {48, 160, 544, 2080};
@@ -81,7 +74,7 @@ constexpr Format kCpuFormats[] = {Format::kBF16, Format::kF32,  Format::kF16,
                                   Format::kQ8_0, Format::kQ4_0, Format::kQ4_1};
 constexpr Grid kCpuGrid{kCpuWeights, kCpuTokens, kCachedTokens, {}, kCpuPrompts, 16, 4, 64, 16, 2048, 256,
                         kCpuFormats, Format::kI8Block32, true};
-constexpr Shape kWokenWeight = {1536, 576};
+constexpr ProductShape kWokenWeight = {1536, 576};
 constexpr int kWokenLaunches = 32;  // more than it takes for all threads to be there
 constexpr int kWokenRounds = 61;
 constexpr auto kAsleep = std::chrono::milliseconds(2);  // no thread of a device spins for so long
@@ -92,21 +85,22 @@ constexpr int64_t kProductsOfAll = int64_t{1} << 17;
 
 class DeviceProbe {
  public:
-  DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid, int threads, int64_t turn_bytes)
-      : ops_(ops), device_(device), timer_(timer), grid_(grid), threads_(threads), turn_bytes_(turn_bytes) {
+  DeviceProbe(const Ops& ops, Device& device, ProbeTimer& timer, const Grid& grid, int threads,
+              ProbeTensors& tensors)
+      : ops_(ops), device_(device), timer_(timer), grid_(grid), threads_(threads), tensors_(tensors) {
     CHECK_EQ(info(ops.kv_format).block_bytes, 2);
   }
 
   Result<std::vector<ProbeSample>> run() {
     if (grid_.own_launches) {
+      ASSIGN_OR_RETURN(samples_, probe_caches(ops_, device_, tensors_, timer_));
       RETURN_IF_ERROR(measure_rows());
-      RETURN_IF_ERROR(measure_turns());
     } else {
       RETURN_IF_ERROR(measure_norm(1, grid_.hidden));
       RETURN_IF_ERROR(measure_norm(grid_.row_tokens, grid_.hidden));
     }
     for (const Format format : grid_.formats) {
-      for (const Shape& shape : grid_.weights) {
+      for (const ProductShape& shape : grid_.weights) {
         RETURN_IF_ERROR(
             measure_products("product", ops_.weight_format(format), shape, grid_.tokens, grid_.cached_tokens));
       }
@@ -123,7 +117,7 @@ class DeviceProbe {
   // On a device of half of the cores, while the others wait, and while they do the same.
   Result<std::vector<ProbeSample>> run_half_products(Device& others) {
     for (const Format format : grid_.formats) {
-      for (const Shape& shape : kHalfWeights) {
+      for (const ProductShape& shape : kHalfWeights) {
         RETURN_IF_ERROR(
             measure_products("half_alone", ops_.weight_format(format), shape, kHalfTokens, {}, &others));
       }
@@ -136,9 +130,9 @@ class DeviceProbe {
   Result<std::vector<ProbeSample>> run_woken(int others) {
     DeviceArena arena(ops_, device_);
     const Format format = ops_.weight_format(Format::kBF16);
-    ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, kWokenWeight));
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), 1, kWokenWeight.inputs));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, 1, kWokenWeight.outputs));
+    ASSIGN_OR_RETURN(const Tensor weight, tensors_.packed_weight(arena, format, kWokenWeight));
+    ASSIGN_OR_RETURN(const Tensor x, tensors_.activation(arena, ops_.activation_format(format), 1, kWokenWeight.inputs));
+    ASSIGN_OR_RETURN(const Tensor out, tensors_.activation(arena, ops_.stream_format, 1, kWokenWeight.outputs));
     const auto chain_end = [&] {
       for (int i = 0; i < kWokenLaunches; ++i) ops_.linear(device_, {.out = out, .x = x, .weight = weight});
       return Clock::now();
@@ -171,62 +165,6 @@ class DeviceProbe {
  private:
   double stream_bytes() const { return info(ops_.stream_format).block_bytes; }
 
-  // An activation full of numbers.
-  Result<Tensor> activation(DeviceArena& arena, Format format, int64_t rows, int64_t columns) {
-    ASSIGN_OR_RETURN(void* memory, arena.allocate(ops_.tensor_bytes(format, rows, columns)));
-    const Tensor tensor = ops_.make_tensor(memory, format, rows, columns);
-    if (format == Format::kF32) {
-      fill(memory, rows * columns, floats_);
-    } else if (format == Format::kI8Block32) {
-      ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, rows, columns));
-      ASSIGN_OR_RETURN(const float* weight, arena.upload(probe_numbers(columns)));
-      ops_.add_norm(device_, {.out = tensor, .residual = residual, .x = {}, .weight = weight, .epsilon = 1e-5f});
-    } else {
-      fill(memory, rows * columns, bf16_);
-    }
-    return tensor;
-  }
-
-  // `count` elements, the same few again and again.
-  template <typename Element>
-  void fill(void* memory, int64_t count, const std::vector<Element>& elements) {
-    for (int64_t begin = 0; begin < count; begin += kNumbers) {
-      ops_.copy_to_device(device_, static_cast<Element*>(memory) + begin, elements.data(),
-                          std::min(count - begin, kNumbers) * static_cast<int64_t>(sizeof(Element)));
-    }
-  }
-
-  Result<Tensor> packed_weight(DeviceArena& arena, Format format, const Shape& shape) {
-    ASSIGN_OR_RETURN(void* memory, arena.allocate(ops_.linear_bytes(format, shape.outputs, shape.inputs)));
-    const Tensor weight{.data = memory, .rows = shape.outputs, .columns = shape.inputs, .format = format,
-                        .layout = Layout::kPacked, .row_stride = shape.inputs};
-    const bool quantised = info(format).block_elements > 1;
-    std::vector<uint8_t> blocks;
-    if (quantised) blocks = probe_blocks(format, row_bytes(format, shape.inputs));
-    const void* any_row = quantised ? static_cast<const void*>(blocks.data()) : bf16_.data();
-    std::vector<const void*> rows(static_cast<size_t>(shape.outputs), any_row);
-    if (grid_.own_launches && !quantised) {  // unlike ones, and unlike activations: the largest logit is anywhere
-      const size_t half = bf16_.size() / 2;
-      for (size_t row = 0; row < rows.size(); ++row) {
-        rows[row] = bf16_.data() + half + row * 7 % (half - static_cast<size_t>(shape.inputs));
-      }
-    }
-    ops_.pack_linear(device_, {.out = weight, .first_row = 0, .row_count = shape.outputs, .source_rows = rows.data(),
-                               .source_format = quantised ? format : Format::kBF16});
-    RETURN_IF_ERROR(ops_.synchronize(device_));  // the rows have been read
-    return weight;
-  }
-
-  Result<std::vector<Tensor>> weights_for_turns(DeviceArena& arena, Format format, const Shape& shape) {
-    std::vector<Tensor> weights;
-    const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
-    for (int64_t bytes = 0; bytes < turn_bytes_; bytes += weight_bytes) {
-      ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, shape));
-      weights.push_back(weight);
-    }
-    return weights;
-  }
-
   // What cores read was just written, by other cores, too: `write` goes before each launch, and its time is taken off.
   Result<double> time_behind(const std::function<void()>& write, const std::function<void()>& launch) {
     if (write == nullptr) return timer_.time_us(launch);
@@ -243,8 +181,8 @@ class DeviceProbe {
     if (!grid_.own_launches) return std::function<void()>();
     const Format format = ops_.weight_format(Format::kBF16);
     const int64_t inputs = kInputsMin * ceil_div(kProductsOfAll, out.rows * out.columns * kInputsMin);
-    ASSIGN_OR_RETURN(const Tensor weight, packed_weight(arena, format, {out.columns, inputs}));
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), out.rows, inputs));
+    ASSIGN_OR_RETURN(const Tensor weight, tensors_.packed_weight(arena, format, {out.columns, inputs}));
+    ASSIGN_OR_RETURN(const Tensor x, tensors_.activation(arena, ops_.activation_format(format), out.rows, inputs));
     return std::function<void()>([=, this] { ops_.linear(device_, {.out = out, .x = x, .weight = weight}); });
   }
 
@@ -252,8 +190,8 @@ class DeviceProbe {
   Result<double> beside(Device& other, LinearArgs args, std::span<const Tensor> weights,
                         const std::function<Result<double>()>& time) {
     DeviceArena arena(ops_, device_);
-    ASSIGN_OR_RETURN(args.x, activation(arena, args.x.format, args.x.rows, args.x.columns));
-    ASSIGN_OR_RETURN(args.out, activation(arena, args.out.format, args.out.rows, args.out.columns));
+    ASSIGN_OR_RETURN(args.x, tensors_.activation(arena, args.x.format, args.x.rows, args.x.columns));
+    ASSIGN_OR_RETURN(args.out, tensors_.activation(arena, args.out.format, args.out.rows, args.out.columns));
     const std::jthread busy([&](const std::stop_token& stop) {
       for (size_t turn = 0; !stop.stop_requested(); ++turn) {
         args.weight = weights[turn % weights.size()];
@@ -271,18 +209,18 @@ class DeviceProbe {
     samples_.push_back(std::move(sample));
   }
 
-  Status measure_products(const char* what, Format format, const Shape& shape, std::span<const int> all_tokens,
+  Status measure_products(const char* what, Format format, const ProductShape& shape, std::span<const int> all_tokens,
                           std::span<const int> cached_tokens, Device* others = nullptr) {
     DeviceArena arena(ops_, device_);
-    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, shape));
+    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, tensors_.weights_for_turns(format, shape));
     const int64_t most = all_tokens.back();
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.activation_format(format), most, shape.inputs));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, most, shape.outputs));
+    ASSIGN_OR_RETURN(const Tensor x, tensors_.activation(arena, ops_.activation_format(format), most, shape.inputs));
+    ASSIGN_OR_RETURN(const Tensor out, tensors_.activation(arena, ops_.stream_format, most, shape.outputs));
     Tensor residual;
     const float* norm_weight = nullptr;
     if (grid_.own_launches) {
-      ASSIGN_OR_RETURN(residual, activation(arena, Format::kF32, most, shape.inputs));
-      ASSIGN_OR_RETURN(norm_weight, arena.upload(probe_numbers(shape.inputs)));
+      ASSIGN_OR_RETURN(residual, tensors_.activation(arena, Format::kF32, most, shape.inputs));
+      ASSIGN_OR_RETURN(norm_weight, tensors_.norm_weight(arena, shape.inputs));
     }
     const size_t mine = others == nullptr ? weights.size() : weights.size() / 2;  // nobody finds the others' in a cache
     size_t turn = 0;
@@ -325,34 +263,12 @@ class DeviceProbe {
     return {};
   }
 
-  // One token by fewer weights, which caches hold the better the fewer they are.
-  Status measure_turns() {
-    DeviceArena arena(ops_, device_);
-    const Format format = ops_.weight_format(Format::kBF16);
-    ASSIGN_OR_RETURN(const std::vector<Tensor> weights, weights_for_turns(arena, format, kTurnsWeight));
-    const int64_t weight_bytes = ops_.linear_bytes(format, kTurnsWeight.outputs, kTurnsWeight.inputs);
-    const Format input = ops_.activation_format(format);
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, input, 1, kTurnsWeight.inputs));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, ops_.stream_format, 1, kTurnsWeight.outputs));
-    for (int64_t bytes = kCachedBytes;; bytes = std::min(2 * bytes, turn_bytes_)) {
-      const auto count = std::min(static_cast<size_t>(ceil_div(bytes, weight_bytes)), weights.size());
-      size_t turn = 0;
-      const auto multiply = [&] {
-        ops_.linear(device_, {.out = out, .x = x, .weight = weights[turn++ % count]});
-      };
-      while (turn < kWarmTurns * count) multiply();
-      ASSIGN_OR_RETURN(const double us, timer_.time_us(multiply));
-      samples_.push_back({.what = "turns", .tokens = 1, .size = double(bytes), .bytes = double(weight_bytes), .us = us});
-      if (bytes == turn_bytes_) return {};
-    }
-  }
-
   Status measure_norm(int tokens, int64_t columns) {
     DeviceArena arena(ops_, device_);
-    ASSIGN_OR_RETURN(const Tensor residual, activation(arena, Format::kF32, tokens, columns));
-    ASSIGN_OR_RETURN(const Tensor x, activation(arena, ops_.stream_format, tokens, columns));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
-    ASSIGN_OR_RETURN(const float* weight, arena.upload(probe_numbers(columns)));
+    ASSIGN_OR_RETURN(const Tensor residual, tensors_.activation(arena, Format::kF32, tokens, columns));
+    ASSIGN_OR_RETURN(const Tensor x, tensors_.activation(arena, ops_.stream_format, tokens, columns));
+    ASSIGN_OR_RETURN(const Tensor out, tensors_.activation(arena, grid_.row_format, tokens, columns));
+    ASSIGN_OR_RETURN(const float* weight, tensors_.norm_weight(arena, columns));
     const AddNormArgs args{.out = out, .residual = residual, .x = x, .weight = weight, .epsilon = 1e-5f};
     ASSIGN_OR_RETURN(const std::function<void()> write_x, writer_of(arena, x));
     ASSIGN_OR_RETURN(const double us, time_behind(write_x, [&] { ops_.add_norm(device_, args); }));
@@ -397,12 +313,12 @@ class DeviceProbe {
     attention->query_begin.push_back(rows * queries);
     const int64_t columns = int64_t{q_heads} * grid_.head_dim;
     const int64_t keys = int64_t{rows} * blocks * grid_.block_tokens * grid_.kv_heads * 2;
-    ASSIGN_OR_RETURN(const Tensor q, activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, int64_t{rows} * queries, columns));
+    ASSIGN_OR_RETURN(const Tensor q, tensors_.activation(arena, ops_.stream_format, int64_t{rows} * queries, columns));
+    ASSIGN_OR_RETURN(const Tensor out, tensors_.activation(arena, grid_.row_format, int64_t{rows} * queries, columns));
     const int64_t bytes = keys * row_bytes(ops_.kv_format, grid_.head_dim);
     for (int64_t all = 0; all == 0 || (queries == 1 && all < kTurnBytes); all += bytes) {
       ASSIGN_OR_RETURN(void* pages, arena.allocate(bytes));
-      fill(pages, keys * grid_.head_dim, bf16_);  // as float16, too, these are numbers
+      tensors_.fill_pages(pages, keys * grid_.head_dim);
       attention->pages.push_back(pages);
     }
     StepView step{.rows = rows, .tokens = rows * queries, .decode_rows = queries == 1 ? rows : 0,
@@ -429,7 +345,7 @@ class DeviceProbe {
   // What rotates the queries and keys of such attention, and appends to the same pages.
   Result<RopeAppendArgs> append_of(DeviceArena& arena, const AttentionArgs& attention) {
     const int64_t columns = int64_t{attention.q_heads + 2 * grid_.kv_heads} * grid_.head_dim;
-    ASSIGN_OR_RETURN(const Tensor qkv, activation(arena, ops_.stream_format, attention.step.tokens, columns));
+    ASSIGN_OR_RETURN(const Tensor qkv, tensors_.activation(arena, ops_.stream_format, attention.step.tokens, columns));
     const int64_t positions = int64_t{attention.pages.blocks_per_slot} * grid_.block_tokens;
     std::vector<float> pairs;  // that turn and do not scale: rows are rotated again and again
     for (int64_t i = 0; i < positions * grid_.head_dim / 2; ++i) pairs.insert(pairs.end(), {0.8f, 0.6f});
@@ -492,8 +408,8 @@ class DeviceProbe {
 
   Status measure_gate(int tokens, int64_t columns) {
     DeviceArena arena(ops_, device_);
-    ASSIGN_OR_RETURN(const Tensor gate_up, activation(arena, ops_.stream_format, tokens, 2 * columns));
-    ASSIGN_OR_RETURN(const Tensor out, activation(arena, grid_.row_format, tokens, columns));
+    ASSIGN_OR_RETURN(const Tensor gate_up, tensors_.activation(arena, ops_.stream_format, tokens, 2 * columns));
+    ASSIGN_OR_RETURN(const Tensor out, tensors_.activation(arena, grid_.row_format, tokens, columns));
     const SiluMulArgs args{.out = out, .gate_up = gate_up};
     ASSIGN_OR_RETURN(const std::function<void()> write_gates, writer_of(arena, gate_up));
     ASSIGN_OR_RETURN(const double us, time_behind(write_gates, [&] { ops_.silu_mul(device_, args); }));
@@ -518,7 +434,7 @@ class DeviceProbe {
   Status measure_sampling() {
     DeviceArena arena(ops_, device_);
     const int rows = kSampleRowsPerThread * threads_;
-    ASSIGN_OR_RETURN(const Tensor logits, activation(arena, Format::kF32, rows, kVocabulary));
+    ASSIGN_OR_RETURN(const Tensor logits, tensors_.activation(arena, Format::kF32, rows, kVocabulary));
     SlotState state{.slots = rows, .tokens_max = 2};
     ASSIGN_OR_RETURN(state.tokens, arena.allocate_array<int32_t>(int64_t{rows} * state.tokens_max));
     ASSIGN_OR_RETURN(state.lengths, arena.allocate_array<int32_t>(rows));
@@ -551,9 +467,7 @@ class DeviceProbe {
   ProbeTimer& timer_;
   const Grid& grid_;
   const int threads_;
-  const int64_t turn_bytes_;
-  const std::vector<float> floats_ = probe_numbers(kNumbers);
-  const std::vector<uint16_t> bf16_ = probe_bf16(floats_);
+  ProbeTensors& tensors_;
   std::vector<ProbeSample> samples_;
 };
 
@@ -564,7 +478,8 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
   const bool gpu = spec.device == "cuda";
   const int64_t beyond_caches = std::clamp(kTimesLastCache * last_cache_bytes(), kTurnBytes, kTurnBytesMax);
   const int64_t turn_bytes = gpu ? kTurnBytes : beyond_caches;
-  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads, turn_bytes);
+  ProbeTensors tensors(ops, device, !gpu, turn_bytes);
+  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads, tensors);
   if (gpu) return probe.run();
   // Half of the cores, as a rank of two has them. They take turns with all of them: how much faster a core is while
   // others wait changes with what else the machine does.
@@ -574,7 +489,7 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
   if (spec.threads > 1) {
     ASSIGN_OR_RETURN(others, ops.open({.threads = half}));
   }
-  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, turn_bytes);
+  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, tensors);
   std::vector<std::vector<ProbeSample>> passes(kPasses);
   for (std::vector<ProbeSample>& pass : passes) {
     ASSIGN_OR_RETURN(pass, probe.run());
@@ -582,7 +497,7 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
     ASSIGN_OR_RETURN(const std::vector<ProbeSample> by_half, stage_probe.run_half_products(*others));
     pass.insert(pass.end(), by_half.begin(), by_half.end());
   }
-  std::vector<ProbeSample> samples = medians_of(passes);
+  std::vector<ProbeSample> samples = join_passes(passes);
   ASSIGN_OR_RETURN(const std::vector<ProbeSample> woken, stage_probe.run_woken(spec.threads - half));
   samples.insert(samples.end(), woken.begin(), woken.end());
   const auto read = static_cast<double>(turn_bytes);

@@ -68,6 +68,9 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   samples.push_back({.what = "turns", .tokens = 1, .size = 2e7, .bytes = 1e7, .us = 10});
   samples.push_back({.what = "turns", .tokens = 1, .size = 1e8, .bytes = 1e7, .us = 15});
   samples.push_back({.what = "turns", .tokens = 1, .size = 2e8, .bytes = 1e7, .us = 30});
+  samples.push_back({.what = "aged", .tokens = 1, .size = 2e7, .bytes = 1e7, .age_us = 50, .us = 13.4});
+  samples.push_back({.what = "aged", .tokens = 1, .size = 2e7, .bytes = 1e7, .age_us = 100, .us = 15});
+  samples.push_back({.what = "aged", .tokens = 1, .size = 2e7, .bytes = 1e7, .age_us = 1000, .us = 40});
   samples.push_back({.what = "cached_product", .format = "BF16", .tokens = 1, .size = 1e7, .bytes = 1e7, .us = 8});
   samples.push_back({.what = "half_alone", .format = "BF16", .tokens = 1, .size = 5e6, .bytes = 5e6, .us = 10});
   samples.push_back({.what = "half_beside", .format = "BF16", .tokens = 1, .size = 5e6, .bytes = 5e6, .us = 16});
@@ -93,11 +96,13 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   EXPECT_DOUBLE_EQ(fit.waiting_gain.y.at(0), 1.2) << "16 us became 10 while the others waited, and 4 became 5";
   EXPECT_DOUBLE_EQ(fit.read_bytes_per_s, 1e12) << "caches are faster";
   EXPECT_EQ(fit.from_memory.y, (std::vector<double>{0, 0.25, 1}));
+  EXPECT_NEAR(fit.cache_decay_bytes_per_s, 8e11, 8e10) << "after 100 us as if 100 MB took turns instead of 20";
   EXPECT_DOUBLE_EQ(share_at(fit.cached_products, 1, 1e7), 2.5) << "20 us became 8";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 1.5) << "of keys in caches";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
   EXPECT_EQ(calibrate_device({}, kSamples, 1).sample_us, 0);
+  EXPECT_EQ(calibrate_device({}, kSamples, 1).cache_decay_bytes_per_s, 0);
   EXPECT_DOUBLE_EQ(fit.decode_attention_us, 3);
   EXPECT_DOUBLE_EQ(share_at(fit.gates, 1, 1e4), 0.1);
   EXPECT_DOUBLE_EQ(share_at(fit.gates, 100, 1e4), 0.5);

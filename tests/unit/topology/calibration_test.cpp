@@ -30,6 +30,7 @@ constexpr const char* kText = R"(devices:
     group_attention_share: [[0.6], [0.2]]
     logits_per_s: 4e9
     wake_us: 90
+    cache_decay_bytes_per_s: 5e9
     waiting_gain: {x: [1, 64], y: [1.8, 1.2]}
     products:
       - format: Q4_1
@@ -72,6 +73,7 @@ TEST(Calibration, WhatIsGainedAloneAndFromCachesIsReadAndWritten) {
   ASSERT_TRUE(again.ok()) << again.status().message();
   for (const DeviceCalibration* device : {&calibration->devices[0], &again->devices[0]}) {
     EXPECT_EQ(device->wake_us, 90);
+    EXPECT_EQ(device->cache_decay_bytes_per_s, 5e9);
     EXPECT_EQ(device->waiting_gain.y, (std::vector<double>{1.8, 1.2}));
     EXPECT_EQ(device->format_products.at(0).waiting_gain.y, std::vector<double>{1.5});
     EXPECT_DOUBLE_EQ(share_at(device->cached_products, 1, 1e6), 2.75);

@@ -407,6 +407,23 @@ TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
   EXPECT_GT(two.stages_us(kDecode, 1)[1] - kLogits, two.stages_us(kDecode, 1)[0]);
 }
 
+// Until the next step others evict 180,224 bytes' worth of the 180,224 that a step reads.
+TEST(Cost, CachesHoldLessTheLaterWeightsAreReadAgain) {
+  constexpr double kReadUs = 180.224;
+  DeviceCalibration device = paper_device();
+  device.decode_attention_us = 2000;
+  const auto step_us = [&] { return paper_cost({{.device = &device, .gpu = false}}).step_us(kDecode, 1); };
+  const double from_memory_us = step_us();
+  device.from_memory = {.x = {180'224, 2 * 180'224.0}, .y = {0, 1}};
+  device.cached_products = {.rows = {1}, .columns = {1}, .share = {{2}}};
+  const double cached_us = step_us();
+  EXPECT_NEAR(cached_us, from_memory_us - (2 * kProducts + kLogits) / 2, kClose);
+  device.cache_decay_bytes_per_s = 180'224 / ((cached_us - kReadUs) / 1e6);
+  EXPECT_NEAR(step_us(), from_memory_us, kClose);
+  device.cache_decay_bytes_per_s *= std::sqrt(2.0) - 1;
+  EXPECT_NEAR(step_us(), (from_memory_us + cached_us) / 2, kClose) << "halfway between in the logarithm of bytes";
+}
+
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
   device_.products = {.rows = {1}, .columns = {16384, 32768}, .share = {{0.5, 1}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
