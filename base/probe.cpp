@@ -10,6 +10,7 @@ constexpr double kFigureMax = 1e18;
 template <typename Sample, typename Visit>
 void numbers_of(Sample& sample, Visit visit) {
   visit("tokens", sample.tokens);
+  visit("inputs", sample.inputs);
   visit("size", sample.size);
   visit("group", sample.group);
   visit("bytes", sample.bytes);

@@ -29,15 +29,16 @@ struct ProbeSpec {
 // One thing that was timed. Fields without a meaning for it are 0.
 struct ProbeSample {
   std::string what;   // read, product, half_alone (by half of the cores), half_beside (while the others do the same),
-                      // cached_product, turns, aged (weights that caches held), decode_attention, decode_launch,
-                      // prefill_attention, norm, gate, rope, sample, woken (what launches of cores take longer after
-                      // sleep); all_reduce, library_all_reduce, point_to_point, library_bytes
+                      // cached_product, turns, aged (weights that caches held), decode_attention, cached_attention,
+                      // decode_launch, prefill_attention, norm, gate, rope, sample, woken (what launches of cores take
+                      // longer after sleep); all_reduce, library_all_reduce, point_to_point, library_bytes
   std::string format = {};  // products: of the weight (FormatInfo::name)
   double tokens = 0;  // prefill_attention: keys that the last one sees; sample: rows
+  double inputs = 0;  // products of cores: of the weight
   double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part, of a token that cores norm,
                       // gate or rotate; turns: of all weights that take turns; sample: logits of a row;
                       // decode_attention with a group: keys of a row
-  double group = 0;   // decode_attention of cores: query heads that share keys
+  double group = 0;   // decode_attention and cached_attention of cores: query heads that share keys
   double bytes = 0;   // moved through memory
   double flops = 0;
   double age_us = 0;  // aged: for which nobody has read the weights

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 
 #include "base/check.h"
+#include "base/probe.h"
 
 namespace skein {
 namespace {
@@ -104,11 +106,11 @@ class DeviceFit {
   }
 
   // How many times faster products are whose weights caches hold.
-  ShareTable cached_gains(Format format) const {
+  ShareTable cached_gains(Format format, double inputs) const {
     std::map<double, std::map<double, double>> gains;  // by tokens and weight bytes
-    each(samples_, "cached_product", [&](const ProbeSample& cached) {
-      if (cached.format != info(format).name) return;
-      each_product(format, [&](const ProbeSample& from_memory) {
+    each_of("cached_product", format, [&](const ProbeSample& cached) {
+      if (cached.inputs != inputs) return;
+      each_product(format, inputs, [&](const ProbeSample& from_memory) {
         if (from_memory.tokens != cached.tokens || from_memory.size != cached.size) return;
         gains[cached.tokens][cached.size] = std::max(from_memory.us / cached.us, 1.0);
       });
@@ -125,18 +127,40 @@ class DeviceFit {
         ratios[alone.tokens].push_back(beside.us / alone.us);
       });
     });
-    std::map<double, double> gains;
-    for (const auto& [tokens, of_weights] : ratios) {
-      const double mean = std::reduce(of_weights.begin(), of_weights.end()) / static_cast<double>(of_weights.size());
-      gains[tokens] = std::clamp(mean, 1.0, kHalfGainMax);
+    return means_of(ratios, 1, kHalfGainMax);
+  }
+
+  static Curve means_of(const std::map<double, std::vector<double>>& values, double least, double most) {
+    std::map<double, double> means;
+    for (const auto& [at, of_one] : values) {
+      const double mean = std::reduce(of_one.begin(), of_one.end()) / static_cast<double>(of_one.size());
+      means[at] = std::clamp(mean, least, most);
     }
-    return curve_of(gains);
+    return curve_of(means);
+  }
+
+  // Half of the cores with half of a product while the others do as much, against what all of them take for all of it,
+  // by the tables of its inputs: the mean over weights. Fewer threads wait for each other.
+  Curve split_gain(Format format) const {
+    const double part = half_of(cores_) / static_cast<double>(cores_);
+    std::map<double, std::vector<double>> ratios;  // by tokens
+    each_of("half_beside", format, [&](const ProbeSample& half) {
+      for (const FormatProducts& all : fit_.format_products) {
+        if (all.format != format || all.inputs != half.inputs) continue;
+        const double read_us = half.bytes / (fit_.read_bytes_per_s * part) * kMicro;
+        const double compute_us = half.flops / (all.flops * cores_ * part) * kMicro;
+        const double all_us = std::max(read_us, compute_us) / share_at(all.table, half.tokens, half.size / part);
+        ratios[half.tokens].push_back(all_us / half.us);
+      }
+    });
+    return means_of(ratios, 1 / kShareMax, kShareMax);
   }
 
   // Of one core.
   double best_flops(Format format) const {
     double flops = 0;
-    each_product(format, [&](const ProbeSample& s) { flops = std::max(flops, s.flops / s.us * kMicro / cores_); });
+    each_of("product", format,
+            [&](const ProbeSample& s) { flops = std::max(flops, s.flops / s.us * kMicro / cores_); });
     return flops;
   }
 
@@ -147,8 +171,16 @@ class DeviceFit {
     });
   }
   template <typename Visit>
-  void each_product(Format format, Visit visit) const {
-    each_of("product", format, visit);
+  void each_product(Format format, double inputs, Visit visit) const {
+    each_of("product", format, [&](const ProbeSample& s) {
+      if (s.inputs == inputs) visit(s);
+    });
+  }
+  // 0 alone where it is not told: a GPU's.
+  std::set<double> inputs_of(Format format) const {
+    std::set<double> inputs;
+    each_of("product", format, [&](const ProbeSample& s) { inputs.insert(s.inputs); });
+    return inputs;
   }
 
   // Of the ceiling that binds.
@@ -160,25 +192,36 @@ class DeviceFit {
   double share_of(const ProbeSample& sample) const { return share_of(sample, fit_.flops); }
 
   void fit_products() {
-    const ShareTable plain = table_of_products(Format::kBF16, fit_.flops);
-    if (!plain.rows.empty()) {
-      fit_.products = plain;
-      fit_.cached_products = cached_gains(Format::kBF16);
-      fit_.waiting_gain = waiting_gain(Format::kBF16);
-    }
-    for (const Format format : {Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
+    for (const Format format :
+         {Format::kBF16, Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
+      const std::set<double> all_inputs = inputs_of(format);
+      if (all_inputs.empty()) continue;
       const double flops = best_flops(format);
-      if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
-      fit_.format_products.push_back({.format = format, .flops = flops, .waiting_gain = waiting_gain(format),
-                                      .table = table_of_products(format, flops), .cached = cached_gains(format)});
+      for (const double inputs : all_inputs) {
+        fit_.format_products.push_back({.format = format,
+                                        .inputs = inputs,
+                                        .flops = flops,
+                                        .waiting_gain = waiting_gain(format),
+                                        .table = table_of_products(format, inputs, flops),
+                                        .cached = cached_gains(format, inputs)});
+      }
+      for (FormatProducts& products : fit_.format_products) {
+        if (products.format == format) products.split_gain = split_gain(format);
+      }
+      if (format != Format::kBF16) continue;
+      const FormatProducts& last = fit_.format_products.back();
+      fit_.products = last.table;
+      fit_.cached_products = last.cached;
+      fit_.waiting_gain = last.waiting_gain;
+      if (last.inputs == 0) fit_.format_products.pop_back();  // says nothing besides
     }
   }
 
   // Every weight was multiplied with every number of tokens.
-  ShareTable table_of_products(Format format, double flops) const {
+  ShareTable table_of_products(Format format, double inputs, double flops) const {
     std::map<double, std::map<double, double>> shares;  // by tokens and weight bytes
-    each_product(format, [&](const ProbeSample& s) { shares[s.tokens][s.size] = share_of(s, flops); });
+    each_product(format, inputs, [&](const ProbeSample& s) { shares[s.tokens][s.size] = share_of(s, flops); });
     return table_of(shares);
   }
 
@@ -190,6 +233,17 @@ class DeviceFit {
       table.share.push_back(curve_of(row).y);
     }
     return table;
+  }
+
+  ShareTable cached_attention_gains() const {
+    std::map<double, std::map<double, double>> gains;  // by query heads that share keys, and keys of a row
+    each(samples_, "cached_attention", [&](const ProbeSample& cached) {
+      each(samples_, "decode_attention", [&](const ProbeSample& from_memory) {
+        if (from_memory.group != cached.group || from_memory.size != cached.size) return;
+        gains[cached.group][cached.size] = std::max(from_memory.us / cached.us, 1.0);
+      });
+    });
+    return table_of(gains);
   }
 
   void fit_attention() {
@@ -205,6 +259,7 @@ class DeviceFit {
     });
     if (!groups.empty()) {
       fit_.group_attention = table_of(groups);
+      fit_.cached_attention = cached_attention_gains();
       fit_.decode_attention_us = 0;
       each(samples_, "decode_launch", [&](const ProbeSample& s) { fit_.decode_attention_us = s.us; });
     }

@@ -28,6 +28,7 @@ constexpr TableKeys kCachedKeys = {"cached_", "tokens", "bytes", "'s weights in 
 constexpr TableKeys kProductKeys = {"product_", "tokens", "bytes", ""};
 constexpr TableKeys kCachedProductKeys = {"cached_product_", "tokens", "bytes", "'s weights in caches", kGain};
 constexpr TableKeys kAttentionKeys = {"group_attention_", "heads", "keys", "'s attention"};
+constexpr TableKeys kCachedAttentionKeys = {"cached_attention_", "heads", "keys", "'s keys in caches", kGain};
 constexpr TableKeys kNormKeys = {"norm_", "tokens", "bytes", "'s norms"};
 constexpr TableKeys kGateKeys = {"gate_", "tokens", "bytes", "'s gates"};
 constexpr TableKeys kRopeKeys = {"rope_", "tokens", "bytes", "'s rotations"};
@@ -58,6 +59,7 @@ void tables_of(Calibrated& device, Visit visit) {
   visit(kProductKeys, device.products);
   visit(kCachedProductKeys, device.cached_products);
   visit(kAttentionKeys, device.group_attention);
+  visit(kCachedAttentionKeys, device.cached_attention);
   visit(kNormKeys, device.norms);
   visit(kGateKeys, device.gates);
   visit(kRopeKeys, device.ropes);
@@ -200,11 +202,16 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
     if (known) continue;
     ASSIGN_OR_RETURN(known, read_table_member(member, kCachedKeys, &products.cached));
     if (known) continue;
-    if (member.key == "flops") {
+    if (member.key == "inputs") {
+      ASSIGN_OR_RETURN(products.inputs, read_number(member.value, "inputs"));
+    } else if (member.key == "flops") {
       ASSIGN_OR_RETURN(products.flops, read_number(member.value, "flops"));
     } else if (member.key == "waiting_gain") {
       ASSIGN_OR_RETURN(products.waiting_gain, read_curve(member.value, "waiting_gain"));
       RETURN_IF_ERROR(check_gains(products.waiting_gain.y, member.line, "waiting_gain"));
+    } else if (member.key == "split_gain") {
+      ASSIGN_OR_RETURN(products.split_gain, read_curve(member.value, "split_gain"));
+      RETURN_IF_ERROR(check_shares(products.split_gain.y, member.line, "split_gain"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -230,8 +237,10 @@ Status read_all_format_products(const Yaml::Member& member, DeviceCalibration* d
   if (member.value.kind != Yaml::Kind::kList) return at_line(member.line, "products must be a list");
   for (const Yaml& item : member.value.list) {
     ASSIGN_OR_RETURN(FormatProducts products, read_format_products(item));
-    if (std::ranges::find(device->format_products, products.format, &FormatProducts::format) !=
-        device->format_products.end()) {
+    const auto same = [&](const FormatProducts& other) {
+      return other.format == products.format && other.inputs == products.inputs;
+    };
+    if (std::ranges::any_of(device->format_products, same)) {
       return at_line(item.line, "products of " + std::string(info(products.format).name) + " are there twice");
     }
     device->format_products.push_back(std::move(products));
@@ -447,10 +456,14 @@ std::string to_yaml(const Calibration& calibration) {
     });
     if (!device.format_products.empty()) out += "    products:\n";
     for (const FormatProducts& products : device.format_products) {
-      out += "      - format: " + std::string(info(products.format).name) + "\n        flops: " +
-             number_text(products.flops) + "\n" + table_text(products.table, kFormatKeys, "        ");
+      out += "      - format: " + std::string(info(products.format).name) + "\n";
+      const FieldWriter write{out, "        "};
+      write("inputs", products.inputs);
+      write("flops", products.flops);
+      out += table_text(products.table, kFormatKeys, "        ");
       if (!products.cached.rows.empty()) out += table_text(products.cached, kCachedKeys, "        ");
-      FieldWriter{out, "        "}("waiting_gain", products.waiting_gain);
+      write("waiting_gain", products.waiting_gain);
+      write("split_gain", products.split_gain);
     }
     curves_of(device, FieldWriter{out});
   }

@@ -37,11 +37,13 @@ struct ShareTable {
   std::vector<std::vector<double>> share = {};
 };
 
-// Products with weights of one format.
+// Products with weights of one format and about so many inputs: what a core does once an output is a part of them.
 struct FormatProducts {
   Format format = Format::kF32;
+  double inputs = 0;  // between two of a format, in the logarithm; 0: any
   double flops = 0;  // of one core
   Curve waiting_gain = {};  // by tokens: how many times faster a core is while half of them wait
+  Curve split_gain = {};  // by tokens: ... half of the cores with half of a product, beside the others, than all with all
   ShareTable table = {};
   ShareTable cached = {};  // how many times faster, where caches hold the weights
 };
@@ -52,7 +54,7 @@ struct DeviceCalibration {
   Source source = {};
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
   Curve waiting_gain = {};  // of cores: FormatProducts::waiting_gain of bfloat16; the most tokens': other work's
-  Curve from_memory = {};  // of cores: which share of its weights a step finds in no cache, by the weights' bytes
+  Curve from_memory = {};  // of cores: which share of what it reads a step finds in no cache, by the bytes
   double cache_decay_bytes_per_s = 0;  // so many more, as it seems, for the time until they are read again: others'
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
@@ -63,6 +65,7 @@ struct DeviceCalibration {
   Curve decode_attention_share = {};   // of the read rate, by bytes of KV that one launch reads
   double decode_attention_us = 0; // what a launch takes at least; of cores, besides
   ShareTable group_attention = {};  // of cores, in the place of both: decodes with rotation and append
+  ShareTable cached_attention = {};  // how many times faster, where caches hold keys and values
   Curve prefill_attention_share = {};  // of flops, by keys that the last token sees
   double prefill_attention_us = 0;
 

@@ -81,8 +81,10 @@ struct ReplicaCost::Pace {
   double read;  // bytes/s, of its cores while all of them read
   double idle;      // 0: all cores are at work; 1: half of them, or fewer
   double gain_max;  // those at work do no more than all of them
-  double from_memory;  // of its weights; caches hold the others from one step to the next
+  double from_memory;  // of what it reads; caches hold the rest from one step to the next
   const DeviceCalibration& device() const { return *site.device; }
+  // Of the time from memory, where `cached` of it is enough for what caches hold.
+  double partly(double cached) const { return from_memory + (1 - from_memory) * cached; }
   double flop_rate(double of_one) const { return of_one * site.cores; }
   double gain(const Curve& of_half, double tokens) const {
     return idle <= 0 || of_half.empty() ? 1 : std::min(std::pow(share_at(of_half, tokens), idle), gain_max);
@@ -98,6 +100,14 @@ struct ReplicaCost::Product {
   double outputs;
   double inputs;
   Format format;
+};
+
+struct ReplicaCost::ProductSpeed {
+  double flops;  // of one core, or of a GPU
+  const ShareTable& table;
+  const ShareTable& cached;
+  const Curve& waiting_gain;
+  const Curve& split_gain;
 };
 
 ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
@@ -145,7 +155,8 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
   return bytes;
 }
 
-// Of a stage's weights, what its ranks find in no cache. Stages that share a node's cores share its caches, too.
+// Of what a stage reads, weights above all, what its ranks find in no cache. Stages that share a node's cores share its
+// caches, too.
 double ReplicaCost::from_memory(size_t stage, double again_us) const {
   const StageSite& site = sites_[stage];
   const DeviceCalibration& device = *site.device;
@@ -185,23 +196,44 @@ struct ReplicaCost::Layer {
 
 // Inputs, outputs and weights are read or written once. A rank with a part of a node's cores reaches what all of them
 // do with as much more.
-double ReplicaCost::product_us(const Pace& pace, const Product& product, double tokens) const {
-  const DeviceCalibration& device = pace.device();
-  const auto own = std::ranges::find(device.format_products, product.format, &FormatProducts::format);
-  const bool measured = own != device.format_products.end();
+double ReplicaCost::product_us(const Pace& pace, const Product& product, double tokens,
+                               const ProductSpeed& speed) const {
   const FormatInfo& format = info(product.format);
   const double weights = product.outputs * product.inputs * format.block_bytes / format.block_elements;
   const double bytes = weights + tokens * (product.inputs + product.outputs) * formats_.stream;
   const double flops = 2 * product.outputs * product.inputs * tokens;
-  const double compute = flops / pace.flop_rate(measured ? own->flops : device.flops);
+  const double compute = flops / pace.flop_rate(speed.flops);
   const double floor = std::max(bytes / pace.read, compute) * kMicro;
   const double all_weights = weights / pace.site.share;
-  const double share = share_at(measured ? own->table : device.products, tokens, all_weights);
-  const double cached = 1 / share_at(measured ? own->cached : device.cached_products, tokens, all_weights);
-  const double us = floor / share * (pace.from_memory + (1 - pace.from_memory) * cached) /
-                    pace.gain(measured ? own->waiting_gain : device.waiting_gain, tokens);
+  const double share = share_at(speed.table, tokens, all_weights);
+  const double cached = 1 / share_at(speed.cached, tokens, all_weights);
+  const double split = pace.site.share < 1 && !speed.split_gain.empty() ? share_at(speed.split_gain, tokens) : 1;
+  const double us = floor / share * pace.partly(cached) / pace.gain(speed.waiting_gain, tokens) / split;
   // What was timed may have found its weights in a GPU's cache; those of a step are not there.
   return pace.site.gpu ? std::max(us, bytes / pace.read * kMicro) : us;
+}
+
+double ReplicaCost::product_us(const Pace& pace, const Product& product, double tokens) const {
+  const DeviceCalibration& device = pace.device();
+  const FormatProducts* fewer = nullptr;  // inputs than the product's, or as many
+  const FormatProducts* more = nullptr;
+  for (const FormatProducts& of : device.format_products) {
+    if (of.format != product.format) continue;
+    if (of.inputs <= product.inputs && (fewer == nullptr || of.inputs > fewer->inputs)) fewer = &of;
+    if (of.inputs >= product.inputs && (more == nullptr || of.inputs < more->inputs)) more = &of;
+  }
+  if (fewer == nullptr || (fewer->inputs == 0 && more != nullptr)) fewer = more;
+  if (more == nullptr) more = fewer;
+  if (fewer == nullptr) {
+    return product_us(pace, product, tokens,
+                      {device.flops, device.products, device.cached_products, device.waiting_gain, {}});
+  }
+  const auto us_as = [&](const FormatProducts& of) {
+    return product_us(pace, product, tokens, {of.flops, of.table, of.cached, of.waiting_gain, of.split_gain});
+  };
+  if (fewer == more) return us_as(*fewer);
+  const double at = std::log(product.inputs / fewer->inputs) / std::log(more->inputs / fewer->inputs);
+  return us_as(*fewer) + at * (us_as(*more) - us_as(*fewer));
 }
 
 // Of weights that read one input: neighbours of one format are one product.
@@ -227,8 +259,10 @@ double ReplicaCost::group_attention_us(const ShardPlan& shard, const Pace& pace,
   double best = std::numeric_limits<double>::max();
   for (int splits = 1; splits <= std::ceil(group); ++splits) {
     const double rounds = std::ceil(units * splits / cores);
-    const double share = share_at(pace.device().group_attention, std::ceil(group / splits), load.context);
-    best = std::min(best, pace.rows_us(bytes * cores, share) * rounds);
+    const double heads = std::ceil(group / splits);
+    const double share = share_at(pace.device().group_attention, heads, load.context);
+    const double cached = 1 / share_at(pace.device().cached_attention, heads, load.context);
+    best = std::min(best, pace.rows_us(bytes * cores, share) * pace.partly(cached) * rounds);
   }
   return best;
 }

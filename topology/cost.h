@@ -79,6 +79,7 @@ class ReplicaCost {
  private:
   struct Pace;
   struct Product;
+  struct ProductSpeed;
   struct Layer;
   double weight_bytes(const ShardPlan& shard) const;
   // `again_us`: until a stage's weights are read again; 0: as soon as they can be.
@@ -94,6 +95,7 @@ class ReplicaCost {
   double rows_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double ends_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
   double product_us(const Pace& pace, const Product& product, double tokens) const;
+  double product_us(const Pace& pace, const Product& product, double tokens, const ProductSpeed& speed) const;
   double joined_us(const Pace& pace, std::initializer_list<Product> products, double tokens) const;
 
   ModelDescription model_;

@@ -9,12 +9,15 @@
 namespace skein {
 namespace {
 
-constexpr ProductShape kTurnsWeight = {2048, 2048};
+constexpr ProductShape kTurnsWeight = {3072, 576};
+constexpr Format kTurnsFormat = Format::kQ4_1;  // gains the most from caches
 constexpr ProductShape kBusyWeight = {512, 512};  // a core's own cache holds it
 constexpr int kBusyTokens = 64;
 constexpr std::chrono::microseconds kAges[] = {std::chrono::microseconds(2500), std::chrono::milliseconds(5),
                                                std::chrono::milliseconds(10), std::chrono::milliseconds(20)};
+constexpr int64_t kAgedBytes = 4 * kCachedBytes;
 constexpr int kAgedRounds = 9;
+constexpr int kAgedWarmRounds = 2;
 
 using Clock = std::chrono::steady_clock;
 using Us = std::chrono::duration<double, std::micro>;
@@ -26,13 +29,13 @@ class CacheProbe {
 
   Result<std::vector<ProbeSample>> run() {
     const int64_t turn_bytes = tensors_.turn_bytes();
-    const Format format = ops_.weight_format(Format::kBF16);
+    const Format format = ops_.weight_format(kTurnsFormat);
     weight_bytes_ = ops_.linear_bytes(format, kTurnsWeight.outputs, kTurnsWeight.inputs);
     ASSIGN_OR_RETURN(weights_, tensors_.weights_for_turns(format, kTurnsWeight));
     ASSIGN_OR_RETURN(one_, product(format, 1, kTurnsWeight));
     ASSIGN_OR_RETURN(busy_, product(format, kBusyTokens, kBusyWeight));
     ASSIGN_OR_RETURN(busy_.weight, tensors_.packed_weight(arena_, format, kBusyWeight));
-    for (int64_t bytes = kCachedBytes;; bytes = std::min(2 * bytes, turn_bytes)) {
+    for (int64_t bytes = kCachedBytes;; bytes = std::min(bytes * 3 / 2, turn_bytes)) {
       RETURN_IF_ERROR(measure_turns(bytes));
       if (bytes == turn_bytes) break;
     }
@@ -66,20 +69,20 @@ class CacheProbe {
     return {};
   }
 
-  // All cores are at work meanwhile, with what their own caches hold.
+  // All cores are at work between two turns, with what their own caches hold. Each turn is the only one in its time, as
+  // in steps: what is read twice in a row stays in caches for longer.
   void measure_aged(std::chrono::microseconds age) {
-    const size_t count = weights_of(kCachedBytes);
+    const size_t count = weights_of(kAgedBytes);
     std::vector<double> times;
-    for (int round = 0; round < kAgedRounds; ++round) {
-      for (size_t turn = 0; turn < kWarmTurns * count; ++turn) multiply(turn % count);
+    for (int round = -kAgedWarmRounds; round < kAgedRounds; ++round) {
       const auto read = Clock::now();
       while (Clock::now() - read < age) ops_.linear(device_, busy_);
       const auto begin = Clock::now();
       for (size_t turn = 0; turn < count; ++turn) multiply(turn);
-      times.push_back(Us(Clock::now() - begin).count() / static_cast<double>(count));
+      if (round >= 0) times.push_back(Us(Clock::now() - begin).count() / static_cast<double>(count));
     }
     std::ranges::sort(times);
-    samples_.push_back({.what = "aged", .tokens = 1, .size = double(kCachedBytes), .bytes = double(weight_bytes_),
+    samples_.push_back({.what = "aged", .tokens = 1, .size = double(kAgedBytes), .bytes = double(weight_bytes_),
                         .age_us = double(age.count()), .us = times[times.size() / 2]});
   }
 

@@ -12,7 +12,7 @@ inline constexpr int64_t kCachedBytes = int64_t{16} << 20;  // of weights that c
 inline constexpr size_t kWarmTurns = 2;                     // of them, after which caches hold what they will
 
 // What caches of cores hold of weights from one step to the next: `turns`, products of one token by so many bytes of
-// weights, from kCachedBytes to the tensors' turn_bytes(); and `aged`, by the fewest of them, not read for a while.
+// weights, from kCachedBytes to the tensors' turn_bytes(); and `aged`, by few of them that were not read for a while.
 Result<std::vector<ProbeSample>> probe_caches(const Ops& ops, Device& device, ProbeTensors& tensors,
                                               ProbeTimer& timer);
 

@@ -57,11 +57,11 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, {}, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
-constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2048}};
-constexpr int kHalfTokens[] = {1, 4, 64};
-constexpr ProductShape kCpuWeights[] = {{512, 512}, {1536, 576}, {2048, 2048}, {8192, 2048}};
+constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2304}};
+constexpr int kHalfTokens[] = {1, 2, 4, 16, 64};
+constexpr ProductShape kCpuWeights[] = {{512, 576}, {12288, 576}, {256, 2304}, {4096, 2304}};  // of two inputs
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
-constexpr int kCachedTokens[] = {1, 4, 16, 64};
+constexpr int kCachedTokens[] = {1, 2, 4, 8, 16, 64};
 constexpr int kCpuContexts[] = {48, 160, 544, 2080};
 constexpr int kCpuRowsPerThread = 8;
 constexpr int kCpuRowsMax = 64;
@@ -131,7 +131,8 @@ class DeviceProbe {
     DeviceArena arena(ops_, device_);
     const Format format = ops_.weight_format(Format::kBF16);
     ASSIGN_OR_RETURN(const Tensor weight, tensors_.packed_weight(arena, format, kWokenWeight));
-    ASSIGN_OR_RETURN(const Tensor x, tensors_.activation(arena, ops_.activation_format(format), 1, kWokenWeight.inputs));
+    const Format input = ops_.activation_format(format);
+    ASSIGN_OR_RETURN(const Tensor x, tensors_.activation(arena, input, 1, kWokenWeight.inputs));
     ASSIGN_OR_RETURN(const Tensor out, tensors_.activation(arena, ops_.stream_format, 1, kWokenWeight.outputs));
     const auto chain_end = [&] {
       for (int i = 0; i < kWokenLaunches; ++i) ops_.linear(device_, {.out = out, .x = x, .weight = weight});
@@ -246,6 +247,7 @@ class DeviceProbe {
                             info(format).block_elements;
       const double streamed = static_cast<double>(shape.outputs + shape.inputs) * stream_bytes();
       samples_.push_back({.what = what, .format = std::string(info(format).name), .tokens = double(tokens),
+                          .inputs = grid_.own_launches ? double(shape.inputs) : 0,
                           .size = weight, .bytes = weight + tokens * streamed,
                           .flops = 2.0 * static_cast<double>(shape.outputs * shape.inputs) * tokens, .us = us});
       if (others != nullptr) {
@@ -364,13 +366,21 @@ class DeviceProbe {
       attention.args.append = &append;
     }
     size_t turn = 0;
-    ASSIGN_OR_RETURN(const double us, timer_.time_us([&] {
-      append.pages.data = attention.args.pages.data = attention.pages[turn++ % attention.pages.size()];
+    size_t sets = attention.pages.size();
+    const auto attend = [&] {
+      append.pages.data = attention.args.pages.data = attention.pages[turn++ % sets];
       ops_.attention(device_, attention.args);
-    }));
+    };
+    ASSIGN_OR_RETURN(const double us, timer_.time_us(attend));
     const double bytes = double(shape.rows) * shape.context * 2 * grid_.kv_heads *
                          static_cast<double>(row_bytes(ops_.kv_format, grid_.head_dim));
     samples_.push_back({.what = "decode_attention", .tokens = double(shape.rows), .size = bytes, .bytes = bytes, .us = us});
+    if (!grid_.own_launches) return {};
+    const int64_t launch_bytes = std::max(static_cast<int64_t>(bytes), int64_t{1});
+    sets = std::min(static_cast<size_t>(ceil_div(kCachedBytes, launch_bytes)), sets);
+    for (turn = 0; turn < kWarmTurns * sets;) attend();
+    ASSIGN_OR_RETURN(const double cached_us, timer_.time_us(attend));
+    add_again("cached_attention", cached_us);
     return {};
   }
 
@@ -380,18 +390,20 @@ class DeviceProbe {
     for (const int context : kCpuContexts) {
       for (const int group : kCpuGroups) {
         RETURN_IF_ERROR(measure_decode({rows, context}, group * grid_.kv_heads));
-        samples_.back().group = group;
-        samples_.back().size = context;
+        for (ProbeSample* sample : {&samples_[samples_.size() - 2], &samples_.back()}) {
+          sample->group = group;
+          sample->size = context;
+        }
       }
     }
     const int heads = grid_.kv_heads;
     RETURN_IF_ERROR(measure_decode({1, kCpuContexts[1]}, heads));  // the fewest keys that all cores share
-    const double alone_us = samples_.back().us;
+    const double alone_us = samples_.back().us;  // by keys in caches
     RETURN_IF_ERROR(measure_decode({rows, kCpuContexts[1]}, heads));
     const double unit_us = samples_.back().us / ceil_div(rows * heads, threads_);
     const double work_us = unit_us * ceil_div(heads, threads_);
-    samples_.pop_back();
-    samples_.back() = {.what = "decode_launch", .us = std::max(alone_us - work_us, 0.0)};
+    samples_.resize(samples_.size() - 4);
+    samples_.push_back({.what = "decode_launch", .us = std::max(alone_us - work_us, 0.0)});
     return {};
   }
 

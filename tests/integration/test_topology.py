@@ -106,16 +106,18 @@ def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
     for figure in ("read_bytes_per_s", "flops"):
         assert float(re.search(rf"^ +{figure}: (\S+)$", calibration, re.MULTILINE)[1]) > 1e8, calibration
     tokens = re.search(r"product_tokens: \[(.*)\]", calibration)[1].split(",")
-    formats = re.findall(r"^ +- format: (\S+)\n +flops: (\S+)$", calibration, re.MULTILINE)
-    assert [name for name, _ in formats] == ["F32", "F16", "Q8_0", "Q4_0", "Q4_1"], calibration
-    assert all(float(flops) > 1e8 for _, flops in formats), calibration
-    tables = re.findall(r"^ +(?:group_attention_heads|(?:norm|gate|rope|cached|cached_product)_tokens): \[(.*)\]",
+    formats = re.findall(r"^ +- format: (\S+)\n +inputs: (\S+)\n +flops: (\S+)$", calibration, re.MULTILINE)
+    assert [name for name, _, _ in formats] == [
+        name for name in ("BF16", "F32", "F16", "Q8_0", "Q4_0", "Q4_1") for _ in range(2)], calibration
+    assert {inputs for _, inputs, _ in formats} == {"576", "2304"}, calibration
+    assert all(float(flops) > 1e8 for _, _, flops in formats), calibration
+    tables = re.findall(r"^ +(?:group_attention_heads|cached_attention_heads|(?:norm|gate|rope|cached|cached_product)_tokens): \[(.*)\]",
                         calibration, re.MULTILINE)
-    assert len(tables) == 4 + 6, calibration
-    rows = 6 * len(tokens) + sum(len(table.split(",")) for table in tables)
+    assert len(tables) == 6 + 12, calibration
+    rows = 13 * len(tokens) + sum(len(table.split(",")) for table in tables)
     assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == rows, calibration
     assert float(re.search(r"^ +logits_per_s: (\S+)$", calibration, re.MULTILINE)[1]) > 0, calibration
-    assert len(re.findall(r"^ +waiting_gain:$", calibration, re.MULTILINE)) == (6 if os.cpu_count() > 1 else 0), calibration
+    assert len(re.findall(r"^ +waiting_gain:$", calibration, re.MULTILINE)) == (13 if os.cpu_count() > 1 else 0), calibration
     assert len(re.findall(r"^ +from_memory:$", calibration, re.MULTILINE)) == 1, calibration
     ranks = re.search(r"^ +ranks: (\d+)$", calibration, re.MULTILINE)
     assert ranks is None or ranks[1] == "2"  # None: a single core

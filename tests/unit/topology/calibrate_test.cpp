@@ -78,6 +78,8 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   samples.push_back({.what = "half_beside", .format = "BF16", .tokens = 1, .size = 1e6, .bytes = 1e6, .us = 4});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 3e8, .us = 200});
   samples.push_back({.what = "decode_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 500});
+  samples.push_back({.what = "cached_attention", .tokens = 8, .size = 100, .group = 4, .bytes = 1e8, .us = 400});
+  samples.push_back({.what = "cached_attention", .tokens = 8, .size = 100, .group = 1, .bytes = 3e8, .us = 250});
   samples.push_back({.what = "decode_launch", .us = 3});
   const auto work_on_rows = [&](const char* what, double tokens, double row_bytes, double us) {
     samples.push_back({.what = what, .tokens = tokens, .size = row_bytes, .bytes = tokens * row_bytes, .us = us});
@@ -100,6 +102,8 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   EXPECT_DOUBLE_EQ(share_at(fit.cached_products, 1, 1e7), 2.5) << "20 us became 8";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 1, 100), 1.5) << "of keys in caches";
   EXPECT_DOUBLE_EQ(share_at(fit.group_attention, 4, 100), 0.2);
+  EXPECT_DOUBLE_EQ(share_at(fit.cached_attention, 4, 100), 1.25);
+  EXPECT_DOUBLE_EQ(share_at(fit.cached_attention, 1, 100), 1) << "never slower";
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
   EXPECT_EQ(calibrate_device({}, kSamples, 1).sample_us, 0);
   EXPECT_EQ(calibrate_device({}, kSamples, 1).cache_decay_bytes_per_s, 0);

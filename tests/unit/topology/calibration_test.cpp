@@ -28,6 +28,9 @@ constexpr const char* kText = R"(devices:
     group_attention_heads: [1, 4]
     group_attention_keys: [100]
     group_attention_share: [[0.6], [0.2]]
+    cached_attention_heads: [1, 4]
+    cached_attention_keys: [100]
+    cached_attention_gain: [[1.125], [1.375]]
     logits_per_s: 4e9
     wake_us: 90
     cache_decay_bytes_per_s: 5e9
@@ -79,8 +82,9 @@ TEST(Calibration, WhatIsGainedAloneAndFromCachesIsReadAndWritten) {
     EXPECT_DOUBLE_EQ(share_at(device->cached_products, 1, 1e6), 2.75);
     EXPECT_DOUBLE_EQ(share_at(device->format_products.at(0).cached, 1, 1e6), 3.25);
     EXPECT_DOUBLE_EQ(share_at(device->from_memory, 1e8), 0.5);
+    EXPECT_DOUBLE_EQ(share_at(device->cached_attention, 4, 100), 1.375);
   }
-  for (const std::string gain : {"1.8", "1.5", "2.75", "3.25"}) {
+  for (const std::string gain : {"1.8", "1.5", "2.75", "3.25", "1.125"}) {
     std::string text = kText;
     text.replace(text.find(gain), gain.size(), "0.9");
     EXPECT_THAT(parse_calibration(text).status().message(), HasSubstr("must be 1 or more")) << gain;

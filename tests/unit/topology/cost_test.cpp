@@ -424,6 +424,16 @@ TEST(Cost, CachesHoldLessTheLaterWeightsAreReadAgain) {
   EXPECT_NEAR(step_us(), (from_memory_us + cached_us) / 2, kClose) << "halfway between in the logarithm of bytes";
 }
 
+TEST(Cost, KeysThatCachesHoldAreReadFaster) {
+  DeviceCalibration device = paper_device();
+  device.group_attention = {.rows = {1}, .columns = {1}, .share = {{0.5}}};
+  const double from_memory_us = stage_us(device, kDecode);
+  device.from_memory = {.x = {1}, .y = {0.25}};
+  EXPECT_NEAR(stage_us(device, kDecode), from_memory_us, kClose);
+  device.cached_attention = {.rows = {1}, .columns = {1}, .share = {{2}}};
+  EXPECT_NEAR(stage_us(device, kDecode), from_memory_us - 2 * 12.8 / 0.5 * 0.75 / 2, kClose);
+}
+
 TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
   device_.products = {.rows = {1}, .columns = {16384, 32768}, .share = {{0.5, 1}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
