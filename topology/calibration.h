@@ -43,7 +43,7 @@ struct FormatProducts {
   double inputs = 0;  // between two of a format, in the logarithm; 0: any
   double flops = 0;  // of one core
   Curve waiting_gain = {};  // by tokens: how many times faster a core is while half of them wait
-  Curve split_gain = {};  // by tokens: ... half of the cores with half of a product, beside the others, than all with all
+  Curve split_gain = {};  // by tokens: ... two halves of the cores with half of a product each than all with the whole
   ShareTable table = {};
   ShareTable cached = {};  // how many times faster, where caches hold the weights
 };

@@ -45,6 +45,13 @@ constexpr const char* kText = R"(devices:
         cached_bytes: [1e6]
         cached_gain: [[3.25]]
         waiting_gain: {x: [1], y: [1.5]}
+        split_gain: {x: [1], y: [0.75]}
+      - format: Q4_1
+        inputs: 576
+        flops: 2e14
+        tokens: [1]
+        bytes: [1e6]
+        share: [[0.5]]
 links:
   - link: NVLink
     ranks: 2
@@ -79,6 +86,8 @@ TEST(Calibration, WhatIsGainedAloneAndFromCachesIsReadAndWritten) {
     EXPECT_EQ(device->cache_decay_bytes_per_s, 5e9);
     EXPECT_EQ(device->waiting_gain.y, (std::vector<double>{1.8, 1.2}));
     EXPECT_EQ(device->format_products.at(0).waiting_gain.y, std::vector<double>{1.5});
+    EXPECT_EQ(device->format_products.at(0).split_gain.y, std::vector<double>{0.75});
+    EXPECT_EQ(device->format_products.at(1).inputs, 576);
     EXPECT_DOUBLE_EQ(share_at(device->cached_products, 1, 1e6), 2.75);
     EXPECT_DOUBLE_EQ(share_at(device->format_products.at(0).cached, 1, 1e6), 3.25);
     EXPECT_DOUBLE_EQ(share_at(device->from_memory, 1e8), 0.5);
@@ -107,7 +116,7 @@ TEST(Calibration, SurvivesItsText) {
   EXPECT_EQ(to_yaml(*again), text);
   EXPECT_EQ(again->devices[0].source.machine, "a \"quoted\" machine");
   EXPECT_EQ(again->devices[0].products.share, calibration->devices[0].products.share);
-  ASSERT_EQ(again->devices[0].format_products.size(), 1u);
+  ASSERT_EQ(again->devices[0].format_products.size(), 2u);
   const FormatProducts& quantised = again->devices[0].format_products[0];
   EXPECT_EQ(quantised.format, Format::kQ4_1);
   EXPECT_EQ(quantised.flops, 2e14);

@@ -424,6 +424,24 @@ TEST(Cost, CachesHoldLessTheLaterWeightsAreReadAgain) {
   EXPECT_NEAR(step_us(), (from_memory_us + cached_us) / 2, kClose) << "halfway between in the logarithm of bytes";
 }
 
+// Between two numbers of inputs in their logarithm: halfway from 32 to 128 are the 64 of all but down, which has 128.
+TEST(Cost, ProductsGoByTheirInputs) {
+  DeviceCalibration device = paper_device();
+  const double plain = stage_us(device, kDecode);
+  const auto of = [](double inputs, double share) {
+    return FormatProducts{.format = Format::kBF16, .inputs = inputs, .flops = test::kNoLimit,
+                          .table = {.rows = {1}, .columns = {1}, .share = {{share}}}};
+  };
+  device.format_products = {of(128, 0.5), of(32, 0.25)};
+  const double down = 2 * 16.768;
+  const double others = 2 * kProducts + kLogits - down;
+  EXPECT_NEAR(stage_us(device, kDecode), plain + down * (2 - 1) + others * ((2 + 4) / 2 - 1), kClose);
+  device.format_products.push_back(of(0, 1));
+  EXPECT_NEAR(stage_us(device, kDecode), plain + down * (2 - 1) + others * ((2 + 4) / 2 - 1), kClose) << "0: any";
+  device.format_products = {of(0, 1), of(128, 0.5)};
+  EXPECT_NEAR(stage_us(device, kDecode), plain + (down + others) * (2 - 1), kClose) << "the next that says a number";
+}
+
 TEST(Cost, KeysThatCachesHoldAreReadFaster) {
   DeviceCalibration device = paper_device();
   device.group_attention = {.rows = {1}, .columns = {1}, .share = {{0.5}}};
@@ -439,6 +457,12 @@ TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1),
               2 * (16.768 + 8.448 / 0.5 + 33.408 + 16.768 + kAttention), kClose);
+  device_.format_products = {
+      {.format = Format::kBF16, .flops = test::kNoLimit, .split_gain = {.x = {1}, .y = {1.25}}}};
+  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts / 1.25 + kAttention), kClose)
+      << "fewer threads wait for each other";
+  EXPECT_NEAR(paper_cost({{.device = &device_, .gpu = false}}).stage_us(0, kDecode, 1),
+              2 * (kProducts + kAttention) + kLogits, kClose);
 }
 
 }  // namespace
