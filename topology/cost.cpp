@@ -155,20 +155,24 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
   return bytes;
 }
 
-// Of what a stage reads, weights above all, what its ranks find in no cache. Stages that share a node's cores share its
+// Of a stage's weights, keys and values, what its ranks find in no cache. Stages that share a node's cores share its
 // caches, too.
-double ReplicaCost::from_memory(size_t stage, double again_us) const {
+double ReplicaCost::from_memory(size_t stage, const StepLoad& load, double again_us) const {
   const StageSite& site = sites_[stage];
   const DeviceCalibration& device = *site.device;
   if (device.from_memory.empty()) return 1;
   const bool alone = tp_ * site.share > 1 - kRounding;
-  const double bytes = (alone ? reads_[stage] : mean_read_) / site.share;
+  const ShardPlan& shard = *std::ranges::lower_bound(shards_, static_cast<int>(stage), {}, &ShardPlan::pp_rank);
+  const double heads = double(shard.kv_heads.size()) * shard.layers.size();
+  const double keys = load.decodes * load.context * 2 * heads * model_.head_dim * formats_.kv;
+  const double bytes = ((alone ? reads_[stage] : mean_read_) + keys) / site.share;
   const double later_us = std::max(again_us - bytes / device.read_bytes_per_s * kMicro, 0.0);
   return share_at(device.from_memory, bytes + device.cache_decay_bytes_per_s * later_us / kMicro);
 }
 
 // The ranks of a stage are at work at once, and stages as many as lanes are in flight.
-ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes, double again_us) const {
+ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, const StepLoad& load, int lanes,
+                                            double again_us) const {
   const StageSite& site = sites_[stage];
   double idle = 0;
   double at_work = 1;  // of the node's cores
@@ -183,7 +187,7 @@ ReplicaCost::Pace ReplicaCost::pace_of(size_t stage, int lanes, double again_us)
           .read = site.device->read_bytes_per_s * site.share,
           .idle = idle,
           .gain_max = 1 / at_work,
-          .from_memory = from_memory(stage, again_us)};
+          .from_memory = from_memory(stage, load, again_us)};
 }
 
 // One that was worked out, for the load and lanes at hand.
@@ -399,7 +403,7 @@ std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes, doub
 
 double ReplicaCost::stage_us(size_t stage, const StepLoad& load, int lanes, double again_us,
                              std::vector<Layer>* known) const {
-  const Pace pace = pace_of(stage, lanes, again_us);
+  const Pace pace = pace_of(stage, load, lanes, again_us);
   const bool recorded = load.prompt_tokens == 0;
   const auto of_stage = static_cast<int>(stage);
   double slowest = 0;

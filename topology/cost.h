@@ -85,8 +85,8 @@ class ReplicaCost {
   struct Layer;
   double weight_bytes(const ShardPlan& shard) const;
   // `again_us`: until a stage's weights are read again; 0: as soon as they can be.
-  double from_memory(size_t stage, double again_us) const;
-  Pace pace_of(size_t stage, int lanes, double again_us) const;
+  double from_memory(size_t stage, const StepLoad& load, double again_us) const;
+  Pace pace_of(size_t stage, const StepLoad& load, int lanes, double again_us) const;
   double stage_us(size_t stage, const StepLoad& load, int lanes, double again_us, std::vector<Layer>* known) const;
   std::vector<double> stages_us(const StepLoad& load, int lanes, double again_us) const;
   bool caches_decay() const;

@@ -387,9 +387,9 @@ TEST_F(CostOfTwoStages, RowsThatOneCoreWorksOnTakeNoLongerForARankOfOne) {
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1) - without, 0.768 / 0.25, kClose) << "two cores, two rows";
 }
 
-// Stages of 73,728 and 106,496 bytes share a node's caches: 180,224.
+// Stages of 73,728 and 106,496 bytes, and 12,800 of keys and values each, share a node's caches: 205,824.
 TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
-  device_.from_memory = {.x = {180'224, 1e6}, .y = {0.25, 1}};
+  device_.from_memory = {.x = {205'824, 1e6}, .y = {0.25, 1}};
   device_.cached_products = {.rows = {1}, .columns = {1}, .share = {{3}}};
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   const double expected = 2 * (kProducts * (0.25 + 0.75 / 3) + kAttention);
@@ -400,25 +400,25 @@ TEST_F(CostOfTwoStages, WeightsThatCachesHoldAreReadFaster) {
   device_.cached_products = {};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), expected, kClose) << "a format of its own";
   // The second stage has the logits' weights, too, and its layer comes from memory.
-  device_.from_memory = {.x = {73'728, 73'729}, .y = {0, 1}};
+  device_.from_memory = {.x = {86'528, 86'529}, .y = {0, 1}};
   const StageSite node{.device = &device_, .gpu = false, .cores = 1};
   const ReplicaCost two = paper_cost({node, node});
   EXPECT_DOUBLE_EQ(two.stages_us(kDecode, 1)[1], two.stage_us(1, kDecode, 1));
   EXPECT_GT(two.stages_us(kDecode, 1)[1] - kLogits, two.stages_us(kDecode, 1)[0]);
 }
 
-// Until the next step others evict 180,224 bytes' worth of the 180,224 that a step reads.
+// Until the next step others evict 205,824 bytes' worth of the 205,824 that a step reads, 25,600 of keys and values.
 TEST(Cost, CachesHoldLessTheLaterWeightsAreReadAgain) {
-  constexpr double kReadUs = 180.224;
+  constexpr double kReadUs = 205.824;
   DeviceCalibration device = paper_device();
   device.decode_attention_us = 2000;
   const auto step_us = [&] { return paper_cost({{.device = &device, .gpu = false}}).step_us(kDecode, 1); };
   const double from_memory_us = step_us();
-  device.from_memory = {.x = {180'224, 2 * 180'224.0}, .y = {0, 1}};
+  device.from_memory = {.x = {205'824, 2 * 205'824.0}, .y = {0, 1}};
   device.cached_products = {.rows = {1}, .columns = {1}, .share = {{2}}};
   const double cached_us = step_us();
   EXPECT_NEAR(cached_us, from_memory_us - (2 * kProducts + kLogits) / 2, kClose);
-  device.cache_decay_bytes_per_s = 180'224 / ((cached_us - kReadUs) / 1e6);
+  device.cache_decay_bytes_per_s = 205'824 / ((cached_us - kReadUs) / 1e6);
   EXPECT_NEAR(step_us(), from_memory_us, kClose);
   device.cache_decay_bytes_per_s *= std::sqrt(2.0) - 1;
   EXPECT_NEAR(step_us(), (from_memory_us + cached_us) / 2, kClose) << "halfway between in the logarithm of bytes";
