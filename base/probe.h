@@ -37,7 +37,7 @@ struct ProbeSample {
   double inputs = 0;  // products of cores: of the weight
   double size = 0;    // bytes: of the weight, of the keys and values, of one rank's part, of a token that cores norm,
                       // gate or rotate; turns: of all weights that take turns; sample: logits of a row;
-                      // decode_attention with a group: keys of a row
+                      // decode_attention with a group, cached_attention: keys of a row
   double group = 0;   // decode_attention and cached_attention of cores: query heads that share keys
   double bytes = 0;   // moved through memory
   double flops = 0;

@@ -137,6 +137,7 @@ class BurstRun {
   void launch(const StepLoad& load, Flight* flight) {
     const bool waits_for_host = now_us_ > 0 && (cost_.stages() > 1 || flights_.empty());
     double at = now_us_ + (waits_for_host ? cost_.host_us() : 0);
+    const std::vector<double> stages_us = cost_.stages_us(load, at_work_);
     for (int stage = 0; stage < cost_.stages(); ++stage) {
       double& free = free_us_[static_cast<size_t>(stage)];
       if (stage == 0) {
@@ -147,7 +148,7 @@ class BurstRun {
       } else {
         at = std::max(at + cost_.hop_us(stage - 1, load), free);
       }
-      at += cost_.stage_us(stage, load, at_work_);
+      at += stages_us[static_cast<size_t>(stage)];
       free = at;
     }
     flight->result_us = at;

@@ -15,6 +15,7 @@ constexpr double kShareMax = 2;  // what a calibration file may say
 constexpr double kHalfGainMax = 2;
 constexpr double kMicro = 1e6;
 constexpr double kDecayStep = 1.1;
+constexpr double kFromMemoryMax = 0.5;  // of weights whose age is to tell anything
 // Where ranks compute on every core: what the threads that pass a token on take of one, for which the others wait. Not
 // timed by the probe: 35 % of a core for 31,731 tokens/s (docs/performance.md, "Everything but the device").
 constexpr double kTokenUs = 11;
@@ -88,10 +89,12 @@ class DeviceFit {
 
   // Of some rates the one that tells the times of weights that were read again later.
   void fit_decay(double cached_us, double memory_us) {
+    fit_.cache_decay_bytes_per_s = 0;
     if (memory_us <= cached_us) return;
     const auto error = [&](double bytes_per_s) {
       double sum = 0;
       each(samples_, "aged", [&](const ProbeSample& s) {
+        if (share_at(fit_.from_memory, s.size) > kFromMemoryMax) return;
         const double share = std::clamp((s.us - cached_us) / (memory_us - cached_us), 0.0, 1.0);
         const double told = share_at(fit_.from_memory, s.size + bytes_per_s * s.age_us / kMicro);
         sum += (share - told) * (share - told);
@@ -146,7 +149,8 @@ class DeviceFit {
     std::map<double, std::vector<double>> ratios;  // by tokens
     each_of("half_beside", format, [&](const ProbeSample& half) {
       for (const FormatProducts& all : fit_.format_products) {
-        if (all.format != format || all.inputs != half.inputs) continue;
+        const auto whole = [&](const std::vector<double>& row) { return row.size() == all.table.columns.size(); };
+        if (all.format != format || all.inputs != half.inputs || !std::ranges::all_of(all.table.share, whole)) continue;
         const double read_us = half.bytes / (fit_.read_bytes_per_s * part) * kMicro;
         const double compute_us = half.flops / (all.flops * cores_ * part) * kMicro;
         const double all_us = std::max(read_us, compute_us) / share_at(all.table, half.tokens, half.size / part);
@@ -196,18 +200,21 @@ class DeviceFit {
          {Format::kBF16, Format::kF32, Format::kF16, Format::kQ8_0, Format::kQ4_0, Format::kQ4_1}) {
       const std::set<double> all_inputs = inputs_of(format);
       if (all_inputs.empty()) continue;
-      const double flops = best_flops(format);
+      const double flops = format == Format::kBF16 ? fit_.flops : best_flops(format);
+      if (flops == 0) continue;
       std::erase_if(fit_.format_products, [&](const FormatProducts& old) { return old.format == format; });
+      const Curve waiting = waiting_gain(format);
       for (const double inputs : all_inputs) {
         fit_.format_products.push_back({.format = format,
                                         .inputs = inputs,
                                         .flops = flops,
-                                        .waiting_gain = waiting_gain(format),
+                                        .waiting_gain = waiting,
                                         .table = table_of_products(format, inputs, flops),
                                         .cached = cached_gains(format, inputs)});
       }
+      const Curve split = split_gain(format);
       for (FormatProducts& products : fit_.format_products) {
-        if (products.format == format) products.split_gain = split_gain(format);
+        if (products.format == format) products.split_gain = split;
       }
       if (format != Format::kBF16) continue;
       const FormatProducts& last = fit_.format_products.back();

@@ -241,7 +241,8 @@ Status read_all_format_products(const Yaml::Member& member, DeviceCalibration* d
       return other.format == products.format && other.inputs == products.inputs;
     };
     if (std::ranges::any_of(device->format_products, same)) {
-      return at_line(item.line, "products of " + std::string(info(products.format).name) + " are there twice");
+      const char* inputs = products.inputs == 0 ? "" : " with as many inputs";
+      return at_line(item.line, "products of " + std::string(info(products.format).name) + inputs + " are there twice");
     }
     device->format_products.push_back(std::move(products));
   }
@@ -393,7 +394,7 @@ struct FieldWriter {
 template <typename Scale>
 std::pair<size_t, double> locate(const std::vector<double>& points, double x, Scale scale) {
   CHECK(!points.empty());
-  if (x <= points.front()) return {0, 0.0};
+  if (!(x > points.front())) return {0, 0.0};  // nor is NaN
   if (x >= points.back()) return {points.size() - 1, 0.0};
   const auto next = static_cast<size_t>(std::ranges::upper_bound(points, x) - points.begin());
   const double from = scale(points[next - 1]);

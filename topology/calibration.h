@@ -37,10 +37,10 @@ struct ShareTable {
   std::vector<std::vector<double>> share = {};
 };
 
-// Products with weights of one format and about so many inputs: what a core does once an output is a part of them.
+// Products with weights of one format and about so many inputs: few inputs make what is done once an output count more.
 struct FormatProducts {
   Format format = Format::kF32;
-  double inputs = 0;  // between two of a format, in the logarithm; 0: any
+  double inputs = 0;  // between two of a format, in the logarithm; 0: any, unless another of the format says a number
   double flops = 0;  // of one core
   Curve waiting_gain = {};  // by tokens: how many times faster a core is while half of them wait
   Curve split_gain = {};  // by tokens: ... two halves of the cores with half of a product each than all with the whole
@@ -55,7 +55,7 @@ struct DeviceCalibration {
   double read_bytes_per_s = 0;  // of one GPU; of cores, what all cores of a node read together
   Curve waiting_gain = {};  // of cores: FormatProducts::waiting_gain of bfloat16; the most tokens': other work's
   Curve from_memory = {};  // of cores: which share of what it reads a step finds in no cache, by the bytes
-  double cache_decay_bytes_per_s = 0;  // so many more, as it seems, for the time until they are read again: others'
+  double cache_decay_bytes_per_s = 0;  // as if a step read so many more, a second until it reads the same again
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
   ShareTable products = {};   // bfloat16, and formats that format_products lacks
@@ -119,7 +119,7 @@ double time_at(const Curve& curve, double x);
 double share_at(const ShareTable& table, double row, double column);
 
 // The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
-// length or do not ascend, shares outside (0, 2], gains below 1, negative times.
+// length or do not ascend, shares outside (0, 2] (split_gain is one), other gains below 1, negative times.
 std::string to_yaml(const Calibration& calibration);
 Result<Calibration> parse_calibration(std::string_view yaml);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <tuple>
 
 #include "base/check.h"
@@ -107,7 +108,7 @@ struct ReplicaCost::ProductSpeed {
   const ShareTable& table;
   const ShareTable& cached;
   const Curve& waiting_gain;
-  const Curve& split_gain;
+  const Curve* split_gain = nullptr;
 };
 
 ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
@@ -122,14 +123,14 @@ ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& form
     return a.pp_rank == b.pp_rank && same_sizes(a, b);
   };
   shards_.erase(std::unique(shards_.begin(), shards_.end(), same_part), shards_.end());
-  double weights = 0;
   for (const ShardPlan& shard : shards_) {
     // Of the first rank; the others read at the same time.
     if (reads_.size() > static_cast<size_t>(shard.pp_rank)) continue;
     reads_.push_back(weight_bytes(shard));
-    weights += reads_.back();
+    kv_heads_.push_back(double(shard.kv_heads.size()) * shard.layers.size());
   }
-  mean_read_ = weights / stages();
+  mean_read_ = std::reduce(reads_.begin(), reads_.end()) / stages();
+  mean_kv_heads_ = std::reduce(kv_heads_.begin(), kv_heads_.end()) / stages();
   alike_until_.assign(formats_.layers.size(), static_cast<int>(formats_.layers.size()));
   for (size_t layer = formats_.layers.size(); layer-- > 1;) {
     alike_until_[layer - 1] = formats_.layers[layer - 1] == formats_.layers[layer] ? alike_until_[layer]
@@ -156,16 +157,15 @@ double ReplicaCost::weight_bytes(const ShardPlan& shard) const {
 }
 
 // Of a stage's weights, keys and values, what its ranks find in no cache. Stages that share a node's cores share its
-// caches, too.
+// caches, too. Keys of other lanes are left out.
 double ReplicaCost::from_memory(size_t stage, const StepLoad& load, double again_us) const {
   const StageSite& site = sites_[stage];
   const DeviceCalibration& device = *site.device;
   if (device.from_memory.empty()) return 1;
   const bool alone = tp_ * site.share > 1 - kRounding;
-  const ShardPlan& shard = *std::ranges::lower_bound(shards_, static_cast<int>(stage), {}, &ShardPlan::pp_rank);
-  const double heads = double(shard.kv_heads.size()) * shard.layers.size();
-  const double keys = load.decodes * load.context * 2 * heads * model_.head_dim * formats_.kv;
-  const double bytes = ((alone ? reads_[stage] : mean_read_) + keys) / site.share;
+  const double keys = load.decodes * load.context * 2 * model_.head_dim * formats_.kv;
+  const double bytes = (alone ? reads_[stage] + keys * kv_heads_[stage] : mean_read_ + keys * mean_kv_heads_) /
+                       site.share;
   const double later_us = std::max(again_us - bytes / device.read_bytes_per_s * kMicro, 0.0);
   return share_at(device.from_memory, bytes + device.cache_decay_bytes_per_s * later_us / kMicro);
 }
@@ -211,7 +211,8 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double all_weights = weights / pace.site.share;
   const double share = share_at(speed.table, tokens, all_weights);
   const double cached = 1 / share_at(speed.cached, tokens, all_weights);
-  const double split = pace.site.share < 1 && !speed.split_gain.empty() ? share_at(speed.split_gain, tokens) : 1;
+  const bool splits = pace.site.share < 1 && speed.split_gain != nullptr && !speed.split_gain->empty();
+  const double split = splits ? share_at(*speed.split_gain, tokens) : 1;  // of two halves, for any part
   const double us = floor / share * pace.partly(cached) / pace.gain(speed.waiting_gain, tokens) / split;
   // What was timed may have found its weights in a GPU's cache; those of a step are not there.
   return pace.site.gpu ? std::max(us, bytes / pace.read * kMicro) : us;
@@ -229,14 +230,21 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   if (fewer == nullptr || (fewer->inputs == 0 && more != nullptr)) fewer = more;
   if (more == nullptr) more = fewer;
   if (fewer == nullptr) {
-    return product_us(pace, product, tokens,
-                      {device.flops, device.products, device.cached_products, device.waiting_gain, {}});
+    return product_us(pace, product, tokens, {.flops = device.flops,
+                                              .table = device.products,
+                                              .cached = device.cached_products,
+                                              .waiting_gain = device.waiting_gain});
   }
   const auto us_as = [&](const FormatProducts& of) {
-    return product_us(pace, product, tokens, {of.flops, of.table, of.cached, of.waiting_gain, of.split_gain});
+    return product_us(pace, product, tokens, {.flops = of.flops,
+                                              .table = of.table,
+                                              .cached = of.cached,
+                                              .waiting_gain = of.waiting_gain,
+                                              .split_gain = &of.split_gain});
   };
   if (fewer == more) return us_as(*fewer);
-  const double at = std::log(product.inputs / fewer->inputs) / std::log(more->inputs / fewer->inputs);
+  const double from = std::log(fewer->inputs);
+  const double at = (std::log(product.inputs) - from) / (std::log(more->inputs) - from);
   return us_as(*fewer) + at * (us_as(*more) - us_as(*fewer));
 }
 
@@ -382,16 +390,18 @@ double ReplicaCost::ends_us(const ShardPlan& shard, const Pace& pace, const Step
   return us;
 }
 
-double ReplicaCost::stage_us(int stage, const StepLoad& load, int lanes) const {
-  if (caches_decay()) return stages_us(load, lanes)[static_cast<size_t>(stage)];
-  std::vector<Layer> known;
-  return stage_us(static_cast<size_t>(stage), load, lanes, 0, &known);
+// What caches hold depends on how long a step takes, and the other way round: by that of a step as if at once.
+double ReplicaCost::again_us(const StepLoad& load, int lanes) const {
+  return caches_decay() ? step_us(load, lanes, stages_us(load, lanes, 0)) / lanes : 0;
 }
 
-// What caches hold depends on how long a step takes, and the other way round: the second answer is near enough.
+double ReplicaCost::stage_us(int stage, const StepLoad& load, int lanes) const {
+  std::vector<Layer> known;
+  return stage_us(static_cast<size_t>(stage), load, lanes, again_us(load, lanes), &known);
+}
+
 std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes) const {
-  const std::vector<double> times = stages_us(load, lanes, 0);
-  return caches_decay() ? stages_us(load, lanes, step_us(load, lanes, times) / lanes) : times;
+  return stages_us(load, lanes, again_us(load, lanes));
 }
 
 std::vector<double> ReplicaCost::stages_us(const StepLoad& load, int lanes, double again_us) const {
@@ -422,7 +432,7 @@ bool ReplicaCost::caches_decay() const {
 }
 
 bool ReplicaCost::lanes_matter() const {
-  return std::ranges::any_of(sites_, [](const StageSite& site) { return site.share < 1; });
+  return caches_decay() || std::ranges::any_of(sites_, [](const StageSite& site) { return site.share < 1; });
 }
 
 // The residual in float32, and what the last layer adds to it.

@@ -18,7 +18,7 @@ namespace skein {
 //
 //   step = max(sum of stages and hops, lanes x slowest stage)
 //
-// A rank on a part of a node's cores has that part of what they reach together, and somewhat more (split_gain of the
+// A rank on a part of a node's cores has that part of what they reach together, mostly somewhat more (split_gain of the
 // calibration); while other cores wait, each is faster (waiting_gain), and a stage of several takes time to wake when
 // its turn comes (wake_us). Of what a step on cores reads, caches hold the more the less it is (from_memory) and the
 // sooner it is read again (cache_decay_bytes_per_s).
@@ -68,7 +68,7 @@ class ReplicaCost {
   // Of its slowest rank, while `lanes` stages are at work; of all stages, those alike worked out once.
   double stage_us(int stage, const StepLoad& load, int lanes) const;
   std::vector<double> stages_us(const StepLoad& load, int lanes) const;
-  bool lanes_matter() const;  // to stage_us(): stages share a node's cores
+  bool lanes_matter() const;  // to stages_us(): stages share a node's cores, or caches lose what is read later
   double hop_us(int stage, const StepLoad& load) const;  // from that stage to the next
   // A stage holds its device until the next one has taken what it hands on (NCCL); on cores it is left in memory.
   bool hands_over(int stage) const { return sites_[static_cast<size_t>(stage)].gpu; }
@@ -90,6 +90,7 @@ class ReplicaCost {
   double stage_us(size_t stage, const StepLoad& load, int lanes, double again_us, std::vector<Layer>* known) const;
   std::vector<double> stages_us(const StepLoad& load, int lanes, double again_us) const;
   bool caches_decay() const;
+  double again_us(const StepLoad& load, int lanes) const;
   double layers_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, std::vector<Layer>* known) const;
   double layer_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load, const LayerFormats& formats) const;
   double group_attention_us(const ShardPlan& shard, const Pace& pace, const StepLoad& load) const;
@@ -107,6 +108,8 @@ class ReplicaCost {
   std::vector<StageSite> sites_;
   std::vector<double> reads_;      // by stage: bytes of a rank's weights
   double mean_read_ = 0;
+  std::vector<double> kv_heads_;   // by stage: of a rank, of all layers together
+  double mean_kv_heads_ = 0;
   int tp_;
 };
 

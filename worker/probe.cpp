@@ -104,7 +104,7 @@ class GroupProbe {
       if (mpi_.size() == 2) RETURN_IF_ERROR(measure_sends());
       pass = std::exchange(samples_, {});
     }
-    return join_passes(passes);
+    return medians_of(passes);
   }
 
  private:

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
-
-#include "base/checked.h"
+#include <utility>
 
 namespace skein {
 namespace {
@@ -51,9 +49,7 @@ class CacheProbe {
     return args;
   }
 
-  size_t weights_of(int64_t bytes) const {
-    return std::min(static_cast<size_t>(ceil_div(bytes, weight_bytes_)), weights_.size());
-  }
+  size_t weights_of(int64_t bytes) const { return count_with(bytes, weight_bytes_, weights_.size()); }
   void multiply(size_t weight) {
     one_.weight = weights_[weight];
     ops_.linear(device_, one_);
@@ -70,20 +66,23 @@ class CacheProbe {
   }
 
   // All cores are at work between two turns, with what their own caches hold. Each turn is the only one in its time, as
-  // in steps: what is read twice in a row stays in caches for longer.
+  // in steps: what is read twice in a row stays in caches for longer. Launches on cores end before they return.
   void measure_aged(std::chrono::microseconds age) {
     const size_t count = weights_of(kAgedBytes);
     std::vector<double> times;
+    double ages_us = 0;
     for (int round = -kAgedWarmRounds; round < kAgedRounds; ++round) {
       const auto read = Clock::now();
       while (Clock::now() - read < age) ops_.linear(device_, busy_);
       const auto begin = Clock::now();
       for (size_t turn = 0; turn < count; ++turn) multiply(turn);
-      if (round >= 0) times.push_back(Us(Clock::now() - begin).count() / static_cast<double>(count));
+      if (round < 0) continue;
+      ages_us += Us(begin - read).count();
+      times.push_back(Us(Clock::now() - begin).count() / static_cast<double>(count));
     }
     std::ranges::sort(times);
     samples_.push_back({.what = "aged", .tokens = 1, .size = double(kAgedBytes), .bytes = double(weight_bytes_),
-                        .age_us = double(age.count()), .us = times[times.size() / 2]});
+                        .age_us = ages_us / kAgedRounds, .us = times[times.size() / 2]});
   }
 
   const Ops& ops_;

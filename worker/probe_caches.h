@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "base/probe.h"
@@ -8,7 +10,7 @@
 
 namespace skein {
 
-inline constexpr int64_t kCachedBytes = int64_t{16} << 20;  // of weights that caches hold
+inline constexpr int64_t kCachedBytes = int64_t{16} << 20;  // of weights, or keys and values, that caches hold
 inline constexpr size_t kWarmTurns = 2;                     // of them, after which caches hold what they will
 
 // What caches of cores hold of weights from one step to the next: `turns`, products of one token by so many bytes of

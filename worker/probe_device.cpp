@@ -57,7 +57,7 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, {}, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
-constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2304}};
+constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2304}};  // inputs as in kCpuWeights
 constexpr int kHalfTokens[] = {1, 2, 4, 16, 64};
 constexpr ProductShape kCpuWeights[] = {{512, 576}, {12288, 576}, {256, 2304}, {4096, 2304}};  // of two inputs
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};
@@ -257,7 +257,7 @@ class DeviceProbe {
       }
       if (std::ranges::find(cached_tokens, tokens) == cached_tokens.end()) continue;
       const int64_t weight_bytes = ops_.linear_bytes(format, shape.outputs, shape.inputs);
-      const auto few = std::min(static_cast<size_t>(ceil_div(kCachedBytes, weight_bytes)), weights.size());
+      const size_t few = count_with(kCachedBytes, weight_bytes, weights.size());
       for (size_t i = 0; i < kWarmTurns * few; ++i) multiply(few);
       ASSIGN_OR_RETURN(const double cached_us, time_product(few));
       add_again("cached_product", cached_us);
@@ -376,8 +376,7 @@ class DeviceProbe {
                          static_cast<double>(row_bytes(ops_.kv_format, grid_.head_dim));
     samples_.push_back({.what = "decode_attention", .tokens = double(shape.rows), .size = bytes, .bytes = bytes, .us = us});
     if (!grid_.own_launches) return {};
-    const int64_t launch_bytes = std::max(static_cast<int64_t>(bytes), int64_t{1});
-    sets = std::min(static_cast<size_t>(ceil_div(kCachedBytes, launch_bytes)), sets);
+    sets = count_with(kCachedBytes, static_cast<int64_t>(bytes), sets);
     for (turn = 0; turn < kWarmTurns * sets;) attend();
     ASSIGN_OR_RETURN(const double cached_us, timer_.time_us(attend));
     add_again("cached_attention", cached_us);
@@ -490,8 +489,8 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
   const bool gpu = spec.device == "cuda";
   const int64_t beyond_caches = std::clamp(kTimesLastCache * last_cache_bytes(), kTurnBytes, kTurnBytesMax);
   const int64_t turn_bytes = gpu ? kTurnBytes : beyond_caches;
-  ProbeTensors tensors(ops, device, !gpu, turn_bytes);
-  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads, tensors);
+  std::optional<ProbeTensors> tensors(std::in_place, ops, device, !gpu, turn_bytes);
+  DeviceProbe probe(ops, device, timer, gpu ? kGpuGrid : kCpuGrid, spec.threads, *tensors);
   if (gpu) return probe.run();
   // Half of the cores, as a rank of two has them. They take turns with all of them: how much faster a core is while
   // others wait changes with what else the machine does.
@@ -501,7 +500,7 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
   if (spec.threads > 1) {
     ASSIGN_OR_RETURN(others, ops.open({.threads = half}));
   }
-  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, tensors);
+  DeviceProbe stage_probe(ops, *stage, timer, kCpuGrid, half, *tensors);
   std::vector<std::vector<ProbeSample>> passes(kPasses);
   for (std::vector<ProbeSample>& pass : passes) {
     ASSIGN_OR_RETURN(pass, probe.run());
@@ -509,9 +508,10 @@ Result<std::vector<ProbeSample>> probe_device(const ProbeSpec& spec, const Ops& 
     ASSIGN_OR_RETURN(const std::vector<ProbeSample> by_half, stage_probe.run_half_products(*others));
     pass.insert(pass.end(), by_half.begin(), by_half.end());
   }
-  std::vector<ProbeSample> samples = join_passes(passes);
+  std::vector<ProbeSample> samples = medians_of(passes);
   ASSIGN_OR_RETURN(const std::vector<ProbeSample> woken, stage_probe.run_woken(spec.threads - half));
   samples.insert(samples.end(), woken.begin(), woken.end());
+  tensors.reset();  // its memory, for as much again
   const auto read = static_cast<double>(turn_bytes);
   samples.push_back({.what = "read", .bytes = read, .us = read / host_read_rate(spec.threads, turn_bytes) * 1e6});
   return samples;

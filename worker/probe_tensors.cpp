@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kNumbers = 1 << 20;
 constexpr int64_t kAlignment = 256;
+constexpr int64_t kSlack = 8;  // for the part of turn_bytes of the largest weight
 
 std::vector<float> numbers(int64_t count) {
   std::vector<float> values(static_cast<size_t>(count));
@@ -115,12 +116,14 @@ Status ProbeTensors::pack(const Tensor& weight) const {
 
 Result<std::vector<Tensor>> ProbeTensors::weights_for_turns(Format format, const ProductShape& shape) {
   const int64_t stride = round_up(ops_.linear_bytes(format, shape.outputs, shape.inputs), kAlignment);
-  const int64_t count = std::max<int64_t>(turn_bytes_ / stride, 1);
+  const int64_t count = ceil_div(turn_bytes_, stride);
   if (count * stride > turn_capacity_) {
+    turn_capacity_ = 0;
     turns_.emplace(ops_, device_);  // what was there is released before more is taken
-    turn_capacity_ = std::max(turn_bytes_, stride);
-    ASSIGN_OR_RETURN(void* data, turns_->allocate(turn_capacity_));
+    const int64_t capacity = std::max(count * stride, turn_bytes_ + turn_bytes_ / kSlack);
+    ASSIGN_OR_RETURN(void* data, turns_->allocate(capacity));
     turn_data_ = static_cast<std::byte*>(data);
+    turn_capacity_ = capacity;
   }
   std::vector<Tensor> weights;
   for (int64_t i = 0; i < count; ++i) {

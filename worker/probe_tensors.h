@@ -1,10 +1,12 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
+#include "base/checked.h"
 #include "base/status.h"
 #include "base/tensor.h"
 #include "kernels/ops.h"
@@ -19,6 +21,11 @@ struct ProductShape {
   int64_t inputs;
 };
 
+// Numbers of weights of which the first, in turns, have so many bytes together.
+inline size_t count_with(int64_t bytes, int64_t of_one, size_t all) {
+  return std::min(static_cast<size_t>(ceil_div(bytes, of_one)), all);
+}
+
 class ProbeTensors {
  public:
   // `unlike_rows`: a weight's rows differ, so that the largest of a row of logits may be anywhere. `turn_bytes`: of
@@ -30,8 +37,8 @@ class ProbeTensors {
   Result<Tensor> activation(DeviceArena& arena, Format format, int64_t rows, int64_t columns) const;
   Result<const float*> norm_weight(DeviceArena& arena, int64_t columns) const;
   Result<Tensor> packed_weight(DeviceArena& arena, Format format, const ProductShape& shape) const;
-  // As many as have turn_bytes together, or one. In the same memory as those before: a virtual machine's host makes
-  // pages that it has just given slow for a while.
+  // As many as have turn_bytes together, or one, in the place of those that were returned before: pages that a virtual
+  // machine's host has just given are read at a third of the rate for a while.
   Result<std::vector<Tensor>> weights_for_turns(Format format, const ProductShape& shape);
   // Keys and values of two bytes: numbers as bfloat16, and as float16, too.
   void fill_pages(void* memory, int64_t count) const;

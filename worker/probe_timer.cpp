@@ -13,7 +13,6 @@ constexpr double kBudgetUs = 30000;  // of all chains of one figure, about
 constexpr int kCallsMax = 64;
 constexpr int kRoundsMax = 9;
 constexpr int kRoundsMin = 1;
-constexpr double kApart = 1.5;  // of two passes
 constexpr uint64_t kKey = 1;
 
 }  // namespace
@@ -74,14 +73,14 @@ Result<double> ProbeTimer::figure_us(const std::function<void()>& body) {
   return times[times.size() / 2];
 }
 
-std::vector<ProbeSample> join_passes(const std::vector<std::vector<ProbeSample>>& passes) {
+std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>& passes) {
   std::vector<ProbeSample> samples = passes.front();
   std::vector<double> times(passes.size());
   for (size_t i = 0; i < samples.size(); ++i) {
     std::ranges::transform(passes, times.begin(), [&](const std::vector<ProbeSample>& pass) { return pass[i].us; });
-    std::ranges::sort(times);
-    const auto apart = std::ranges::upper_bound(times, kApart * times.front());
-    samples[i].us = times[static_cast<size_t>(apart - times.begin() - 1) / 2];
+    const auto middle = times.begin() + static_cast<ptrdiff_t>(times.size() / 2);
+    std::ranges::nth_element(times, middle);
+    samples[i].us = *middle;
   }
   return samples;
 }

@@ -29,9 +29,7 @@ class ProbeTimer {
   MpiSession& mpi_;
 };
 
-// Of passes over the same figures, in the same order, the medians; without what took half as long again as the best:
-// pages that a pass takes anew are read at a third of the rate now and then, where a virtual machine's host has just
-// given them. Requires: a pass at least.
-std::vector<ProbeSample> join_passes(const std::vector<std::vector<ProbeSample>>& passes);
+// Of passes over the same figures, in the same order. Requires: a pass at least.
+std::vector<ProbeSample> medians_of(const std::vector<std::vector<ProbeSample>>& passes);
 
 }  // namespace skein

@@ -24,10 +24,13 @@ TEST(ProbeSpec, NamesWhatIsMissingOrOutOfRange) {
 
 TEST(ProbeSamples, SayTheSameAfterARoundTrip) {
   const std::vector<ProbeSample> samples = {
-      {.what = "product", .format = "Q4_1", .tokens = 1, .size = 2, .group = 6, .bytes = 3, .flops = 4, .us = 5}};
+      {.what = "product", .format = "Q4_1", .tokens = 1, .inputs = 7, .size = 2, .group = 6, .bytes = 3, .flops = 4,
+       .age_us = 8, .us = 5}};
   const auto read = parse_probe_samples(to_json(samples));
   ASSERT_TRUE(read.ok()) << read.status().message();
   EXPECT_EQ(to_json(*read), to_json(samples));
+  EXPECT_EQ(read->at(0).inputs, 7);
+  EXPECT_EQ(read->at(0).age_us, 8);
 }
 
 TEST(ProbeSamples, RefuseWhatIsNoTime) {

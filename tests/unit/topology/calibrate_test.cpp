@@ -66,8 +66,9 @@ TEST(CalibrateDevice, EachFormatHasCeilingAndSharesOfItsOwn) {
 TEST(CalibrateDevice, ProductsOfCoresGoByTheirInputs) {
   const std::vector<ProbeSample> samples = {
       {.what = "read", .bytes = 1e8, .us = 1000},
-      {.what = "product", .format = "Q4_1", .tokens = 1, .inputs = 576, .size = 2e6, .bytes = 2e6, .us = 40},
-      {.what = "product", .format = "Q4_1", .tokens = 1, .inputs = 2304, .size = 2e6, .bytes = 2e6, .us = 25},
+      {.what = "product", .format = "Q4_1", .tokens = 1, .inputs = 576, .size = 2e6, .bytes = 2e6, .flops = 1, .us = 40},
+      {.what = "product", .format = "Q4_1", .tokens = 1, .inputs = 2304, .size = 2e6, .bytes = 2e6, .flops = 1, .us = 25},
+      {.what = "product", .format = "Q4_1", .tokens = 64, .inputs = 576, .size = 2e6, .bytes = 2e6, .flops = 1e6, .us = 20},
       {.what = "cached_product", .format = "Q4_1", .tokens = 1, .inputs = 576, .size = 2e6, .us = 20},
       {.what = "half_beside", .format = "Q4_1", .tokens = 1, .inputs = 576, .size = 1e6, .bytes = 1e6, .us = 32},
   };
@@ -129,7 +130,10 @@ TEST(CalibrateDevice, WhatCoresDoBesideProducts) {
   EXPECT_DOUBLE_EQ(share_at(fit.cached_attention, 1, 100), 1) << "never slower";
   EXPECT_TRUE(calibrate_device({}, kSamples, 1).group_attention.rows.empty());
   EXPECT_EQ(calibrate_device({}, kSamples, 1).sample_us, 0);
-  EXPECT_EQ(calibrate_device({}, kSamples, 1).cache_decay_bytes_per_s, 0);
+  DeviceCalibration before;
+  before.cache_decay_bytes_per_s = 1;
+  std::erase_if(samples, [](const ProbeSample& sample) { return sample.what == "aged"; });
+  EXPECT_EQ(calibrate_device(before, samples, 4).cache_decay_bytes_per_s, 0) << "of other caches";
   EXPECT_DOUBLE_EQ(fit.decode_attention_us, 3);
   EXPECT_DOUBLE_EQ(share_at(fit.gates, 1, 1e4), 0.1);
   EXPECT_DOUBLE_EQ(share_at(fit.gates, 100, 1e4), 0.5);

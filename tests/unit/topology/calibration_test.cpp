@@ -175,6 +175,12 @@ INSTANTIATE_TEST_SUITE_P(
             "shares above 0"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, from_memory: {x: [1], y: [1.5]}}\n",
             "line 2: what \"A\" reads from memory must be shares, at most 1"},
+        Bad{"devices:\n  - name: A\n    products:\n      - {format: Q4_1, split_gain: {x: [1], y: [3]}}\n",
+            "line 4: split_gain must be shares above 0, at most 2"},
+        Bad{"devices:\n  - name: A\n    products:\n"
+            "      - {format: Q4_1, inputs: 9, flops: 1, tokens: [1], bytes: [1], share: [[1]]}\n"
+            "      - {format: Q4_1, inputs: 9, flops: 1, tokens: [1], bytes: [1], share: [[1]]}\n",
+            "line 5: products of Q4_1 with as many inputs are there twice"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, cached_product_tokens: [1]}\n",
             "line 2: the gains of \"A\"'s weights in caches need a row for each number of tokens"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, products: [{format: Q5_K, flops: 1}]}\n",

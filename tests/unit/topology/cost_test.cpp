@@ -290,7 +290,8 @@ TEST_P(CostOfUnlikeStages, TogetherAreThoseOfEachAlone) {
   DeviceCalibration device = paper_device();
   device.waiting_gain = {.x = {1}, .y = {1.5}};
   ModelFormats formats{.layers = std::vector<LayerFormats>(2)};
-  StageSite first{.device = &device, .group = {.path = {.bytes_per_s = 1e9, .latency_us = 1}}};
+  const Exchange exchange{.path = {.bytes_per_s = 1e9, .latency_us = 1}};
+  StageSite first{.device = &device, .group = exchange, .next = exchange};
   StageSite second = first;
   GetParam().change(&second, &formats);
   if (second.share < 1) first.share = second.share;
@@ -318,6 +319,17 @@ const DeviceCalibration& slow_device() {
   return device;
 }
 
+const DeviceCalibration& forgetful_device() {
+  static const DeviceCalibration device = [] {
+    DeviceCalibration forgetful = paper_device();
+    forgetful.from_memory = {.x = {1e4, 1e7}, .y = {0, 1}};
+    forgetful.cached_products = {.rows = {1}, .columns = {1}, .share = {{2}}};
+    forgetful.cache_decay_bytes_per_s = 1e10;
+    return forgetful;
+  }();
+  return device;
+}
+
 const LinkCalibration& slow_link() {
   static const LinkCalibration link = [] {
     LinkCalibration slow;
@@ -332,6 +344,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         OtherStage{"nothing", [](StageSite*, ModelFormats*) {}},
         OtherStage{"device", [](StageSite* site, ModelFormats*) { site->device = &slow_device(); }},
+        OtherStage{"caches",
+                   [](StageSite* site, ModelFormats*) {
+                     site->gpu = false;
+                     site->device = &forgetful_device();
+                   }},
         OtherStage{"cores", [](StageSite* site, ModelFormats*) { site->cores = 2; }},
         OtherStage{"share",
                    [](StageSite* site, ModelFormats*) {
