@@ -1,6 +1,7 @@
 #include "topology/calibrate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
@@ -14,7 +15,9 @@ namespace {
 constexpr double kShareMax = 2;  // what a calibration file may say
 constexpr double kHalfGainMax = 2;
 constexpr double kMicro = 1e6;
+constexpr double kDecayMin = 1.0 / 256;  // of the read rate
 constexpr double kDecayStep = 1.1;
+constexpr int kDecaySteps = 88;  // to sixteen times the read rate
 constexpr double kFromMemoryMax = 0.5;  // of weights whose age is to tell anything
 // Where ranks compute on every core: what the threads that pass a token on take of one, for which the others wait. Not
 // timed by the probe: 35 % of a core for 31,731 tokens/s (docs/performance.md, "Everything but the device").
@@ -102,7 +105,8 @@ class DeviceFit {
       return sum;
     };
     double best = 0;
-    for (double rate = fit_.read_bytes_per_s / 256; rate < fit_.read_bytes_per_s * 16; rate *= kDecayStep) {
+    for (int step = 0; step < kDecaySteps; ++step) {
+      const double rate = fit_.read_bytes_per_s * kDecayMin * std::pow(kDecayStep, step);
       if (error(rate) < error(best)) best = rate;
     }
     fit_.cache_decay_bytes_per_s = best;

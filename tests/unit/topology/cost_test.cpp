@@ -452,9 +452,9 @@ TEST(Cost, ProductsGoByTheirInputs) {
   device.format_products = {of(128, 0.5), of(32, 0.25)};
   const double down = 2 * 16.768;
   const double others = 2 * kProducts + kLogits - down;
-  EXPECT_NEAR(stage_us(device, kDecode), plain + down * (2 - 1) + others * ((2 + 4) / 2 - 1), kClose);
+  EXPECT_NEAR(stage_us(device, kDecode), plain + down * (2 - 1) + others * ((2 + 4) / 2.0 - 1), kClose);
   device.format_products.push_back(of(0, 1));
-  EXPECT_NEAR(stage_us(device, kDecode), plain + down * (2 - 1) + others * ((2 + 4) / 2 - 1), kClose) << "0: any";
+  EXPECT_NEAR(stage_us(device, kDecode), plain + down * (2 - 1) + others * ((2 + 4) / 2.0 - 1), kClose) << "0: any";
   device.format_products = {of(0, 1), of(128, 0.5)};
   EXPECT_NEAR(stage_us(device, kDecode), plain + (down + others) * (2 - 1), kClose) << "the next that says a number";
 }
