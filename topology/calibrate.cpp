@@ -7,7 +7,6 @@
 #include <set>
 
 #include "base/check.h"
-#include "base/probe.h"
 
 namespace skein {
 namespace {
@@ -134,34 +133,12 @@ class DeviceFit {
         ratios[alone.tokens].push_back(beside.us / alone.us);
       });
     });
-    return means_of(ratios, 1, kHalfGainMax);
-  }
-
-  static Curve means_of(const std::map<double, std::vector<double>>& values, double least, double most) {
-    std::map<double, double> means;
-    for (const auto& [at, of_one] : values) {
-      const double mean = std::reduce(of_one.begin(), of_one.end()) / static_cast<double>(of_one.size());
-      means[at] = std::clamp(mean, least, most);
+    std::map<double, double> gains;
+    for (const auto& [tokens, of_weights] : ratios) {
+      const double mean = std::reduce(of_weights.begin(), of_weights.end()) / static_cast<double>(of_weights.size());
+      gains[tokens] = std::clamp(mean, 1.0, kHalfGainMax);
     }
-    return curve_of(means);
-  }
-
-  // Half of the cores with half of a product while the others do as much, against what all of them take for all of it,
-  // by the tables of its inputs: the mean over weights. Fewer threads wait for each other.
-  Curve split_gain(Format format) const {
-    const double part = half_of(cores_) / static_cast<double>(cores_);
-    std::map<double, std::vector<double>> ratios;  // by tokens
-    each_of("half_beside", format, [&](const ProbeSample& half) {
-      for (const FormatProducts& all : fit_.format_products) {
-        const auto whole = [&](const std::vector<double>& row) { return row.size() == all.table.columns.size(); };
-        if (all.format != format || all.inputs != half.inputs || !std::ranges::all_of(all.table.share, whole)) continue;
-        const double read_us = half.bytes / (fit_.read_bytes_per_s * part) * kMicro;
-        const double compute_us = half.flops / (all.flops * cores_ * part) * kMicro;
-        const double all_us = std::max(read_us, compute_us) / share_at(all.table, half.tokens, half.size / part);
-        ratios[half.tokens].push_back(all_us / half.us);
-      }
-    });
-    return means_of(ratios, 1 / kShareMax, kShareMax);
+    return curve_of(gains);
   }
 
   // Of one core.
@@ -215,10 +192,6 @@ class DeviceFit {
                                         .waiting_gain = waiting,
                                         .table = table_of_products(format, inputs, flops),
                                         .cached = cached_gains(format, inputs)});
-      }
-      const Curve split = split_gain(format);
-      for (FormatProducts& products : fit_.format_products) {
-        if (products.format == format) products.split_gain = split;
       }
       if (format != Format::kBF16) continue;
       const FormatProducts& last = fit_.format_products.back();

@@ -209,9 +209,6 @@ Result<FormatProducts> read_format_products(const Yaml& yaml) {
     } else if (member.key == "waiting_gain") {
       ASSIGN_OR_RETURN(products.waiting_gain, read_curve(member.value, "waiting_gain"));
       RETURN_IF_ERROR(check_gains(products.waiting_gain.y, member.line, "waiting_gain"));
-    } else if (member.key == "split_gain") {
-      ASSIGN_OR_RETURN(products.split_gain, read_curve(member.value, "split_gain"));
-      RETURN_IF_ERROR(check_shares(products.split_gain.y, member.line, "split_gain"));
     } else if (member.key == "format") {
       const auto* found = std::ranges::find_if(
           kWeightFormats, [&](Format format) { return member.value.scalar == info(format).name; });
@@ -464,7 +461,6 @@ std::string to_yaml(const Calibration& calibration) {
       out += table_text(products.table, kFormatKeys, "        ");
       if (!products.cached.rows.empty()) out += table_text(products.cached, kCachedKeys, "        ");
       write("waiting_gain", products.waiting_gain);
-      write("split_gain", products.split_gain);
     }
     curves_of(device, FieldWriter{out});
   }

@@ -43,7 +43,6 @@ struct FormatProducts {
   double inputs = 0;  // between two of a format, in the logarithm; 0: any, unless another of the format says a number
   double flops = 0;  // of one core
   Curve waiting_gain = {};  // by tokens: how many times faster a core is while half of them wait
-  Curve split_gain = {};  // by tokens: ... two halves of the cores with half of a product each than all with the whole
   ShareTable table = {};
   ShareTable cached = {};  // how many times faster, where caches hold the weights
 };
@@ -119,7 +118,7 @@ double time_at(const Curve& curve, double x);
 double share_at(const ShareTable& table, double row, double column);
 
 // The YAML text of a calibration, and back. kInvalidArgument names the line: unknown keys, lists that differ in
-// length or do not ascend, shares outside (0, 2] (split_gain is one), other gains below 1, negative times.
+// length or do not ascend, shares outside (0, 2], gains below 1, negative times.
 std::string to_yaml(const Calibration& calibration);
 Result<Calibration> parse_calibration(std::string_view yaml);
 

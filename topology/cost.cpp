@@ -108,7 +108,6 @@ struct ReplicaCost::ProductSpeed {
   const ShareTable& table;
   const ShareTable& cached;
   const Curve& waiting_gain;
-  const Curve* split_gain = nullptr;
 };
 
 ReplicaCost::ReplicaCost(const ModelDescription& model, const ModelFormats& formats, std::vector<ShardPlan> shards,
@@ -211,9 +210,7 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
   const double all_weights = weights / pace.site.share;
   const double share = share_at(speed.table, tokens, all_weights);
   const double cached = 1 / share_at(speed.cached, tokens, all_weights);
-  const bool splits = pace.site.share < 1 && speed.split_gain != nullptr && !speed.split_gain->empty();
-  const double split = splits ? share_at(*speed.split_gain, tokens) : 1;  // of two halves, for any part
-  const double us = floor / share * pace.partly(cached) / pace.gain(speed.waiting_gain, tokens) / split;
+  const double us = floor / share * pace.partly(cached) / pace.gain(speed.waiting_gain, tokens);
   // What was timed may have found its weights in a GPU's cache; those of a step are not there.
   return pace.site.gpu ? std::max(us, bytes / pace.read * kMicro) : us;
 }
@@ -239,8 +236,7 @@ double ReplicaCost::product_us(const Pace& pace, const Product& product, double 
     return product_us(pace, product, tokens, {.flops = of.flops,
                                               .table = of.table,
                                               .cached = of.cached,
-                                              .waiting_gain = of.waiting_gain,
-                                              .split_gain = &of.split_gain});
+                                              .waiting_gain = of.waiting_gain});
   };
   if (fewer == more) return us_as(*fewer);
   const double from = std::log(fewer->inputs);

@@ -18,10 +18,10 @@ namespace skein {
 //
 //   step = max(sum of stages and hops, lanes x slowest stage)
 //
-// A rank on a part of a node's cores has that part of what they reach together, mostly somewhat more (split_gain of the
-// calibration); while other cores wait, each is faster (waiting_gain), and a stage of several takes time to wake when
-// its turn comes (wake_us). Of what a step on cores reads, caches hold the more the less it is (from_memory) and the
-// sooner it is read again (cache_decay_bytes_per_s).
+// A rank on a part of a node's cores has that part of what they reach together; while other cores wait, each is faster
+// (waiting_gain of the calibration), and a stage of several takes time to wake when its turn comes (wake_us). Of what a
+// step on cores reads, caches hold the more the less it is (from_memory) and the sooner it is read again
+// (cache_decay_bytes_per_s).
 
 // How a group of ranks, or two stages, reach each other.
 struct Exchange {

@@ -57,7 +57,7 @@ constexpr Format kGpuFormats[] = {Format::kBF16};
 constexpr Grid kGpuGrid{kGpuWeights, kGpuTokens, {}, kGpuDecodes, kGpuPrompts, 32, 8, 128, 64, 4096, 2048,
                         kGpuFormats, Format::kBF16, false};
 
-constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2304}};  // inputs as in kCpuWeights
+constexpr ProductShape kHalfWeights[] = {{768, 576}, {1024, 2304}};
 constexpr int kHalfTokens[] = {1, 2, 4, 16, 64};
 constexpr ProductShape kCpuWeights[] = {{512, 576}, {12288, 576}, {256, 2304}, {4096, 2304}};  // of two inputs
 constexpr int kCpuTokens[] = {1, 2, 4, 8, 16, 64, 256};

@@ -118,7 +118,6 @@ def test_measuring_writes_a_calibration_of_this_machine(tmp_path):
     assert len(re.findall(r"^ +- \[", calibration, re.MULTILINE)) == rows, calibration
     assert float(re.search(r"^ +logits_per_s: (\S+)$", calibration, re.MULTILINE)[1]) > 0, calibration
     assert len(re.findall(r"^ +waiting_gain:$", calibration, re.MULTILINE)) == (13 if os.cpu_count() > 1 else 0), calibration
-    assert len(re.findall(r"^ +split_gain:$", calibration, re.MULTILINE)) == (12 if os.cpu_count() > 1 else 0), calibration
     assert len(re.findall(r"^ +from_memory:$", calibration, re.MULTILINE)) == 1, calibration
     ranks = re.search(r"^ +ranks: (\d+)$", calibration, re.MULTILINE)
     assert ranks is None or ranks[1] == "2"  # None: a single core

@@ -45,7 +45,6 @@ constexpr const char* kText = R"(devices:
         cached_bytes: [1e6]
         cached_gain: [[3.25]]
         waiting_gain: {x: [1], y: [1.5]}
-        split_gain: {x: [1], y: [0.75]}
       - format: Q4_1
         inputs: 576
         flops: 2e14
@@ -86,7 +85,6 @@ TEST(Calibration, WhatIsGainedAloneAndFromCachesIsReadAndWritten) {
     EXPECT_EQ(device->cache_decay_bytes_per_s, 5e9);
     EXPECT_EQ(device->waiting_gain.y, (std::vector<double>{1.8, 1.2}));
     EXPECT_EQ(device->format_products.at(0).waiting_gain.y, std::vector<double>{1.5});
-    EXPECT_EQ(device->format_products.at(0).split_gain.y, std::vector<double>{0.75});
     EXPECT_EQ(device->format_products.at(1).inputs, 576);
     EXPECT_DOUBLE_EQ(share_at(device->cached_products, 1, 1e6), 2.75);
     EXPECT_DOUBLE_EQ(share_at(device->format_products.at(0).cached, 1, 1e6), 3.25);
@@ -175,8 +173,6 @@ INSTANTIATE_TEST_SUITE_P(
             "shares above 0"},
         Bad{"devices:\n  - {name: A, flops: 1, read_bytes_per_s: 1, from_memory: {x: [1], y: [1.5]}}\n",
             "line 2: what \"A\" reads from memory must be shares, at most 1"},
-        Bad{"devices:\n  - name: A\n    products:\n      - {format: Q4_1, split_gain: {x: [1], y: [3]}}\n",
-            "line 4: split_gain must be shares above 0, at most 2"},
         Bad{"devices:\n  - name: A\n    products:\n"
             "      - {format: Q4_1, inputs: 9, flops: 1, tokens: [1], bytes: [1], share: [[1]]}\n"
             "      - {format: Q4_1, inputs: 9, flops: 1, tokens: [1], bytes: [1], share: [[1]]}\n",

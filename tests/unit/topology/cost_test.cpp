@@ -474,12 +474,6 @@ TEST_F(CostOfTwoStages, APartOfTheCoresReachesWhatAllDoWithMore) {
   const StageSite half{.device = &device_, .gpu = false, .cores = 1, .share = 0.5};
   EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1),
               2 * (16.768 + 8.448 / 0.5 + 33.408 + 16.768 + kAttention), kClose);
-  device_.format_products = {
-      {.format = Format::kBF16, .flops = test::kNoLimit, .split_gain = {.x = {1}, .y = {1.25}}}};
-  EXPECT_NEAR(paper_cost({half, half}).stage_us(0, kDecode, 1), 2 * (kProducts / 1.25 + kAttention), kClose)
-      << "fewer threads wait for each other";
-  EXPECT_NEAR(paper_cost({{.device = &device_, .gpu = false}}).stage_us(0, kDecode, 1),
-              2 * (kProducts + kAttention) + kLogits, kClose);
 }
 
 }  // namespace
