@@ -57,7 +57,7 @@ struct DeviceCalibration {
   double cache_decay_bytes_per_s = 0;  // as if a step read so many more, a second until it reads the same again
   double flops = 0;             // products with bfloat16 weights: one GPU, one core
 
-  ShareTable products = {};   // bfloat16, and formats that format_products lacks
+  ShareTable products = {};   // bfloat16, for formats that format_products lacks: on GPUs all
   ShareTable cached_products = {};  // FormatProducts::cached of the same
   std::vector<FormatProducts> format_products = {};  // where formats differ in speed: cores
 

@@ -21,7 +21,7 @@ struct ProductShape {
   int64_t inputs;
 };
 
-// Numbers of weights of which the first, in turns, have so many bytes together.
+// How many of `all` weights, or sets of pages, have so many bytes together.
 inline size_t count_with(int64_t bytes, int64_t of_one, size_t all) {
   return std::min(static_cast<size_t>(ceil_div(bytes, of_one)), all);
 }
